@@ -6,7 +6,7 @@
 __all__ = ['IGNORE_INDEX', 'ISPRS', 'DUBAI', 'PALETTES', 'Palette', 'UnknownColour', 'colours_to_labels', 'labels_to_colours',
            'one_hot', 'class_counts', 'read_palette', 'label_tile']
 
-# %% ../nbs/02_labels.ipynb #c003-27625566
+# %% ../nbs/02_labels.ipynb #c003-c6860ef4
 import json
 import operator
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
+from .tiles import Tile
 
 # %% ../nbs/02_labels.ipynb #c011-93bde418
 IGNORE_INDEX = 255  # The label of a pixel that is neither learnt from nor scored
@@ -196,7 +198,7 @@ def _outside(labels, num_classes):
     return ValueError(f"{bad.sum()} labels are outside [0, {num_classes - 1}], first {labels[at]} at {at}: "
                       f"raise num_classes, or mark pixels not to be scored as {IGNORE_INDEX}")
 
-# %% ../nbs/02_labels.ipynb #c063-a95784f5
+# %% ../nbs/02_labels.ipynb #c063-8f4786a2
 def labels_to_colours(
     labels: np.ndarray,  # (H, W) integer class indices, 255 = ignored
     palette: Palette,    # The colours and their classes
@@ -207,7 +209,7 @@ def labels_to_colours(
     table[:palette.num_classes] = palette.colours
     if palette.ignored:
         table[IGNORE_INDEX] = palette.ignored[0]
-    return table[labels]
+    return table.take(labels, axis=0)
 
 # %% ../nbs/02_labels.ipynb #c095-28799cb0
 def one_hot(
@@ -284,11 +286,11 @@ def read_palette(
     except (ValueError, RecursionError) as error:
         raise ValueError(f"palette file {path}: {error}") from None
 
-# %% ../nbs/02_labels.ipynb #c123-fe67cd7e
+# %% ../nbs/02_labels.ipynb #c123-0f4db6d0
 def label_tile(
-    tile: 'Tile',      # A tile with a colour-coded reference
+    tile: Tile,        # A tile with a colour-coded reference
     palette: Palette,  # The colours and their classes
-) -> 'Tile':           # The same tile with `labels`, and without `reference`
+) -> Tile:             # The same tile with `labels`, and without `reference`
     "A tile whose reference colours have become labels."
     if tile.reference is None:
         raise ValueError(f"tile {tile.name!r} has no reference to turn into labels: read it together with its reference file")

@@ -7,7 +7,8 @@ __all__ = ['VAIHINGEN', 'POTSDAM', 'ARCHIVE_MD5', 'normalise', 'Georeference', '
            'read_reference', 'read_tile', 'read_tiles', 'read_window', 'map_image', 'band_statistics',
            'write_label_map', 'read_label_map', 'verify_archive', 'read_vaihingen', 'read_potsdam', 'assignment_tiles']
 
-# %% ../nbs/00_tiles.ipynb #c003-5b796379
+# %% ../nbs/00_tiles.ipynb #c003-fa08d2d9
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -115,11 +116,11 @@ def _check_grid(name, kind, array):
     if array.dtype.name not in types:
         raise ValueError(f"tile {name!r}: the {kind} must be {' or '.join(types)}, got {array.dtype}: convert it first")
 
-# %% ../nbs/00_tiles.ipynb #c037-c60bebca
+# %% ../nbs/00_tiles.ipynb #c037-a120cafa
 @contextmanager
 def atomic_path(
     path: str | Path,  # Where the finished file shall be; its folder is made if missing
-):                     # A temporary path in the same folder, with the same suffix
+) -> Iterator[Path]:   # A temporary path in the same folder, with the same suffix
     "Write to the temporary path: it becomes `path` on success and is removed on any failure."
     path = Path(path)
     _make_folder(path)
@@ -129,22 +130,18 @@ def atomic_path(
         with open(temporary, 'rb+') as file: os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _write_error(error, temporary, path) from error
+        if error.errno is None or error.filename not in (None, str(temporary)): raise
+        raise OSError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_tiles.ipynb #c039-2e54320b
+# %% ../nbs/00_tiles.ipynb #c039-91c08ae6
 def _make_folder(path):
     "The folder that `path` goes to exists afterwards, and `path` itself is no folder."
     if path.is_dir(): raise OSError(f"cannot write {path}: it is a folder; give the name of a file")
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot write {path}: the folder {path.parent} cannot be made ({error.strerror}); choose another one") from error
-
-def _write_error(error, temporary, path):
-    "The error of a failed write in words; an error about something else stays as it is."
-    if error.errno is None or error.filename not in (None, str(temporary), temporary): return error
-    return OSError(f"cannot write {path}: {error.strerror}; free some space or choose another folder")
 
 # %% ../nbs/00_tiles.ipynb #c045-4414d040
 def _geotiff(array, georeference, **extra):
