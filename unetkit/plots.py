@@ -6,8 +6,9 @@
 __all__ = ['IGNORED', 'RIGHT', 'WRONG', 'EDGE', 'WIDTH', 'HOUSE', 'house_style', 'thumbnail', 'show_tile', 'show_labels',
            'show_errors', 'show_windows', 'show_triptych', 'plot_confusion', 'plot_history']
 
-# %% ../nbs/80_plots.ipynb #c003-84434a1b
-from contextlib import AbstractContextManager
+# %% ../nbs/80_plots.ipynb #c003-cdefdd36
+from collections.abc import Iterator
+from contextlib import contextmanager
 import numpy as np
 import matplotlib.pyplot as plt
 from matplotlib.collections import PatchCollection
@@ -23,15 +24,19 @@ WRONG = (214, 30, 40)      # Colour of wrongly predicted pixels in an error map
 EDGE = '#444444'           # Edge of legend patches
 WIDTH = 6.4                # Width of a figure in inches
 
-# %% ../nbs/80_plots.ipynb #c017-14860362
+# %% ../nbs/80_plots.ipynb #c017-b702e1aa
 HOUSE = {'font.size': 12, 'axes.titlesize': 12, 'axes.labelsize': 12, 'xtick.labelsize': 11, 'ytick.labelsize': 11,
          'legend.fontsize': 11, 'legend.frameon': False, 'axes.spines.top': False, 'lines.linewidth': 2,
          'figure.dpi': 90, 'figure.constrained_layout.use': True}
 
+@contextmanager
 def house_style(
-) -> AbstractContextManager:  # The context, which works as a decorator too
+) -> Iterator[None]:  # A context, which works as a decorator too
     "The settings that every figure of the library is drawn with, in force only inside the context."
-    return plt.rc_context(HOUSE)
+    yours = {name: plt.rcParams[name] for name in HOUSE}
+    plt.rcParams.update(HOUSE)
+    try: yield
+    finally: plt.rcParams.update(yours)
 
 # %% ../nbs/80_plots.ipynb #c021-038631fe
 def _axes(ax, size):

@@ -41,7 +41,7 @@ def _largest(image):
         raise ValueError(f"an image is uint8 or uint16, got {image.dtype}: rescale it to 0..255 or 0..65535 first")
     return np.iinfo(image.dtype).max
 
-# %% ../nbs/00_tiles.ipynb #c020-457d64ce
+# %% ../nbs/00_tiles.ipynb #c023-457d64ce
 @dataclass(frozen=True)
 class Georeference:
     "Where a pixel grid lies on the Earth."
@@ -60,7 +60,7 @@ class Georeference:
         a, b, c, d, e, f = self.transform
         return a * (col + .5) + b * (row + .5) + c, d * (col + .5) + e * (row + .5) + f
 
-# %% ../nbs/00_tiles.ipynb #c026-ea5fdea2
+# %% ../nbs/00_tiles.ipynb #c029-ea5fdea2
 @dataclass(frozen=True, eq=False)
 class Tile:
     "One image and everything known about the same pixels."
@@ -86,7 +86,7 @@ class Tile:
         "Number of bands of the image."
         return self.image.shape[2]
 
-# %% ../nbs/00_tiles.ipynb #c028-7e21036f
+# %% ../nbs/00_tiles.ipynb #c031-6da63995
 _GRIDS = {'image': ('(H, W, C)', ('uint8', 'uint16')), 'reference': ('(H, W, 3)', ('uint8',)),
           'labels': ('(H, W)', ('uint8',)), 'height': ('(H, W)', ('float32',))}
 
@@ -94,6 +94,7 @@ def _grids(tile):
     "The arrays that a tile has, with their names."
     return [(kind, getattr(tile, kind)) for kind in _GRIDS if getattr(tile, kind) is not None]
 
+# %% ../nbs/00_tiles.ipynb #c033-b133bb59
 def _check_tile(tile):
     "Every grid has its form, and all lie on the pixels of the image."
     for kind, array in _grids(tile):
@@ -102,11 +103,12 @@ def _check_tile(tile):
             raise ValueError(f"tile {tile.name!r}: the image is {_rows_cols(tile.image)} but the {kind} is {_rows_cols(array)} "
                              f"(rows x columns): give a {kind} on the same pixels as the image")
 
-# %% ../nbs/00_tiles.ipynb #c030-d8a3ae01
+# %% ../nbs/00_tiles.ipynb #c035-2f93b60c
 def _rows_cols(array):
     "The size of an array in words."
     return f'{array.shape[0]} x {array.shape[1]}'
 
+# %% ../nbs/00_tiles.ipynb #c037-1bdf98c9
 def _check_grid(name, kind, array):
     "One array has the dimensions and the type of its kind, and at least one pixel."
     form, types = _GRIDS[kind]
@@ -116,7 +118,7 @@ def _check_grid(name, kind, array):
     if array.dtype.name not in types:
         raise ValueError(f"tile {name!r}: the {kind} must be {' or '.join(types)}, got {array.dtype}: convert it first")
 
-# %% ../nbs/00_tiles.ipynb #c037-a120cafa
+# %% ../nbs/00_tiles.ipynb #c051-74207dbf
 @contextmanager
 def atomic_path(
     path: str | Path,  # Where the finished file shall be; its folder is made if missing
@@ -130,12 +132,12 @@ def atomic_path(
         with open(temporary, 'rb+') as file: os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(temporary)): raise
+        if error.errno is None or str(error.filename) not in ('None', str(temporary)): raise
         raise OSError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_tiles.ipynb #c039-91c08ae6
+# %% ../nbs/00_tiles.ipynb #c053-91c08ae6
 def _make_folder(path):
     "The folder that `path` goes to exists afterwards, and `path` itself is no folder."
     if path.is_dir(): raise OSError(f"cannot write {path}: it is a folder; give the name of a file")
@@ -143,8 +145,8 @@ def _make_folder(path):
     except OSError as error:
         raise OSError(f"cannot write {path}: the folder {path.parent} cannot be made ({error.strerror}); choose another one") from error
 
-# %% ../nbs/00_tiles.ipynb #c045-4414d040
-def _geotiff(array, georeference, **extra):
+# %% ../nbs/00_tiles.ipynb #c063-8cc7c21d
+def _geotiff(array, georeference, extra):
     "The settings of a GeoTIFF that holds an array (H, W, C)."
     height, width, count = array.shape
     settings = dict(driver='GTiff', height=height, width=width, count=count, dtype=array.dtype.name, tiled=True, blockxsize=256,
@@ -154,6 +156,7 @@ def _geotiff(array, georeference, **extra):
         settings['crs'] = georeference.crs and CRS.from_wkt(georeference.crs)
     return settings | extra
 
+# %% ../nbs/00_tiles.ipynb #c065-f8d0ac8f
 def _write_geotiff(path, array, settings, colour_table=None):
     "Write an array (H, W, C) as a GeoTIFF, whole or not at all."
     with MemoryFile() as memory:
@@ -165,7 +168,7 @@ def _write_geotiff(path, array, settings, colour_table=None):
         with atomic_path(path) as temporary: temporary.write_bytes(memory.getbuffer())
     return Path(path)
 
-# %% ../nbs/00_tiles.ipynb #c047-13c2f5ba
+# %% ../nbs/00_tiles.ipynb #c067-13c2f5ba
 _STRICT = {'GDAL_ERROR_ON_LIBJPEG_WARNING': True, 'GDAL_PNG_WHOLE_IMAGE_OPTIM': False, 'GDAL_CACHEMAX': 64}
 
 @contextmanager
@@ -175,7 +178,7 @@ def _quiet():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         yield
 
-# %% ../nbs/00_tiles.ipynb #c048-ac41c089
+# %% ../nbs/00_tiles.ipynb #c068-9ac3963f
 def write_image(
     path: str | Path,                          # GeoTIFF to write, usually *.tif
     image: np.ndarray,                         # (H, W, C) uint8 or uint16; a reference (H, W, 3) too
@@ -183,9 +186,9 @@ def write_image(
 ) -> Path:                                     # `path`
     "Write an image as a lossless, compressed GeoTIFF."
     _check_grid(Path(path).stem, 'image', image)
-    return _write_geotiff(path, image, _geotiff(image, georeference, predictor=2))
+    return _write_geotiff(path, image, _geotiff(image, georeference, {'predictor': 2}))
 
-# %% ../nbs/00_tiles.ipynb #c052-ead5aef2
+# %% ../nbs/00_tiles.ipynb #c074-a43ce3c9
 @contextmanager
 def _open(path):
     "An open raster; whatever goes wrong with the file is a single clear error."
@@ -198,12 +201,13 @@ def _open(path):
         raise ValueError(f"cannot read {path}: damaged, cut short, or not a GeoTIFF, PNG or JPEG ({_reason(error)}); "
                          f"copy it again or export it as GeoTIFF") from error
 
+# %% ../nbs/00_tiles.ipynb #c076-6a65979f
 def _reason(error):
     "The innermost message of a chain of errors, on one line."
     while error.__cause__ is not None: error = error.__cause__
     return ' '.join(str(error).split())
 
-# %% ../nbs/00_tiles.ipynb #c054-c9b1178d
+# %% ../nbs/00_tiles.ipynb #c078-c492bc9e
 def _check_file(path):
     "`path` is a file with something in it."
     if str(path).startswith('/vsizip/'): return
@@ -212,6 +216,7 @@ def _check_file(path):
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}: check its name and folder")
     if path.stat().st_size == 0: raise ValueError(f"{path} is empty (0 bytes): copy it again")
 
+# %% ../nbs/00_tiles.ipynb #c080-7cfaf501
 def _check_raster(path, raster):
     "The format and the type of the pixels are ones that this module promises."
     types = set(raster.dtypes)
@@ -221,7 +226,12 @@ def _check_raster(path, raster):
     if len(types) > 1 or not types <= {'uint8', 'uint16'}:
         raise ValueError(f"{path} holds {', '.join(sorted(types))} values; an image is uint8 or uint16: rescale it to 0..255 or 0..65535")
 
-# %% ../nbs/00_tiles.ipynb #c056-068d0f5e
+# %% ../nbs/00_tiles.ipynb #c082-fd2723bd
+def _paletted(raster):
+    "Whether the numbers of a raster are indices into a table of colours."
+    return raster.count == 1 and raster.colorinterp[0] == ColorInterp.palette
+
+# %% ../nbs/00_tiles.ipynb #c084-466493f4
 def _pixels(raster, window=None):
     "The pixels of a raster, or of a window of it, as (H, W, C); a palette is replaced by its colours."
     bands = raster.read(window=window)
@@ -231,11 +241,7 @@ def _pixels(raster, window=None):
         raise ValueError(f"{raster.name} uses the palette index {bands.max()}, but its palette has {len(table)} colours: save it again")
     return np.array([table[index][:3] for index in range(len(table))], np.uint8)[bands[0]]
 
-def _paletted(raster):
-    "Whether the numbers of a raster are indices into a table of colours."
-    return raster.count == 1 and raster.colorinterp[0] == ColorInterp.palette
-
-# %% ../nbs/00_tiles.ipynb #c058-7e3aa601
+# %% ../nbs/00_tiles.ipynb #c086-0a44ca14
 def _strips(raster):
     "Windows of whole rows that cover a raster from top to bottom."
     block = raster.block_shapes[0][0]
@@ -243,6 +249,7 @@ def _strips(raster):
     rows = block * max(1, 2**22 // (block * row_bytes))
     return [Window(0, row, raster.width, min(rows, raster.height - row)) for row in range(0, raster.height, rows)]
 
+# %% ../nbs/00_tiles.ipynb #c088-e0c34843
 def _shape(raster):
     "(H, W, C) of the pixels of a raster after its palette has been looked up."
     return raster.height, raster.width, 3 if _paletted(raster) else raster.count
@@ -253,14 +260,14 @@ def _read(raster):
     for strip in _strips(raster): pixels[strip.row_off:strip.row_off + strip.height] = _pixels(raster, strip)
     return pixels
 
-# %% ../nbs/00_tiles.ipynb #c059-3dadc495
+# %% ../nbs/00_tiles.ipynb #c090-3dadc495
 def read_image(
     path: str | Path,  # GeoTIFF, PNG or JPEG with any number of bands
 ) -> np.ndarray:       # (H, W, C) uint8 or uint16, the bands as stored
     "All pixels of an image file."
     with _open(path) as raster: return _read(raster)
 
-# %% ../nbs/00_tiles.ipynb #c067-558021bc
+# %% ../nbs/00_tiles.ipynb #c102-558021bc
 def read_reference(
     path: str | Path,  # GeoTIFF or PNG with colours or a palette, 8 bit, lossless
 ) -> np.ndarray:       # (H, W, 3) uint8
@@ -272,7 +279,7 @@ def read_reference(
         raise ValueError(f"reference {path} has a fourth band that is not opaque everywhere: save it as plain RGB")
     return np.ascontiguousarray(pixels[..., :3])
 
-# %% ../nbs/00_tiles.ipynb #c068-9b507bc4
+# %% ../nbs/00_tiles.ipynb #c104-9b507bc4
 def _check_reference(path, raster):
     "A reference has 8-bit colours that no compression has changed."
     if raster.driver == 'JPEG' or raster.compression == Compression.jpeg:
@@ -283,7 +290,7 @@ def _check_reference(path, raster):
         raise ValueError(f"reference {path} has {raster.count} band{'s' * (raster.count > 1)} and no palette, so its numbers name no colours: "
                          f"save it as RGB or with its palette")
 
-# %% ../nbs/00_tiles.ipynb #c081-8dc712e5
+# %% ../nbs/00_tiles.ipynb #c127-8dc712e5
 def read_tile(
     image: str | Path,                    # Image file
     reference: str | Path | None = None,  # Colour-coded reference of the same size
@@ -294,13 +301,13 @@ def read_tile(
     colours = None if reference is None else read_reference(reference)
     return Tile(pixels, colours, georeference=place, name=name or Path(image).stem)
 
-# %% ../nbs/00_tiles.ipynb #c082-4f9c457f
+# %% ../nbs/00_tiles.ipynb #c129-4f9c457f
 def _georeference(raster):
     "The place of a raster, None when the file does not say."
     if raster.crs is None and raster.transform.is_identity: return None
     return Georeference(raster.crs.to_wkt() if raster.crs else None, tuple(raster.transform)[:6])
 
-# %% ../nbs/00_tiles.ipynb #c086-14e3e848
+# %% ../nbs/00_tiles.ipynb #c137-0a68c371
 def read_tiles(
     image: str | Path,                    # Image file, or folder of parts
     reference: str | Path | None = None,  # Reference file, or folder of parts with the same stems
@@ -311,12 +318,10 @@ def read_tiles(
     references = dict.fromkeys(images) if reference is None else _parts(reference)
     _check_partners(image, images, reference, references)
     tiles = [read_tile(images[stem], references[stem]) for stem in images]
-    for tile in tiles:
-        if tile.in_channels != tiles[0].in_channels:
-            raise ValueError(f"parts of {image} differ: {tiles[0].name} has {tiles[0].in_channels} bands, {tile.name} {tile.in_channels}")
+    _check_channels(image, tiles)
     return tiles
 
-# %% ../nbs/00_tiles.ipynb #c087-0227d802
+# %% ../nbs/00_tiles.ipynb #c139-3eb77d51
 def _parts(folder):
     "The image files of a folder by stem, sorted."
     folder, parts = Path(folder), {}
@@ -326,16 +331,27 @@ def _parts(folder):
         if path.suffix.lower() not in ('.tif', '.tiff', '.png', '.jpg', '.jpeg') or path.name.startswith('.'): continue
         if path.stem in parts: raise ValueError(f"{folder} has both {parts[path.stem].name} and {path.name}: keep one of them")
         parts[path.stem] = path
-    inner = ', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-    if not parts: raise ValueError(f"{folder} has no .tif, .png or .jpg file" + (f"; did you mean a folder in it ({inner})?" if inner else ""))
+    if not parts: raise ValueError(f"{folder} has no .tif, .png or .jpg file" + _folders_in(folder))
     return parts
 
+def _folders_in(folder):
+    "A hint at the folders in a folder, if there are any."
+    inner = ', '.join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    return f"; did you mean a folder in it ({inner})?" if inner else ""
+
+# %% ../nbs/00_tiles.ipynb #c141-e83173fd
 def _check_partners(image, images, reference, references):
     "Every image has a reference and every reference an image."
     for missing, where in [(images.keys() - references.keys(), reference), (references.keys() - images.keys(), image)]:
         if missing: raise ValueError(f"{where} has no partner of {', '.join(sorted(missing)[:5])}: an image and its reference share their stem")
 
-# %% ../nbs/00_tiles.ipynb #c094-aac4e8bf
+def _check_channels(image, tiles):
+    "All parts have the same number of bands."
+    for tile in tiles:
+        if tile.in_channels != tiles[0].in_channels:
+            raise ValueError(f"parts of {image} differ: {tiles[0].name} has {tiles[0].in_channels} bands, {tile.name} {tile.in_channels}")
+
+# %% ../nbs/00_tiles.ipynb #c155-aac4e8bf
 def read_window(
     path: str | Path,  # Image file
     row: int,          # First row, 0 or more
@@ -350,7 +366,7 @@ def read_window(
                              f"{raster.height} x {raster.width} (rows x columns): shift or shrink it")
         return _pixels(raster, Window(col, row, width, height))
 
-# %% ../nbs/00_tiles.ipynb #c098-ee2f5351
+# %% ../nbs/00_tiles.ipynb #c160-ee2f5351
 def map_image(
     path: str | Path,  # Image file
     npy: str | Path,   # Where the decoded copy goes; H * W * C bytes, twice that for uint16
@@ -363,14 +379,14 @@ def map_image(
             for strip in _strips(raster): file.write(_pixels(raster, strip).data)
     return np.load(npy, mmap_mode='r')
 
-# %% ../nbs/00_tiles.ipynb #c105-3a98930b
+# %% ../nbs/00_tiles.ipynb #c170-3a98930b
 def band_statistics(
     image: np.ndarray,  # (H, W, C) uint8 or uint16; may be memory-mapped
 ) -> list[dict]:        # Per band: min, max, mean, std, p2, p98, in stored units
     "Summary of every band, from its histogram."
     return [_summary(_histogram(image[..., band])) for band in range(image.shape[2])]
 
-# %% ../nbs/00_tiles.ipynb #c107-1122f314
+# %% ../nbs/00_tiles.ipynb #c172-a7d47219
 def _histogram(band):
     "How often each value of the type occurs in a band (H, W); counted in strips of 256 rows."
     bins = _largest(band) + 1
@@ -378,6 +394,7 @@ def _histogram(band):
     for row in range(0, len(band), 256): counts += np.bincount(band[row:row + 256].ravel(), minlength=bins)
     return counts
 
+# %% ../nbs/00_tiles.ipynb #c174-283390c6
 def _summary(counts):
     "The statistics of a histogram over 0, 1, 2, ..."
     values, total, below = np.arange(len(counts)), counts.sum(), counts.cumsum()
@@ -386,7 +403,7 @@ def _summary(counts):
     low, p2, p98, high = (int(np.searchsorted(below, wanted)) for wanted in (1, .02 * total, .98 * total, total))
     return {'min': low, 'max': high, 'mean': float(mean), 'std': float(spread), 'p2': p2, 'p98': p98}
 
-# %% ../nbs/00_tiles.ipynb #c112-ed25922d
+# %% ../nbs/00_tiles.ipynb #c180-cee182db
 def write_label_map(
     path: str | Path,                          # GeoTIFF to write, usually *.tif
     label_map: np.ndarray,                     # (H, W) uint8, class indices
@@ -397,13 +414,17 @@ def write_label_map(
     "Write class indices as a GeoTIFF with a colour table."
     _check_grid(Path(path).stem, 'labels', label_map)
     table = {index: tuple(map(int, colour)) for index, colour in enumerate(colours)}
-    strangers = np.flatnonzero(np.bincount(label_map.ravel(), minlength=256))
-    strangers = [int(s) for s in strangers if s not in table and s != ignore_index]
-    if strangers: raise ValueError(f"label map has the class {strangers[0]}, but there are {len(table)} colours: give one per class")
+    _check_classes(label_map, len(table), ignore_index)
     array = label_map[..., None]
-    return _write_geotiff(path, array, _geotiff(array, georeference, nodata=ignore_index), table)
+    return _write_geotiff(path, array, _geotiff(array, georeference, {'nodata': ignore_index}), table)
 
-# %% ../nbs/00_tiles.ipynb #c113-cb208354
+# %% ../nbs/00_tiles.ipynb #c182-d7285ab1
+def _check_classes(label_map, count, ignore_index):
+    "Every class of a label map is below `count` or ignored."
+    strangers = [int(index) for index in np.flatnonzero(_histogram(label_map)) if index >= count and index != ignore_index]
+    if strangers: raise ValueError(f"label map has the class {strangers[0]}, but there are {count} colours: give one per class")
+
+# %% ../nbs/00_tiles.ipynb #c184-cb208354
 def read_label_map(
     path: str | Path,  # File of `write_label_map`, or any one-band 8-bit GeoTIFF or PNG
 ) -> np.ndarray:       # (H, W) uint8, the stored numbers
@@ -413,18 +434,19 @@ def read_label_map(
             raise ValueError(f"{path} has {raster.count} bands of {raster.dtypes[0]}; a label map has one of uint8: read_reference reads colours")
         return raster.read(1)
 
-# %% ../nbs/00_tiles.ipynb #c121-35723278
+# %% ../nbs/00_tiles.ipynb #c196-35723278
 VAIHINGEN = {'train': (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37),
              'test': (2, 4, 6, 8, 10, 12, 14, 16, 20, 22, 24, 27, 29, 31, 33, 35, 38)}
 POTSDAM = {'train': ('2_10', '2_11', '2_12', '3_10', '3_11', '3_12', '4_10', '4_11', '4_12', '5_10', '5_11', '5_12',
                      '6_7', '6_8', '6_9', '6_10', '6_11', '6_12', '7_7', '7_8', '7_9', '7_10', '7_11', '7_12'),
            'test': ('2_13', '2_14', '3_13', '3_14', '4_13', '4_14', '4_15', '5_13', '5_14', '5_15', '6_13', '6_14', '6_15', '7_13')}
 
-# %% ../nbs/00_tiles.ipynb #c124-7108c85a
+# %% ../nbs/00_tiles.ipynb #c200-5b0ed9dd
 ARCHIVE_MD5 = {'ISPRS_semantic_labeling_Vaihingen.zip': '462b8dca7b6fa9eaf729840f0cdfc7f3',
                'ISPRS_semantic_labeling_Vaihingen_ground_truth_COMPLETE.zip': '4802dd6326e2727a352fb735be450277',
                '4_Ortho_RGBIR.zip': 'c4a8f7d8c7196dd4eba4addd0aae10c1'}
 
+# %% ../nbs/00_tiles.ipynb #c202-3be8fd31
 def verify_archive(
     path: str | Path,        # Archive to check
     md5: str | None = None,  # Expected sum, 32 hexadecimal digits; the known one of that file name when None
@@ -433,14 +455,19 @@ def verify_archive(
     _check_file(path)
     expected = md5 or ARCHIVE_MD5.get(Path(path).name)
     if expected is None: raise ValueError(f"no md5 is known for {path}: pass the one that its source states")
-    found = hashlib.md5(usedforsecurity=False)
-    with open(path, 'rb') as file:
-        while chunk := file.read(2**20): found.update(chunk)
-    if found.hexdigest() != expected.lower():
-        raise ValueError(f"{path} has the md5 {found.hexdigest()}, expected {expected}: the download is incomplete or another version; fetch it again")
-    return found.hexdigest()
+    found = _md5(path)
+    if found != expected.lower():
+        raise ValueError(f"{path} has the md5 {found}, expected {expected}: the download is incomplete or another version; fetch it again")
+    return found
 
-# %% ../nbs/00_tiles.ipynb #c127-4da1a2da
+def _md5(path):
+    "The md5 sum of a file."
+    total = hashlib.md5(usedforsecurity=False)
+    with open(path, 'rb') as file:
+        while chunk := file.read(2**20): total.update(chunk)
+    return total.hexdigest()
+
+# %% ../nbs/00_tiles.ipynb #c208-500f8ad3
 def _members(archive):
     "The names in a zip archive."
     _check_file(archive)
@@ -449,18 +476,21 @@ def _members(archive):
     except zipfile.BadZipFile as error:
         raise ValueError(f"{archive} is not a whole zip archive ({error}): fetch it again") from error
 
+# %% ../nbs/00_tiles.ipynb #c210-8c06814f
 def _find(archive, names, other_kind):
     "The one member with one of `names` whose folder is not of the other kind."
     members = _members(archive)
     found = [m for m in members if PurePosixPath(m).name in names and not any(word in PurePosixPath(m).parent.name for word in other_kind)]
     if len(found) > 1: raise ValueError(f"{archive} has {' and '.join(found)}: keep one of them")
-    if not found:
-        inner = ', '.join(m for m in members if m.endswith('.zip'))
-        raise ValueError(f"{archive} has no {' or '.join(names)}" + (f"; it holds archives ({inner}): take the right one out" if inner else
-                         ": is it the right archive, and does it cover this area?"))
+    if not found: raise ValueError(f"{archive} has no {' or '.join(names)}" + _archives_in(members))
     return found[0]
 
-# %% ../nbs/00_tiles.ipynb #c128-4afacd18
+def _archives_in(members):
+    "What to do about an archive without the wanted file."
+    inner = ', '.join(member for member in members if member.endswith('.zip'))
+    return f"; it holds archives ({inner}): take the right one out" if inner else ": is it the right archive, and does it cover this area?"
+
+# %% ../nbs/00_tiles.ipynb #c212-4afacd18
 def _in_place(archive, names, other_kind=()):
     "The path by which rasterio reads a member of a zip archive, after its checksum was verified."
     member = _find(archive, names, other_kind)
@@ -471,10 +501,10 @@ def _in_place(archive, names, other_kind=()):
         raise ValueError(f"{member} in {archive} cannot be unpacked ({error}): fetch the archive again") from error
     return f'/vsizip/{{{Path(archive).resolve()}}}/{member}'
 
-# %% ../nbs/00_tiles.ipynb #c129-747f3a6e
+# %% ../nbs/00_tiles.ipynb #c214-3660c82f
 def read_vaihingen(
     images_zip: str | Path,             # ISPRS_semantic_labeling_Vaihingen.zip
-    references_zip: str | Path | None,  # ..._ground_truth_COMPLETE.zip or ..._ground_truth_eroded_COMPLETE.zip; `images_zip` has those of the 16 training areas
+    references_zip: str | Path | None,  # ..._ground_truth_COMPLETE.zip or its eroded sister; `images_zip` for the 16 training areas; or None
     area: int,                          # Number of the area, 1 to 38
 ) -> Tile:                              # IR-R-G image and its reference
     "One area of the Vaihingen benchmark, read from its archives."
@@ -485,10 +515,10 @@ def read_vaihingen(
     reference = references_zip and _in_place(references_zip, [f'{stem}.tif', f'{stem}_noBoundary.tif'], ('top', 'dsm'))
     return read_tile(image, reference, name=f'vaihingen-{area}')
 
-# %% ../nbs/00_tiles.ipynb #c131-49327c85
+# %% ../nbs/00_tiles.ipynb #c216-8877fb20
 def read_potsdam(
     images_zip: str | Path,             # 2_Ortho_RGB.zip, 3_Ortho_IRRG.zip or 4_Ortho_RGBIR.zip
-    references_zip: str | Path | None,  # 5_Labels_all.zip or 5_Labels_all_noBoundary.zip
+    references_zip: str | Path | None,  # 5_Labels_all.zip or 5_Labels_all_noBoundary.zip; or None
     area: str,                          # Name of the area, '2_10' to '7_13'
 ) -> Tile:                              # Image of 3 or 4 bands and its reference
     "One area of the Potsdam benchmark, read from its archives."
@@ -499,7 +529,7 @@ def read_potsdam(
     reference = references_zip and _in_place(references_zip, [f'{stem}_label.tif', f'{stem}_label_noBoundary.tif'])
     return read_tile(image, reference, name=f'potsdam-{area}')
 
-# %% ../nbs/00_tiles.ipynb #c142-3e43d795
+# %% ../nbs/00_tiles.ipynb #c236-3e43d795
 def assignment_tiles(
     folder: str | Path,    # Folder with Image_Train.tif, Reference_Train.tif, Image_Test.tif and Reference_Test.tif
 ) -> tuple[Tile, Tile]:    # Training tile and test tile
