@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['check_window', 'window_starts', 'window_cuts', 'PatchGrid', 'Windows', 'grid_windows', 'random_windows', 'Plan',
-           'plan', 'patch_views', 'to_device', 'cut', 'dihedral', 'Batches', 'keep_owned', 'turn_pairs', 'check_share',
-           'random_split', 'coverage', 'overlap_leak', 'side_strip', 'blocked_split', 'far_from']
+           'plan', 'patch_views', 'to_device', 'cut', 'dihedral', 'Batches', 'coverage', 'random_split', 'overlap_leak',
+           'blocked_split']
 
-# %% ../nbs/03_patches.ipynb #c003-ddd24c12
+# %% ../nbs/03_patches.ipynb #c003-1472bd69
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 import warnings
 
 import numpy as np
+from fastcore.basics import patch
 
 # %% ../nbs/03_patches.ipynb #c009-d541b864
 def check_window(
@@ -39,7 +41,7 @@ def window_starts(
     starts = list(range(0, length - size + 1, stride))
     return starts if starts[-1] == length - size else starts + [length - size]
 
-# %% ../nbs/03_patches.ipynb #c017-1059e8c7
+# %% ../nbs/03_patches.ipynb #c023-1059e8c7
 def window_cuts(
     starts: Sequence[int],  # Sorted window starts on one axis, in pixels
     size: int,              # Patch length on that axis, in pixels
@@ -48,7 +50,7 @@ def window_cuts(
     middles = [(left + size + right) // 2 for left, right in zip(starts, starts[1:])]
     return [starts[0], *middles, starts[-1] + size]
 
-# %% ../nbs/03_patches.ipynb #c021-8380ee6b
+# %% ../nbs/03_patches.ipynb #c027-dd7dac76
 @dataclass(frozen=True)
 class PatchGrid:
     "Square windows that cover a tile; the last row and column are shifted inwards."
@@ -57,24 +59,23 @@ class PatchGrid:
     patch_size: int  # Side of a window, in pixels
     stride: int      # Step between windows, in pixels
 
-    @property
-    def rows(self) -> list[int]:  # First rows of the windows
-        "Window starts on the vertical axis."
-        return window_starts(self.height, self.patch_size, self.stride)
+    def __post_init__(self):
+        for length in (self.height, self.width): check_window(length, self.patch_size, self.stride)
 
-    @property
-    def cols(self) -> list[int]:  # First columns of the windows
-        "Window starts on the horizontal axis."
-        return window_starts(self.width, self.patch_size, self.stride)
+    def __len__(self): return len(self.rows) * len(self.cols)
 
-# %% ../nbs/03_patches.ipynb #c023-f5b20930
-from fastcore.basics import patch
+# %% ../nbs/03_patches.ipynb #c029-bf2324d0
+@patch(as_prop=True)
+def rows(self: PatchGrid) -> list[int]:  # First rows of the windows
+    "Window starts on the vertical axis."
+    return window_starts(self.height, self.patch_size, self.stride)
 
-# %% ../nbs/03_patches.ipynb #c025-5b18229f
-@patch
-def __len__(self: PatchGrid):
-    return len(self.rows) * len(self.cols)
+@patch(as_prop=True)
+def cols(self: PatchGrid) -> list[int]:  # First columns of the windows
+    "Window starts on the horizontal axis."
+    return window_starts(self.width, self.patch_size, self.stride)
 
+# %% ../nbs/03_patches.ipynb #c031-f810d185
 @patch(as_prop=True)
 def origins(self: PatchGrid) -> np.ndarray:  # (N, 2) int64: first row and first column of every window
     "Windows in reading order."
@@ -86,7 +87,7 @@ def owned(self: PatchGrid) -> np.ndarray:  # (N, 4) int64: row start, row stop, 
     rows, cols = window_cuts(self.rows, self.patch_size), window_cuts(self.cols, self.patch_size)
     return np.array([(r0, r1, c0, c1) for r0, r1 in zip(rows, rows[1:]) for c0, c1 in zip(cols, cols[1:])])
 
-# %% ../nbs/03_patches.ipynb #c031-e9dde27b
+# %% ../nbs/03_patches.ipynb #c041-322c2703
 @dataclass(frozen=True)
 class Windows:
     "Equal square windows over one or more tiles, in a table of integers."
@@ -100,9 +101,10 @@ class Windows:
         return len(self.tile)
 
     def __getitem__(self, which):
-        return Windows(self.patch_size, self.tile[which], self.row[which], self.col[which], self.owned[which])
+        at = np.atleast_1d(np.arange(len(self))[which])
+        return Windows(self.patch_size, self.tile[at], self.row[at], self.col[at], self.owned[at])
 
-# %% ../nbs/03_patches.ipynb #c033-6b57eb76
+# %% ../nbs/03_patches.ipynb #c043-6b57eb76
 def grid_windows(
     sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
     patch_size: int,                   # Side of a window, in pixels
@@ -114,7 +116,7 @@ def grid_windows(
     tile = np.repeat(np.arange(len(grids)), [len(g) for g in grids])
     return Windows(patch_size, tile, origins[:, 0], origins[:, 1], np.concatenate([g.owned for g in grids]))
 
-# %% ../nbs/03_patches.ipynb #c035-8d219910
+# %% ../nbs/03_patches.ipynb #c047-d3f7c28f
 def random_windows(
     sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
     patch_size: int,                   # Side of a window, in pixels
@@ -125,10 +127,14 @@ def random_windows(
     for size in sizes: check_window(min(size), patch_size, 1)
     places = np.array(sizes) - patch_size + 1
     tile = rng.choice(len(places), count, p=places.prod(1) / places.prod(1).sum())
-    row, col = rng.integers(0, places[tile, 0]), rng.integers(0, places[tile, 1])
+    return _whole_windows(patch_size, tile, rng.integers(places[tile, 0]), rng.integers(places[tile, 1]))
+
+# %% ../nbs/03_patches.ipynb #c049-2672eede
+def _whole_windows(patch_size, tile, row, col):
+    "Windows that own all of themselves."
     return Windows(patch_size, tile, row, col, np.stack([row, row + patch_size, col, col + patch_size], 1))
 
-# %% ../nbs/03_patches.ipynb #c039-227ce853
+# %% ../nbs/03_patches.ipynb #c055-227ce853
 @dataclass(frozen=True)
 class Plan:
     "What a choice of patch size and stride means."
@@ -139,7 +145,18 @@ class Plan:
     view_bytes: int       # The 8-bit tiles and their label maps themselves
     uncovered: float      # Share of pixels that whole patches, not shifted, would leave out, in [0, 1]
 
-# %% ../nbs/03_patches.ipynb #c041-fc81d03b
+# %% ../nbs/03_patches.ipynb #c057-7b2f0a17
+def _validation_count(count, share):
+    "How many of `count` windows a share keeps for validation: at least one, and at least one is left."
+    return min(max(round(count * share), 1), count - 1) if share else 0
+
+# %% ../nbs/03_patches.ipynb #c059-a4a024ed
+def _uncovered(sizes, patch_size, stride):
+    "Share of the pixels that whole patches, not shifted, would leave out."
+    reach = lambda n: (n - patch_size) // stride * stride + patch_size
+    return 1 - sum(reach(h) * reach(w) for h, w in sizes) / sum(h * w for h, w in sizes)
+
+# %% ../nbs/03_patches.ipynb #c061-0c7670fe
 def plan(
     sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
     patch_size: int,                   # Side of a window, in pixels
@@ -151,14 +168,12 @@ def plan(
     num_classes: int = 5,              # Classes of the reference
 ) -> Plan:                             # Steps, bytes and uncovered pixels
     "Count steps, bytes and uncovered pixels of a choice before running it."
-    patches = len(grid_windows(sizes, patch_size, stride))
-    steps = -(-(patches - round(patches * validation)) // batch_size)
-    pixels = sum(h * w for h, w in sizes)
-    reached = sum(np.prod([(n - patch_size) // stride * stride + patch_size for n in size]) for size in sizes)
+    patches, pixels = len(grid_windows(sizes, patch_size, stride)), sum(h * w for h, w in sizes)
+    steps = -(-(patches - _validation_count(patches, validation)) // batch_size)
     return Plan(patches, steps, steps * epochs, 4 * patches * patch_size ** 2 * (in_channels + num_classes),
-                pixels * (in_channels + 1), float(1 - reached / pixels))
+                pixels * (in_channels + 1), _uncovered(sizes, patch_size, stride))
 
-# %% ../nbs/03_patches.ipynb #c047-d54e3e6b
+# %% ../nbs/03_patches.ipynb #c069-d54e3e6b
 def patch_views(
     image: np.ndarray,  # (H, W) or (H, W, C) array, memory-mapped or not
     patch_size: int,    # Side of a window, in pixels
@@ -167,7 +182,7 @@ def patch_views(
     check_window(min(image.shape[:2]), patch_size, 1)
     return np.lib.stride_tricks.sliding_window_view(image, (patch_size, patch_size), axis=(0, 1))
 
-# %% ../nbs/03_patches.ipynb #c051-0d9cc393
+# %% ../nbs/03_patches.ipynb #c075-0d9cc393
 def to_device(
     tiles: Sequence,    # `Tile`s with an image (H, W, C) and labels (H, W)
     device: str = "cpu",  # Device that will hold them
@@ -181,38 +196,34 @@ def to_device(
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return [(torch.from_numpy(t.image).to(device), torch.from_numpy(t.labels).to(device)) for t in tiles]
 
-# %% ../nbs/03_patches.ipynb #c053-fc91f2f2
+# %% ../nbs/03_patches.ipynb #c077-bd3ea692
 def cut(
     pairs: list,       # Image and label tensors per tile, from `to_device`
-    windows: Windows,  # The windows to cut
+    windows: Windows,  # The windows to cut, at least one
 ) -> tuple:            # uint8 or uint16 (N, C, p, p) and uint8 (N, p, p) tensors, ordered by tile
     "Windows of images and labels, copied out of the tiles."
     import torch
-    images, labels, p = [], [], windows.patch_size
+    parts, p = [], windows.patch_size
     for t in np.unique(windows.tile):
-        some = windows[windows.tile == t]
-        image, label = pairs[t]
-        at = torch.from_numpy(some.row).to(image.device), torch.from_numpy(some.col).to(image.device)
-        images.append(image.unfold(0, p, 1).unfold(1, p, 1)[at])
-        labels.append(label.unfold(0, p, 1).unfold(1, p, 1)[at])
-    return torch.cat(images), torch.cat(labels)
+        some, tensors = windows[windows.tile == t], pairs[t]
+        at = [torch.from_numpy(starts).to(tensors[0].device) for starts in (some.row, some.col)]
+        parts.append([tensor.unfold(0, p, 1).unfold(1, p, 1)[at[0], at[1]] for tensor in tensors])
+    return tuple(torch.cat(part) for part in zip(*parts))
 
-# %% ../nbs/03_patches.ipynb #c057-02f695d4
+# %% ../nbs/03_patches.ipynb #c083-8de5ede7
 def dihedral(
-    patches,  # Array or tensor (..., p, p): image patches or label patches
-    k: int,   # Which symmetry, 0 to 7: k % 4 quarter turns, then a mirror if k >= 4
-):            # The turned patches, of the same type
+    patches: Any,  # Array or tensor (..., p, p): image patches or label patches
+    k: int,        # Which symmetry, 0 to 7: k % 4 quarter turns, then a mirror if k >= 4
+) -> Any:          # The turned patches, of the same type and shape
     "One of the eight symmetries of the square, applied to the last two axes."
     if not 0 <= k < 8:
         raise ValueError(f"k must be in [0, 8), got {k}: a square has eight symmetries")
-    if isinstance(patches, np.ndarray):
-        import numpy as lib
-    else:
-        import torch as lib
+    if isinstance(patches, np.ndarray): import numpy as lib
+    else: import torch as lib
     turned = lib.rot90(patches, k % 4, (-2, -1))
     return lib.flip(turned, (-1,)) if k >= 4 else turned
 
-# %% ../nbs/03_patches.ipynb #c061-89d1d0bc
+# %% ../nbs/03_patches.ipynb #c089-ada45460
 @dataclass
 class Batches:
     "Batches of patches from tiles on a device; iterate once per epoch."
@@ -220,7 +231,7 @@ class Batches:
     windows: Windows               # Windows to cut
     batch_size: int = 10           # Windows in a batch; the last batch may be smaller
     shuffle: bool = False          # New order in every epoch
-    crops: bool = False            # As many new random windows in every epoch instead
+    crops: bool = False            # As many random windows instead, new in every epoch, on the ground that `windows` cover
     augment: bool = False          # Random symmetry of the square for each pair
     once: bool = False             # Only owned pixels keep their label: for scores
     seed: int = 0                  # Seed of order, crops and symmetries
@@ -228,54 +239,54 @@ class Batches:
     ignore_index: int = 255        # Label of pixels that do not count
 
     def __post_init__(self):
-        if not len(self.windows) or self.batch_size < 1:
-            raise ValueError(f"{len(self.windows)} windows in batches of {self.batch_size}: at least one window and a batch_size of 1 are needed")
+        _check_batches(self)
         self.rng = np.random.default_rng(self.seed)
 
-    def __len__(self):
-        return -(-len(self.windows) // self.batch_size)
+    def __len__(self): return -(-len(self.windows) // self.batch_size)
 
-# %% ../nbs/03_patches.ipynb #c063-92064451
-@patch
-def epoch_windows(self: Batches) -> Windows:  # The windows of the coming epoch, in their order
-    "Draw the windows of one epoch."
-    if self.crops:
-        sizes = [tuple(image.shape[:2]) for image, _ in self.pairs]
-        return random_windows(sizes, self.windows.patch_size, len(self.windows), self.rng)
-    return self.windows[self.rng.permutation(len(self.windows))] if self.shuffle else self.windows
+# %% ../nbs/03_patches.ipynb #c091-70b2ce0b
+def _check_batches(batches):
+    "Check that an epoch has a batch, and that nothing random is scored."
+    count, size = len(batches.windows), batches.batch_size
+    if not count or size < 1:
+        raise ValueError(f"{count} windows in batches of {size}: at least one window and a batch_size of 1 are needed")
+    if batches.crops and batches.once:
+        raise ValueError("crops=True and once=True exclude each other: random windows overlap; score on a grid")
 
+# %% ../nbs/03_patches.ipynb #c093-19e33005
 @patch
 def __iter__(self: Batches) -> Iterator[tuple]:  # float32 (N, C, p, p) in [0, 1] and int64 (N, p, p), on the device
     import torch
+    layout = torch.channels_last if self.channels_last else torch.contiguous_format
     windows = self.epoch_windows()
     for start in range(0, len(windows), self.batch_size):
         some = windows[start:start + self.batch_size]
         some = some[np.argsort(some.tile, kind="stable")]
         patches, targets = cut(self.pairs, some)
-        scale = float(np.iinfo(str(patches.dtype).removeprefix("torch.")).max)
-        batch, targets = patches.float() / scale, targets.long()
-        if self.once: targets = keep_owned(targets, some, self.ignore_index)
-        if self.augment: batch, targets = turn_pairs(batch, targets, self.rng)
-        yield batch.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format), targets
+        batch, targets = patches.float() / torch.iinfo(patches.dtype).max, targets.long()
+        if self.once: targets = _keep_owned(targets, some, self.ignore_index)
+        if self.augment: batch, targets = _turn_pairs(batch, targets, self.rng)
+        yield batch.contiguous(memory_format=layout), targets
 
-# %% ../nbs/03_patches.ipynb #c065-d5872c01
-def keep_owned(
-    targets,           # int64 tensor (N, p, p) of labels
-    windows: Windows,  # Their windows, in the same order
-    ignore_index: int = 255,  # Label of pixels that do not count
-):                     # int64 tensor (N, p, p)
-    "Labels with every pixel that a window does not own set to `ignore_index`."
+# %% ../nbs/03_patches.ipynb #c095-aaa86afc
+@patch
+def epoch_windows(self: Batches) -> Windows:  # The windows of the coming epoch, in their order
+    "Draw the windows of one epoch."
+    if self.crops: return _crops_within(self.windows, [tuple(image.shape[:2]) for image, _ in self.pairs], self.rng)
+    return self.windows[self.rng.permutation(len(self.windows))] if self.shuffle else self.windows
+
+# %% ../nbs/03_patches.ipynb #c097-f0408207
+def _keep_owned(targets, windows, ignore_index):
+    "Labels (N, p, p) with every pixel that its window does not own set to `ignore_index`."
     import torch
-    r0, r1, c0, c1 = torch.from_numpy(windows.owned.T - np.stack([windows.row] * 2 + [windows.col] * 2)).to(targets.device)[..., None]
+    corner = np.stack([windows.row, windows.row, windows.col, windows.col])
+    r0, r1, c0, c1 = torch.from_numpy(windows.owned.T - corner).to(targets.device)[..., None]
     at = torch.arange(windows.patch_size, device=targets.device)
     rows, cols = (at >= r0) & (at < r1), (at >= c0) & (at < c1)
     return targets.masked_fill(~(rows[:, :, None] & cols[:, None, :]), ignore_index)
 
-def turn_pairs(
-    batch,    # float32 tensor (N, C, p, p)
-    targets,  # int64 tensor (N, p, p)
-    rng: np.random.Generator,  # Source of chance
-) -> tuple:   # The pair, each image turned together with its reference
+# %% ../nbs/03_patches.ipynb #c099-c454a594
+def _turn_pairs(batch, targets, rng):
     "A random symmetry of the square for every pair of a batch."
     which = rng.integers(0, 8, len(batch))
     for k in range(1, 8):
@@ -283,28 +294,24 @@ def turn_pairs(
         batch[at], targets[at] = dihedral(batch[at], k), dihedral(targets[at], k)
     return batch, targets
 
-# %% ../nbs/03_patches.ipynb #c071-b52848f2
-def check_share(
-    share: float,  # Share of the windows for validation
-) -> None:         # Nothing; raises `ValueError` outside (0, 1)
-    "Check the share of a split."
-    if not 0 < share < 1:
-        raise ValueError(f"the validation share must lie between 0 and 1, got {share}: 0.2 keeps a fifth")
+# %% ../nbs/03_patches.ipynb #c101-cc5bc7d5
+def _clear_places(forbidden, size):
+    "Where a window of `size` may start, (H - size + 1, W - size + 1) bool, so that it holds no forbidden pixel of a bool (H, W)."
+    table = np.pad(forbidden.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
+    return table[size:, size:] - table[:-size, size:] - table[size:, :-size] + table[:-size, :-size] == 0
 
-def random_split(
-    windows: Windows,           # Windows to split
-    share: float,               # Share for validation, in (0, 1)
-    rng: np.random.Generator,   # Source of chance
-) -> tuple[Windows, Windows]:   # Training and validation windows; each keeps at least one
-    "The report's split: a random share of the windows is kept for validation."
-    check_share(share)
-    if len(windows) < 2:
-        raise ValueError(f"{len(windows)} window cannot be split into training and validation: choose a smaller patch_size or stride")
-    order = rng.permutation(len(windows))
-    count = min(max(round(len(windows) * share), 1), len(windows) - 1)
-    return windows[np.sort(order[count:])], windows[np.sort(order[:count])]
+# %% ../nbs/03_patches.ipynb #c105-9e3664eb
+def _crops_within(ground, sizes, rng):
+    "As many random windows as `ground` has, each of them on pixels that `ground` covers."
+    p = ground.patch_size
+    places = [np.flatnonzero(_clear_places(coverage(ground, t, size) == 0, p)) for t, size in enumerate(sizes)]
+    ends = np.cumsum([len(some) for some in places])
+    drawn = rng.integers(ends[-1], size=len(ground))
+    tile = np.searchsorted(ends, drawn, side="right")
+    row, col = np.divmod(np.concatenate(places)[drawn], np.array([w - p + 1 for _, w in sizes])[tile])
+    return _whole_windows(p, tile, row, col)
 
-# %% ../nbs/03_patches.ipynb #c073-035d20a2
+# %% ../nbs/03_patches.ipynb #c107-12744f08
 def coverage(
     windows: Windows,       # Windows on one or more tiles
     tile: int,              # Index of the tile
@@ -313,22 +320,42 @@ def coverage(
 ) -> np.ndarray:            # int32 (H, W): how many windows cover each pixel
     "How often each pixel of a tile is covered."
     some, (h, w) = windows[windows.tile == tile], size
-    corners = np.zeros((h + 1, w + 1), np.int32)
     top, left = np.maximum(some.row - margin, 0), np.maximum(some.col - margin, 0)
-    bottom = np.minimum(some.row + windows.patch_size + margin, h)
-    right = np.minimum(some.col + windows.patch_size + margin, w)
+    bottom, right = (np.minimum(at + windows.patch_size + margin, n) for at, n in ((some.row, h), (some.col, w)))
+    corners = np.zeros((h + 1, w + 1), np.int32)
     for rows, cols, sign in [(top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)]:
         np.add.at(corners, (rows, cols), sign)
-    return corners.cumsum(0).cumsum(1)[:h, :w]
+    return corners.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)[:h, :w]
 
-# %% ../nbs/03_patches.ipynb #c075-938ece09
+# %% ../nbs/03_patches.ipynb #c123-81c676a5
+def random_split(
+    windows: Windows,           # Windows to split, at least two
+    share: float,               # Share for validation, in (0, 1)
+    rng: np.random.Generator,   # Source of chance
+) -> tuple[Windows, Windows]:   # Training and validation windows; each keeps at least one
+    "The report's split: a random share of the windows is kept for validation."
+    _check_share(share)
+    if len(windows) < 2:
+        raise ValueError(f"{len(windows)} window cannot be split into training and validation: choose a smaller patch_size or stride")
+    order, count = rng.permutation(len(windows)), _validation_count(len(windows), share)
+    return windows[np.sort(order[count:])], windows[np.sort(order[:count])]
+
+# %% ../nbs/03_patches.ipynb #c125-f66fd20d
+def _check_share(share):
+    "Check the share of a split."
+    if not 0 < share < 1:
+        raise ValueError(f"the validation share must lie between 0 and 1, got {share}: 0.2 keeps a fifth")
+
+# %% ../nbs/03_patches.ipynb #c129-9bff2fe1
 def overlap_leak(
     train: Windows,                    # Training windows
-    valid: Windows,                    # Validation windows
-    sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
+    valid: Windows,                    # Validation windows, at least one
+    sizes: Sequence[tuple[int, int]],  # (H, W) of every tile, in pixels
     margin: int = 0,                   # Widen training windows by this many pixels
 ) -> float:                            # Share of validation pixels, in [0, 1]
     "Share of the validation pixels that training has seen as well."
+    if not len(valid) or valid.tile.max() >= len(sizes):
+        raise ValueError(f"{len(valid)} validation windows on {len(sizes)} tiles: give at least one window, and the size of every tile")
     seen = total = 0
     for t, size in enumerate(sizes):
         held_out = coverage(valid, t, size) > 0
@@ -336,49 +363,43 @@ def overlap_leak(
         seen += (held_out & (coverage(train, t, size, margin) > 0)).sum()
     return float(seen / total)
 
-# %% ../nbs/03_patches.ipynb #c083-04cfeeef
-def side_strip(
-    size: tuple[int, int],  # (H, W) of a tile, in pixels
-    share: float,           # Share of the tile, in (0, 1)
-    side: int,              # 0 top, 1 bottom, 2 left, 3 right
-) -> tuple[int, int, int, int]:  # Row start, row stop, column start, column stop
-    "The strip along one side of a tile that holds about a share of it."
+# %% ../nbs/03_patches.ipynb #c139-36a2886e
+def _side_strip(size, share, side):
+    "Row start, row stop, column start, column stop of the strip along a side (0 top, 1 bottom, 2 left, 3 right) of a tile."
     h, w = size
     rows, cols = round(h * share), round(w * share)
     return [(0, rows, 0, w), (h - rows, h, 0, w), (0, h, 0, cols), (0, h, w - cols, w)][side]
 
-# %% ../nbs/03_patches.ipynb #c085-5b8c882a
+# %% ../nbs/03_patches.ipynb #c143-54c65d3b
 def blocked_split(
     windows: Windows,                  # Windows to split
     sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
     share: float,                      # Share of each tile for validation, in (0, 1)
     rng: np.random.Generator,          # Chooses a side of every tile
-    guard: int = 96,                   # Pixels between training and validation windows; the network's reach or more
+    guard: int = 96,                   # Pixels between training and validation windows, at least 0; the network's reach or more
 ) -> tuple[Windows, Windows]:          # Training and validation windows; those in between are dropped
     "Hold out a strip of ground on every tile, with a guard band around it."
-    check_share(share)
-    half = windows.patch_size / 2
-    strips = np.array([side_strip(size, share, rng.integers(4)) for size in sizes])[windows.tile]
-    row, col = windows.row + half, windows.col + half
-    inside = (strips[:, 0] <= row) & (row < strips[:, 1]) & (strips[:, 2] <= col) & (col < strips[:, 3])
-    train, valid = far_from(windows[~inside], windows[inside], sizes, guard), windows[inside]
+    _check_share(share)
+    inside = _in_strips(windows, [_side_strip(size, share, rng.integers(4)) for size in sizes])
+    train, valid = _far_from(windows[~inside], windows[inside], sizes, guard), windows[inside]
     if not len(train) or not len(valid):
         raise ValueError(f"a strip of {share:.0%} with a guard of {guard} pixels leaves {len(train)} training and {len(valid)} validation windows: "
-                         "choose a smaller patch_size or guard")
+                         "choose a smaller patch_size or guard, or another share")
     return train, valid
 
-# %% ../nbs/03_patches.ipynb #c087-921dbff7
-def far_from(
-    windows: Windows,                  # Windows to choose from
-    others: Windows,                   # Windows to keep away from
-    sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
-    guard: int,                        # Pixels to stay away, at least 0
-) -> Windows:                          # Those with at least `guard` pixels to every other window
-    "Windows that stay clear of others."
+# %% ../nbs/03_patches.ipynb #c145-b5fcb15a
+def _in_strips(windows, strips):
+    "Which windows, (N,) bool, have their middle in the strip of their tile."
+    r0, r1, c0, c1 = np.array(strips)[windows.tile].T
+    row, col = windows.row + windows.patch_size / 2, windows.col + windows.patch_size / 2
+    return (r0 <= row) & (row < r1) & (c0 <= col) & (col < c1)
+
+# %% ../nbs/03_patches.ipynb #c147-8674e24c
+def _far_from(windows, others, sizes, guard):
+    "The windows with at least `guard` pixels between them and each of the others."
+    if guard < 0: raise ValueError(f"guard must be at least 0 pixels, got {guard}: 0 keeps training and validation just apart")
     keep = np.zeros(len(windows), bool)
     for t, size in enumerate(sizes):
-        taken = np.pad((coverage(others, t, size, guard) > 0).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        at = np.flatnonzero(windows.tile == t)
-        r, c, p = windows.row[at], windows.col[at], windows.patch_size
-        keep[at] = taken[r + p, c + p] - taken[r, c + p] - taken[r + p, c] + taken[r, c] == 0
+        clear, at = _clear_places(coverage(others, t, size, guard) > 0, windows.patch_size), np.flatnonzero(windows.tile == t)
+        keep[at] = clear[windows.row[at], windows.col[at]]
     return windows[keep]

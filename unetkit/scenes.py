@@ -207,10 +207,11 @@ _ROOFS = ((172, 128, 98), (160, 112, 84), (182, 142, 104), (150, 104, 84), (132,
 _FLATS = ((120, 113, 111), (137, 128, 124), (151, 143, 139), (112, 94, 90), (128, 90, 86), (100, 95, 95))
 _HARD = ('concrete', 'brick', 'gravel')
 
-# %% ../nbs/01_scenes.ipynb #c071-1057735a
+# %% ../nbs/01_scenes.ipynb #c071-6962dfd2
 @dataclass
 class _Plan:
     "Everything that stands or lies on the lots."
+    land: list = field(default_factory=list)    # outline of the private land of a block: buildings keep to it
     ground: list = field(default_factory=list)  # (polygon, material), in the order of drawing
     paved: list = field(default_factory=list)   # (polygon, material, urgency): drawn until the impervious share is reached
     hedges: list = field(default_factory=list)  # (outline, width)
@@ -318,7 +319,7 @@ def _green_lot(plan, lot, rng):
         plan.ground.append((spot, rng.choice(['meadow', 'lawn', 'soil'])))
     plan.ground.append((lot.box(0, 0, (11, lot.depth / 2)), rng.choice(['gravel', 'concrete'])))
 
-# %% ../nbs/01_scenes.ipynb #c093-f00a2f15
+# %% ../nbs/01_scenes.ipynb #c093-60d5dd7d
 _FURNISH = dict(houses=_house_lot, terraces=_terrace_lot, flats=_flats_lot, green=_green_lot)
 
 def _lay_out(blocks, shape, waves, rng):
@@ -326,6 +327,7 @@ def _lay_out(blocks, shape, waves, rng):
     plan = _Plan()
     for block in blocks:
         if not _seen(_trace(block, waves), shape, 100): continue
+        plan.land.append(_trace(shrink(block, 20), waves))
         plan.ground += [(_trace(block, waves), 'kerb'), (_trace(shrink(block, 3), waves), 'pavement')]
         for polygon, front, kind, seed in block_lots(shrink(block, 17), rng):
             outline = _trace(polygon, waves)
@@ -405,14 +407,41 @@ def _choose_streets(shape, target, waves, rng):
         towns.append((abs(share - .8 * target), near, streets))
     return min(towns, key=lambda town: town[0])[1:]
 
-# %% ../nbs/01_scenes.ipynb #c115-b2d2cd4d
-def _fit_houses(houses, shape, target):
-    "Houses in view, all made larger or smaller until they cover the target."
-    near = [h for h in houses if _seen(h.footprint, shape, 50)]
-    grown = lambda k: [replace(h, half=(h.half[0] * k / 50, h.half[1] * k / 50), rise=h.rise * k / 50) for h in near] if k else []
-    return grown(smallest(lambda k: _share(mask(shape, [h.footprint for h in grown(k)])), target, 90))
+# %% ../nbs/01_scenes.ipynb #c115-6804f9d0
+def _room(house, land):
+    "How many fiftieths of its size, up to 120, a building can have before it leaves the land; beyond the canvas all is land."
+    corners = house.footprint
+    rim = np.concatenate([corners + t * (np.roll(corners, -1, 0) - corners) for t in np.arange(0, 1, .25)]) - house.centre
+    at = np.floor(house.centre + rim * (np.arange(1, 121) / 50)[:, None, None]).astype(int)
+    beyond = ((at < 0) | (at >= land.shape)).any(-1)
+    row, col = np.where(beyond[..., None], 0, at).transpose(2, 0, 1)
+    return int(np.logical_and.accumulate((beyond | land[row, col]).all(1)).sum())
 
-# %% ../nbs/01_scenes.ipynb #c117-9c60712a
+# %% ../nbs/01_scenes.ipynb #c117-77130399
+def _places(house, land):
+    "The building where it was planned and, if that is better, where it has most room: (room, building), the larger room last."
+    moves = [turn(house.axis, angle) * step for angle in np.arange(4) * np.pi / 2 for step in (20, 40)]
+    first = _room(house, land), house
+    if first[0] == 120: return [first]
+    moved = [replace(house, centre=house.centre + move) for move in moves if _seen(house.centre[None] + move, land.shape)]
+    best = max([first] + [(_room(h, land), h) for h in moved], key=lambda p: p[0])
+    return [first, best] if best[0] > first[0] else [first]
+
+# %% ../nbs/01_scenes.ipynb #c119-eec2137e
+def _fit_houses(houses, land, target):
+    "Houses in view, all made larger or smaller until they cover the target, on the private land."
+    near = [places for h in houses if _seen(h.footprint, land.shape, 50) and (places := _places(h, land))[-1][0] >= 30]
+    def grown(k):
+        chosen = [next((p for p in places if p[0] >= max(k, 30)), places[-1]) for places in near] if k else []
+        return [_scaled(h, min(k, room) / 50) for room, h in chosen]
+    return grown(smallest(lambda k: _share(mask(land.shape, [h.footprint for h in grown(k)])), target, 120))
+
+# %% ../nbs/01_scenes.ipynb #c121-68d41089
+def _scaled(house, factor):
+    "A building made larger or smaller."
+    return replace(house, half=(house.half[0] * factor, house.half[1] * factor), rise=house.rise * factor)
+
+# %% ../nbs/01_scenes.ipynb #c125-9c60712a
 _GROUND = dict(  # material: class, IR R G in full sun, grain, mottling
     asphalt=(0, (113, 114, 119), .045, .06), pavement=(0, (138, 135, 139), .05, .05), concrete=(0, (146, 140, 141), .05, .07),
     brick=(0, (142, 116, 110), .08, .06), gravel=(0, (150, 142, 138), .11, .10), kerb=(0, (158, 156, 158), .04, .03),
@@ -422,7 +451,7 @@ _CODE = {name: code for code, name in enumerate(_GROUND)}
 _CLASS, _COLOUR, _GRAIN, _MOTTLE = (np.array(v, t) for v, t in zip(zip(*_GROUND.values()), ('u1', 'f4', 'f4', 'f4')))
 _HARD_GROUND = _CLASS == 0
 
-# %% ../nbs/01_scenes.ipynb #c119-fd33d6b8
+# %% ../nbs/01_scenes.ipynb #c127-fd33d6b8
 def noise(
     shape: tuple[int, int],    # Rows and columns
     scale: float,              # Distance between independent values, pixels, >= 1
@@ -435,7 +464,7 @@ def noise(
     fine = Image.fromarray(coarse).resize([int(n * scale) for n in grid[::-1]], Image.BICUBIC)
     return np.asarray(fine)[:shape[0], :shape[1]] * np.float32(1.25)
 
-# %% ../nbs/01_scenes.ipynb #c125-12ce9b39
+# %% ../nbs/01_scenes.ipynb #c133-12ce9b39
 @dataclass(frozen=True)
 class _Texture:
     "Noise of six scales, and the lumps of foliage made from it."
@@ -445,12 +474,12 @@ class _Texture:
     def lump(self):
         return .35 * np.abs(self.sprig) + .5 * np.abs(self.twig) + .6 * np.abs(self.clump) + np.float32(.35) * np.abs(self.patch) - np.float32(1.25)
 
-# %% ../nbs/01_scenes.ipynb #c127-1d790ba9
+# %% ../nbs/01_scenes.ipynb #c135-1d790ba9
 def _texture(shape, rng):
     "Noise of all scales for one canvas."
     return _Texture(*(noise(shape, scale, rng) for scale in (1, 2.5, 4.5, 8, 40, 190)))
 
-# %% ../nbs/01_scenes.ipynb #c129-5d3b005b
+# %% ../nbs/01_scenes.ipynb #c137-5d3b005b
 def _paint_ground(plan, streets, shape, waves, buildings, target, rng):
     "Material of every pixel, and its tone (128 = as it comes)."
     image, tone = Image.new('L', shape[::-1], _CODE['asphalt']), Image.new('L', shape[::-1], 128)
@@ -467,7 +496,7 @@ def _paint_ground(plan, streets, shape, waves, buildings, target, rng):
     for (ends, gap) in streets: _mark_street(draw, toner, ends, gap, waves, rng)
     return np.asarray(image), np.asarray(tone)
 
-# %% ../nbs/01_scenes.ipynb #c131-1c068195
+# %% ../nbs/01_scenes.ipynb #c139-1c068195
 def _pave(plan, image, buildings, target):
     "The most urgent hard surfaces, as many as reach the impervious share."
     pieces = [(polygon, name) for polygon, name, _ in sorted(plan.paved, key=lambda p: p[2]) if _seen(polygon, buildings.shape)]
@@ -477,28 +506,28 @@ def _pave(plan, image, buildings, target):
         return _share(_HARD_GROUND[np.asarray(trial)] & ~buildings)
     return pieces[:smallest(hard, target, len(pieces))]
 
-# %% ../nbs/01_scenes.ipynb #c133-5a40d946
+# %% ../nbs/01_scenes.ipynb #c141-5a40d946
 def _mend_streets(toner, shape, rng):
     "Patches where the asphalt was opened and closed again."
     for _ in range(int(np.prod(shape) / 40000)):
         patch = box(rng.uniform(0, 1, 2) * shape, turn(np.array([1., 0]), rng.uniform(0, 3)), rng.uniform(6, 50, 2))
         _fill(toner, patch, int(rng.normal(128, 9)))
 
-# %% ../nbs/01_scenes.ipynb #c135-cfe13c3e
+# %% ../nbs/01_scenes.ipynb #c143-cfe13c3e
 def _draw_hedges(draw, hedges, rng):
     "Hedges along some sides of some lots."
     for outline, width in hedges:
         for side in np.array_split(outline, 4):
             if rng.random() < .5 and len(side) > 1: _line(draw, side, _CODE['hedge'], width)
 
-# %% ../nbs/01_scenes.ipynb #c137-e32de074
+# %% ../nbs/01_scenes.ipynb #c145-e32de074
 def _paint_bay(image, draw, end, other):
     "A line between two parking bays, where there is a court."
     at = np.round((end + other) / 2).astype(int)
     if (at >= 0).all() and (at < image.size[::-1]).all() and _HARD_GROUND[image.getpixel((int(at[1]), int(at[0])))]:
         _line(draw, [end, other], _CODE['paint'], 2)
 
-# %% ../nbs/01_scenes.ipynb #c139-ffa3049b
+# %% ../nbs/01_scenes.ipynb #c147-ffa3049b
 def _mark_street(draw, toner, ends, gap, waves, rng):
     "Wheel tracks and painted lines of one street."
     middle, across = _middle_line(ends, waves)
@@ -508,7 +537,7 @@ def _mark_street(draw, toner, ends, gap, waves, rng):
     if gap > 95:
         for side in (-.27, .27): _line(draw, middle + across * gap * side, _CODE['paint'], 2)
 
-# %% ../nbs/01_scenes.ipynb #c141-9c60d436
+# %% ../nbs/01_scenes.ipynb #c149-9c60d436
 def _middle_line(ends, waves):
     "Points along a street, and the direction across it at each of them."
     p, q = ends
@@ -517,7 +546,7 @@ def _middle_line(ends, waves):
     along = np.gradient(middle, axis=0)
     return middle, np.stack([-along[:, 1], along[:, 0]], 1) / np.maximum(np.hypot(*along.T), 1e-9)[:, None]
 
-# %% ../nbs/01_scenes.ipynb #c143-9a0630fa
+# %% ../nbs/01_scenes.ipynb #c151-9a0630fa
 _ANGLES = np.linspace(0, 2 * np.pi, 25)
 
 @dataclass(frozen=True)
@@ -534,7 +563,7 @@ class Crown:
         "The polygon that an annotator would draw."
         return self.centre + self.radii[:-1, None] * np.stack([np.sin(_ANGLES[:-1]), np.cos(_ANGLES[:-1])], 1)
 
-# %% ../nbs/01_scenes.ipynb #c145-fc98b496
+# %% ../nbs/01_scenes.ipynb #c153-fc98b496
 def _crown(centre, rng):
     "A tree."
     size, cone = np.clip(rng.lognormal(3.22, .38), 12, 62), rng.random() < .15
@@ -543,17 +572,17 @@ def _crown(centre, rng):
     colour = np.array([infrared, visible, visible + rng.normal(6, 4)]) * rng.uniform(.76, 1.12) * (.8 if cone else 1)
     return Crown(centre, size * (1 + swing), size * PIXEL * rng.uniform(1.6, 2.6) + 1, tuple(colour), cone)
 
-# %% ../nbs/01_scenes.ipynb #c147-26f5cdaa
+# %% ../nbs/01_scenes.ipynb #c155-26f5cdaa
 def _shrub(centre, rng):
     "A shrub: the leaves of a tree, the height of a child."
     tree = _crown(centre, rng)
     return replace(tree, radii=tree.radii * rng.uniform(.22, .5), height=rng.uniform(.9, 2), cone=False)
 
-# %% ../nbs/01_scenes.ipynb #c149-b3ed8f14
-_ODDS = np.array([dict(asphalt=.04, paint=.04, kerb=.04, pavement=.18).get(name, .12 if hard else 1)
+# %% ../nbs/01_scenes.ipynb #c157-c5c50364
+_ODDS = np.array([dict(asphalt=0, paint=0, kerb=.04, pavement=.18).get(name, .12 if hard else 1)
                   for name, hard in zip(_GROUND, _HARD_GROUND)])  # that a tree proposed on a material is planted
 
-# %% ../nbs/01_scenes.ipynb #c151-a27d1a66
+# %% ../nbs/01_scenes.ipynb #c159-a27d1a66
 def _sow(ground, buildings, groves, density, rng):
     "Places for plants, the likeliest first; `density` per pixel."
     at = rng.uniform(0, 1, (int(density * ground.size), 2)) * ground.shape
@@ -564,20 +593,20 @@ def _sow(ground, buildings, groves, density, rng):
     order = np.argsort(rng.standard_normal(len(at)) - .55 * groves[row, col])
     return [at[i] for i in order if keep[i] and not buildings[row[i], col[i]]]
 
-# %% ../nbs/01_scenes.ipynb #c153-2c1c899b
+# %% ../nbs/01_scenes.ipynb #c161-2c1c899b
 def _plant(ground, buildings, target, groves, rng):
     "As many trees as cover the target."
     crowns = [_crown(at, rng) for at in _sow(ground, buildings, groves, .0026, rng)]
     outlines = [crown.outline for crown in crowns]
     return crowns[:smallest(lambda n: _share(mask(ground.shape, outlines[:n])), target, len(crowns))]
 
-# %% ../nbs/01_scenes.ipynb #c155-34623290
+# %% ../nbs/01_scenes.ipynb #c163-34623290
 def _plant_shrubs(ground, buildings, groves, rng):
     "Shrubs on soft ground."
     places = _sow(ground, buildings, groves, .00022, rng)
     return [_shrub(at, rng) for at in places if not _HARD_GROUND[ground[tuple(at.astype(int))]]]
 
-# %% ../nbs/01_scenes.ipynb #c159-20c7d287
+# %% ../nbs/01_scenes.ipynb #c167-20c7d287
 @dataclass(frozen=True)
 class Car:
     "A car, parked or moving."
@@ -593,11 +622,11 @@ class Car:
         v = np.array([.5, -.5, -1, -1, -.6, .6, 1, 1]) * self.half[1]
         return self.centre + u[:, None] * self.axis + v[:, None] * turn(self.axis)
 
-# %% ../nbs/01_scenes.ipynb #c161-e1fd0214
+# %% ../nbs/01_scenes.ipynb #c169-e1fd0214
 _PAINTS = ((226, 224, 228), (214, 214, 218), (186, 190, 196), (168, 172, 180), (150, 154, 164), (44, 48, 54), (36, 40, 46), (52, 62, 84),
            (150, 70, 84), (58, 78, 120), (190, 160, 70), (84, 50, 100))
 
-# %% ../nbs/01_scenes.ipynb #c163-1de40557
+# %% ../nbs/01_scenes.ipynb #c171-1de40557
 def _street_slots(ends, gap, waves, rng):
     "Places for cars in one street: position, direction, odds."
     p, q = ends
@@ -609,28 +638,51 @@ def _street_slots(ends, gap, waves, rng):
             slots.append((a, _unit(b - a), odds))
     return slots
 
-# %% ../nbs/01_scenes.ipynb #c165-efe930bf
+# %% ../nbs/01_scenes.ipynb #c173-efe930bf
 def _car(at, way, rng):
     "A car that stands nearly straight."
     way = turn(way, rng.normal(0, .03) + np.pi * rng.integers(2))
     paint = np.array(_PAINTS[rng.integers(len(_PAINTS))]) * rng.uniform(.9, 1.1)
     return Car(at, way, (rng.uniform(22, 26.5), rng.uniform(9, 10.8)), tuple(paint))
 
-# %% ../nbs/01_scenes.ipynb #c167-b3680d2b
-def _park(slots, ground, hidden, target, rng):
+# %% ../nbs/01_scenes.ipynb #c175-4f8d2785
+def _apart(car, other, gap=6):
+    "Is there a gap, in pixels, between two cars?"
+    if np.hypot(*(car.centre - other.centre)) > 70: return True
+    for axis in (car.axis, turn(car.axis), other.axis, turn(other.axis)):
+        (a, b), (c, d) = _extent(car.outline, axis), _extent(other.outline, axis)
+        if max(a - d, c - b) >= gap: return True
+    return False
+
+# %% ../nbs/01_scenes.ipynb #c177-ec535cc0
+def _spread(cars):
+    "The cars, in their order, without those that would touch an earlier one."
+    kept = []
+    for car in cars:
+        if all(_apart(car, other) for other in kept): kept.append(car)
+    return kept
+
+# %% ../nbs/01_scenes.ipynb #c179-baa5d85d
+def _free(car, ground, buildings, hidden):
+    "Can a car stand there, and be seen?"
+    row, col = np.floor(car.centre).astype(int)
+    if not (0 <= row < ground.shape[0] and 0 <= col < ground.shape[1]): return False
+    rows, cols = np.clip(np.floor(car.outline).astype(int), 0, np.array(ground.shape) - 1).T
+    return bool(_HARD_GROUND[ground[row, col]] and not hidden[row, col] and not buildings[rows, cols].any())
+
+# %% ../nbs/01_scenes.ipynb #c181-cfd44dc1
+def _park(slots, ground, buildings, crowns, target, rng):
     "Cars on hard ground whose visible pixels come nearest to the target."
-    cars = []
+    cars, hidden = [], buildings | crowns
     for at, way, odds in slots:
-        row, col = np.floor(at).astype(int)
-        free = 0 <= row < ground.shape[0] and 0 <= col < ground.shape[1] and _HARD_GROUND[ground[row, col]] and not hidden[row, col]
         turn_up, car = rng.random() ** (1 / odds), _car(at, way, rng)
-        if free: cars.append((turn_up, car))
-    cars = [car for _, car in sorted(cars, key=lambda c: -c[0])]
+        if _free(car, ground, buildings, hidden): cars.append((turn_up, car))
+    cars = _spread([car for _, car in sorted(cars, key=lambda c: -c[0])])
     visible = lambda n: _share(mask(ground.shape, [c.outline for c in cars[:n]]) & ~hidden)
     n = smallest(visible, .9 * target, len(cars))
     return cars[:n - 1] if n and visible(n) + visible(n - 1) > 2.3 * target else cars[:n]
 
-# %% ../nbs/01_scenes.ipynb #c171-5faf786f
+# %% ../nbs/01_scenes.ipynb #c187-5faf786f
 def roof_height(
     house: House,   # The building
     u: np.ndarray,  # Distance from the centre along the ridge, pixels
@@ -642,7 +694,7 @@ def roof_height(
     inwards = np.minimum(along, across) if house.roof == 'hip' else across + 0 * along
     return house.eaves + house.rise * inwards / house.half[1]
 
-# %% ../nbs/01_scenes.ipynb #c177-94b1bead
+# %% ../nbs/01_scenes.ipynb #c193-94b1bead
 def _window(centre, reach, shape):
     "The part of the canvas around a point, with the distances from it in rows and columns."
     first = np.clip(np.floor(centre - reach), 0, shape).astype(int)
@@ -650,16 +702,16 @@ def _window(centre, reach, shape):
     down, right = (np.arange(a, b, dtype=np.float32) - np.float32(c) for a, b, c in zip(first, last, centre))
     return (slice(first[0], last[0]), slice(first[1], last[1])), down[:, None], right[None]
 
-# %% ../nbs/01_scenes.ipynb #c179-885e1b9d
+# %% ../nbs/01_scenes.ipynb #c195-885e1b9d
 def _local(down, right, axis):
     "Distances along a direction and across it."
     a, b = np.float32(axis)
     return down * a + right * b, right * a - down * b
 
-# %% ../nbs/01_scenes.ipynb #c181-2bdc1b2d
+# %% ../nbs/01_scenes.ipynb #c197-2bdc1b2d
 _DRY = np.float32([132, 116, 112])
 
-# %% ../nbs/01_scenes.ipynb #c183-41a7f3c1
+# %% ../nbs/01_scenes.ipynb #c199-41a7f3c1
 def _colour_ground(ground, tone, texture):
     "Colour of the ground in full sun, float32 (rows, columns, 3)."
     colour, grain, mottle = _COLOUR[ground], _GRAIN[ground], _MOTTLE[ground]
@@ -670,7 +722,7 @@ def _colour_ground(ground, tone, texture):
     factor = (1 + grain * texture.leaf + mottle * spots) * (tone.astype(np.float32) / 128)
     return colour * np.maximum(factor, np.float32(.3))[..., None]
 
-# %% ../nbs/01_scenes.ipynb #c185-ebf36217
+# %% ../nbs/01_scenes.ipynb #c201-ebf36217
 def _raise_ground(ground, texture):
     "Height of the ground: hedges, and the roughness of high grass."
     hedge = ground == _CODE['hedge']
@@ -678,7 +730,7 @@ def _raise_ground(ground, texture):
     height = hedge * (1.3 + .5 * texture.lump) + rough * np.abs(.03 * texture.leaf + .04 * texture.twig)
     return np.maximum(height, 0).astype(np.float32)
 
-# %% ../nbs/01_scenes.ipynb #c187-9033827c
+# %% ../nbs/01_scenes.ipynb #c203-9033827c
 def _paint_house(house, albedo, height, texture, rng):
     "Put a building into the colours and the heights."
     w, down, right = _window(house.centre, np.hypot(*house.half) + 2, height.shape)
@@ -689,7 +741,7 @@ def _paint_house(house, albedo, height, texture, rng):
     albedo[w][up] = (shade * np.float32(house.colour))[up]
     if house.half[0] > 40: _furnish_roof(house, u, v, up, albedo[w], height[w], rng)
 
-# %% ../nbs/01_scenes.ipynb #c189-4d1a8c84
+# %% ../nbs/01_scenes.ipynb #c205-4d1a8c84
 def _tiling(house, u, v, w, texture, rng):
     "Shade of a roof, relative to its colour, with one value per band."
     dirt = 1 + .05 * texture.leaf[w] + .05 * texture.clump[w] + .06 * texture.patch[w]
@@ -702,7 +754,7 @@ def _tiling(house, u, v, w, texture, rng):
     ridge = .12 * (edge > house.half[1] - 1.6) - .1 * (edge < 2.2)
     return (dirt + .045 * rows + ridge)[..., None]
 
-# %% ../nbs/01_scenes.ipynb #c191-4b50a650
+# %% ../nbs/01_scenes.ipynb #c207-4b50a650
 def _furnish_roof(house, u, v, up, albedo, height, rng):
     "Chimneys, windows, panels and boxes on a roof."
     (a, b), flat = house.half, house.roof == 'flat'
@@ -716,7 +768,7 @@ def _furnish_roof(house, u, v, up, albedo, height, rng):
         panel = up & (np.abs(u - .1 * a) < .55 * a) & (v > .15 * b) & (v < .85 * b)
         albedo[panel] = np.array([52, 58, 70]) * (1 + .25 * ((u + 0 * v)[panel] % 11 < 1.2))[:, None]
 
-# %% ../nbs/01_scenes.ipynb #c193-3d8d4249
+# %% ../nbs/01_scenes.ipynb #c209-3d8d4249
 def _paint_crown(crown, albedo, height, texture):
     "Put a tree or a shrub into the colours and the heights."
     w, down, right = _window(crown.centre, crown.radii.max() + 3, height.shape)
@@ -729,7 +781,7 @@ def _paint_crown(crown, albedo, height, texture):
     tint = 1 + .13 * texture.leaf[w] + .16 * texture.twig[w] + .12 * texture.clump[w] + .3 * texture.lump[w]
     albedo[w][up] = (tint[..., None] * np.float32(crown.colour))[up]
 
-# %% ../nbs/01_scenes.ipynb #c195-72361f7d
+# %% ../nbs/01_scenes.ipynb #c211-72361f7d
 def _paint_car(car, albedo, height):
     "Put a car into the colours and the heights."
     w, down, right = _window(car.centre, car.half[0] + 4, height.shape)
@@ -742,7 +794,7 @@ def _paint_car(car, albedo, height):
     paint = np.float32(car.colour) * (1 + .1 * cabin - .15 * (np.abs(t) > .8))[..., None]
     albedo[w][body] = np.where(glass[..., None], np.float32([46, 52, 56]), paint)[body]
 
-# %% ../nbs/01_scenes.ipynb #c197-fd31e5cf
+# %% ../nbs/01_scenes.ipynb #c213-fd31e5cf
 def shadow_height(
     height: np.ndarray,  # (H, W) float32 heights, metres
     sun: np.ndarray,     # (3,) unit vector to the sun: down the rows, along the columns, up; not straight overhead
@@ -756,7 +808,7 @@ def shadow_height(
         reach *= 2
     return top
 
-# %% ../nbs/01_scenes.ipynb #c199-d38dcac6
+# %% ../nbs/01_scenes.ipynb #c215-d38dcac6
 def _shift(array, down, right):
     "An array moved by whole pixels; what comes in is 0."
     out, (h, w) = np.zeros_like(array), array.shape
@@ -765,7 +817,7 @@ def _shift(array, down, right):
             array[max(-down, 0):h + min(-down, 0), max(-right, 0):w + min(-right, 0)]
     return out
 
-# %% ../nbs/01_scenes.ipynb #c205-f1314169
+# %% ../nbs/01_scenes.ipynb #c221-f1314169
 def light(
     albedo: np.ndarray,  # (H, W, 3) float32 colours in full sun, 0 to 255
     height: np.ndarray,  # (H, W) float32 heights, metres
@@ -779,7 +831,7 @@ def light(
     sky = np.clip(1 - .05 * np.maximum(ndimage.uniform_filter(height, 41) - height, 0), .6, 1)
     return np.stack([albedo[..., i] * (s * direct + d * sky) for i, (s, d) in enumerate(((.78, .15), (.77, .19), (.75, .19)))], -1).astype(np.float32)
 
-# %% ../nbs/01_scenes.ipynb #c211-45913341
+# %% ../nbs/01_scenes.ipynb #c227-45913341
 def sensor(
     radiance: np.ndarray,          # (H, W, C) float32, on the scale of 0 to 255
     rng: np.random.Generator,      # Source of the noise
@@ -794,34 +846,34 @@ def sensor(
         image[..., i] = np.clip(np.rint(band), 0, 255)
     return image
 
-# %% ../nbs/01_scenes.ipynb #c215-ec5cee26
+# %% ../nbs/01_scenes.ipynb #c231-ec5cee26
 @dataclass(frozen=True)
 class _Town:
     "What is where on the canvas."
     ground: np.ndarray; tone: np.ndarray; buildings: np.ndarray
     houses: list; crowns: list; shrubs: list; cars: list
 
-# %% ../nbs/01_scenes.ipynb #c217-37869a52
+# %% ../nbs/01_scenes.ipynb #c233-37869a52
 def _survey(shape, target, rng):
     "The waves of the town, its blocks and its streets."
     waves = rng.uniform(-1, 1, (3, 2)) * .0035, rng.uniform(0, 6.3, 3), rng.uniform(-45, 45, (3, 2))
     return waves, *_choose_streets(shape, target, waves, rng)
 
-# %% ../nbs/01_scenes.ipynb #c219-8e4948e0
+# %% ../nbs/01_scenes.ipynb #c235-cafd8299
 def _draw_plan(shape, survey, aims, texture, seed):
     "Lots, buildings, plants and cars; `aims` are the shares of each drawn by itself."
     (waves, blocks, streets), steps = survey, np.random.default_rng(seed).spawn(7)
     plan = _lay_out(blocks, shape, waves, steps[2])
-    houses = _fit_houses(plan.houses, shape, aims['building'])
+    houses = _fit_houses(plan.houses, mask(shape, plan.land), aims['building'])
     buildings = mask(shape, [house.footprint for house in houses])
     ground, tone = _paint_ground(plan, streets, shape, waves, buildings, aims['impervious'] + aims['car'], steps[3])
     crowns = _plant(ground, buildings, aims['tree'], texture.field, steps[4])
     shrubs = _plant_shrubs(ground, buildings, texture.patch, steps[5])
     slots = plan.slots + [slot for ends, gap in streets for slot in _street_slots(ends, gap, waves, steps[6])]
-    cars = _park(slots, ground, buildings | mask(shape, [crown.outline for crown in crowns]), aims['car'], steps[6])
+    cars = _park(slots, ground, buildings, mask(shape, [crown.outline for crown in crowns]), aims['car'], steps[6])
     return _Town(ground, tone, buildings, houses, crowns, shrubs, cars)
 
-# %% ../nbs/01_scenes.ipynb #c221-dd89a144
+# %% ../nbs/01_scenes.ipynb #c237-dd89a144
 def _draw_labels(town):
     "Class of every pixel."
     labels = _CLASS[town.ground]
@@ -830,7 +882,7 @@ def _draw_labels(town):
     labels[mask(labels.shape, [crown.outline for crown in town.crowns])] = CLASSES.index('tree')
     return labels
 
-# %% ../nbs/01_scenes.ipynb #c223-b8a4d32d
+# %% ../nbs/01_scenes.ipynb #c239-b8a4d32d
 def _settle(shape, wanted, texture, rng):
     "The plan drawn twice: the second time each class aims at what the first one missed by."
     survey, seed = _survey(shape, wanted['impervious'], rng), int(rng.integers(1 << 62))
@@ -839,7 +891,7 @@ def _settle(shape, wanted, texture, rng):
     aims = {name: share * np.clip(share / max(g, 1e-6), .6, 1.5) for (name, share), g in zip(wanted.items(), got)}
     return _draw_plan(shape, survey, aims | {'tree': wanted['tree'], 'car': wanted['car']}, texture, seed)
 
-# %% ../nbs/01_scenes.ipynb #c225-816eac5f
+# %% ../nbs/01_scenes.ipynb #c241-816eac5f
 def _build(town, texture, rng):
     "Colours in full sun and heights of everything."
     albedo, height = _colour_ground(town.ground, town.tone, texture), _raise_ground(town.ground, texture)
@@ -848,13 +900,13 @@ def _build(town, texture, rng):
     for crown in town.shrubs + sorted(town.crowns, key=lambda c: c.height): _paint_crown(crown, albedo, height, texture)
     return albedo, height
 
-# %% ../nbs/01_scenes.ipynb #c227-1750631a
+# %% ../nbs/01_scenes.ipynb #c243-1750631a
 def _sun(rng):
     "Direction to the sun: about east by south-east, 40 to 46 degrees high."
     azimuth, elevation = np.radians(100 + rng.normal(0, 12)), np.radians(rng.uniform(40, 46))
     return np.array([-np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
 
-# %% ../nbs/01_scenes.ipynb #c229-fb87f970
+# %% ../nbs/01_scenes.ipynb #c245-fb87f970
 def synthetic_scene(
     height: int = 1024,                      # Rows, >= 1
     width: int | None = None,                # Columns, >= 1; None for a square
@@ -874,21 +926,21 @@ def synthetic_scene(
     image, labels, heights = (np.ascontiguousarray(_inside(a)) for a in (image, _draw_labels(town), heights))
     return Tile(image, labels=labels, height=heights if with_height else None, georeference=_place(seed), name=f'scene-{seed}')
 
-# %% ../nbs/01_scenes.ipynb #c231-2255d83c
+# %% ../nbs/01_scenes.ipynb #c247-2255d83c
 def _check_size(size, name):
     "A number of rows or columns."
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
         raise ValueError(f"{name} must be a whole number of pixels, at least 1, got {size!r}")
     return int(size)
 
-# %% ../nbs/01_scenes.ipynb #c233-cbff04e2
+# %% ../nbs/01_scenes.ipynb #c249-cbff04e2
 def _check_seed(seed):
     "A seed."
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a whole number, at least 0, got {seed!r}")
     return int(seed)
 
-# %% ../nbs/01_scenes.ipynb #c235-824055ac
+# %% ../nbs/01_scenes.ipynb #c251-824055ac
 def _place(seed):
     "Georeference of a scene: UTM zone 32 north, 9 cm pixels."
     east, north = 496000. + 1000 * (seed % 20), 5420000. + 1000 * (seed // 20 % 20)

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'seed_everything', 'pick_device', 'pick_precision', 'prepare', 'make_optimizer', 'train_epoch',
-           'LossNotFinite', 'finite_mean', 'validate', 'EarlyStopping', 'Epoch', 'History', 'save_tensors',
-           'load_tensors', 'save_model', 'load_model', 'pack', 'unpack', 'check_same_run', 'fit', 'Run', 'snapshot',
-           'epoch_line', 'track', 'make_predictor']
+           'LossNotFinite', 'validate', 'EarlyStopping', 'Epoch', 'History', 'save_tensors', 'load_tensors',
+           'save_model', 'load_model', 'fit', 'track', 'make_predictor']
 
-# %% ../nbs/06_training.ipynb #c003-0037f1e7
+# %% ../nbs/06_training.ipynb #c003-975449d5
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import time
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from .tiles import atomic_path
 from .unet import UNet
 
-# %% ../nbs/06_training.ipynb #c011-b5dd7366
+# %% ../nbs/06_training.ipynb #c013-b5dd7366
 def seed_everything(
     seed: int,  # Any whole number from 0 to 2**32 - 1
 ) -> None:      # Nothing; the global generators of Python, numpy and torch are set
@@ -39,7 +39,7 @@ def seed_everything(
     np.random.seed(seed)
     torch.manual_seed(seed)
 
-# %% ../nbs/06_training.ipynb #c015-1774e50a
+# %% ../nbs/06_training.ipynb #c017-1774e50a
 def pick_device(
     device: str = "auto",  # "auto", or what torch understands: "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:         # A device that exists
@@ -52,26 +52,27 @@ def pick_device(
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here ({reason}): try auto or cpu") from None
 
-# %% ../nbs/06_training.ipynb #c017-2d33c703
+# %% ../nbs/06_training.ipynb #c019-887f113a
+def _computes_bfloat16(device):
+    "Does this device have instructions for bfloat16?"
+    if device.type == "cuda": return torch.cuda.get_device_capability(device)[0] >= 8
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(can.get("amx_bf16") or can.get("avx512_bf16"))
+
+# %% ../nbs/06_training.ipynb #c021-eca74e2a
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 def pick_precision(
-    precision: str = "auto",  # One of `PRECISIONS`
-    device: str = "cpu",      # Where the network runs
-) -> torch.dtype:             # torch.float32 or torch.bfloat16
+    precision: str = "auto",              # One of `PRECISIONS`
+    device: torch.device | str = "cpu",   # Where the network runs
+) -> torch.dtype:                         # torch.float32 or torch.bfloat16
     "The number format for the inside of the network: bfloat16 where the machine computes with it, else float32."
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision != "auto":
-        return getattr(torch, precision)
-    if torch.device(device).type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    else:
-        can = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = torch.device(device).type == "cpu" and bool(can.get("amx_bf16") or can.get("avx512_bf16"))
-    return torch.bfloat16 if fast else torch.float32
+    if precision != "auto": return getattr(torch, precision)
+    return torch.bfloat16 if _computes_bfloat16(torch.device(device)) else torch.float32
 
-# %% ../nbs/06_training.ipynb #c021-9a72443d
+# %% ../nbs/06_training.ipynb #c027-41a7808c
 def prepare(
     model: nn.Module,              # Any network that maps (N, C, H, W) to (N, K, H, W)
     device: torch.device | str,    # Where it shall run
@@ -79,6 +80,7 @@ def prepare(
     "Move a network to its device, in the memory layout that convolutions like."
     return model.to(device, memory_format=torch.channels_last)
 
+# %% ../nbs/06_training.ipynb #c029-606d50e7
 def make_optimizer(
     model: nn.Module,   # The network, already on its device
     lr: float = 1e-3,   # Learning rate, above 0
@@ -89,10 +91,10 @@ def make_optimizer(
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.Adam(model.parameters(), lr=lr, fused=fused)
 
-# %% ../nbs/06_training.ipynb #c023-1bf43731
+# %% ../nbs/06_training.ipynb #c035-1638be86
 def train_epoch(
     model: nn.Module,                  # The network
-    batches: Iterable,                 # Pairs: float32 (N, C, H, W) in [0, 1], int64 (N, H, W)
+    batches: Iterable,                 # Pairs: float32 (N, C, H, W) in [0, 1], int64 (N, H, W); at least one
     loss_fn: Callable,                 # (logits, targets) -> scalar
     optimizer: torch.optim.Optimizer,  # Holds the weights of `model`
     dtype: torch.dtype = torch.float32,  # Number format inside the network
@@ -101,31 +103,35 @@ def train_epoch(
     model.train()
     losses = []
     for batch, targets in batches:
-        with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(batch)
-        loss = loss_fn(logits.float(), targets)
+        loss = loss_fn(_logits(model, batch, dtype), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return finite_mean(torch.stack(losses))
+    return _finite_mean(losses, "training")
 
-# %% ../nbs/06_training.ipynb #c025-1c0f07fb
+# %% ../nbs/06_training.ipynb #c037-ce90b8e8
+def _logits(model, batch, dtype):
+    "The float32 logits of a batch, computed in a number format."
+    with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
+        return model(batch).float()
+
+# %% ../nbs/06_training.ipynb #c039-fbe48b66
 class LossNotFinite(ArithmeticError):
     "The loss became infinite or not a number."
 
-def finite_mean(
-    losses: torch.Tensor,  # (S,) float32, the loss of every step
-) -> float:                # Their mean
-    "Mean of the losses; raises `LossNotFinite` with the first step that is not finite."
+def _finite_mean(losses, which):
+    "Mean of a list of scalar tensors; raises `LossNotFinite` with the first that is not finite."
+    if not losses: raise ValueError(f"there is no {which} batch: an epoch needs at least one")
+    losses = torch.stack(losses)
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         step = bad[0].item()
-        raise LossNotFinite(f"the loss became {losses[step].item()} at step {step + 1} of the epoch: lower --lr, try --precision float32, "
+        raise LossNotFinite(f"the {which} loss became {losses[step].item()} at step {step + 1} of the epoch: lower --lr, try --precision float32, "
                             "and look for pixels that are not finite")
     return losses.mean().item()
 
-# %% ../nbs/06_training.ipynb #c029-d83635fc
+# %% ../nbs/06_training.ipynb #c045-962cab94
 @torch.inference_mode()
 def validate(
     model: nn.Module,     # The network
@@ -136,20 +142,21 @@ def validate(
 ) -> tuple[float, float]:  # Mean loss and accuracy over the scored pixels
     "Loss and accuracy on batches that training does not see."
     model.eval()
-    losses, hits, pixels = [], 0, []
-    for batch, targets in batches:
-        with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(batch)
-        scored = targets != ignore_index
-        losses.append(loss_fn(logits.float(), targets))
-        hits += (logits.argmax(1) == targets).logical_and(scored).sum()
-        pixels.append(scored.sum())
-    losses, pixels = torch.stack(losses), torch.stack(pixels)
-    if not pixels.sum():
+    parts = [_batch_scores(_logits(model, batch, dtype), targets, loss_fn, ignore_index) for batch, targets in batches]
+    if not parts or not (total := sum(part[2] for part in parts).item()):
         raise ValueError("the validation windows hold no scored pixel: choose another seed or a smaller patch_size")
-    return finite_mean(losses * pixels / pixels.sum() * len(losses)), (hits / pixels.sum()).item()
+    losses, hits, pixels = map(torch.stack, zip(*parts))
+    seen = pixels > 0
+    return _finite_mean([*(losses[seen] * pixels[seen] * seen.sum() / total)], "validation"), hits.sum().item() / total
 
-# %% ../nbs/06_training.ipynb #c033-def17056
+# %% ../nbs/06_training.ipynb #c047-8bd43e83
+def _batch_scores(logits, targets, loss_fn, ignore_index):
+    "Mean loss, number of right pixels and number of scored pixels of a batch."
+    scored = targets != ignore_index
+    hits = (logits.argmax(1) == targets) & scored
+    return loss_fn(logits, targets), hits.sum(), scored.sum()
+
+# %% ../nbs/06_training.ipynb #c055-def17056
 @dataclass
 class EarlyStopping:
     "Remembers the best validation loss, and for how long it has not been beaten."
@@ -175,7 +182,7 @@ class EarlyStopping:
         "Has the best been unbeaten for `patience` epochs?"
         return self.waited >= self.patience
 
-# %% ../nbs/06_training.ipynb #c037-be2f4d38
+# %% ../nbs/06_training.ipynb #c063-04a8c943
 @dataclass(frozen=True)
 class Epoch:
     "What happened in one pass over the training windows."
@@ -186,6 +193,7 @@ class Epoch:
     valid_accuracy: float  # Share of the scored validation pixels, in [0, 1]
     seconds: float         # Time of training and validation
 
+# %% ../nbs/06_training.ipynb #c065-d951880c
 class History(list):
     "The `Epoch`s of a run, in order."
     @property
@@ -193,7 +201,7 @@ class History(list):
         "The epoch with the lowest validation loss; the first of equals."
         return min(self, key=lambda epoch: epoch.valid_loss)
 
-# %% ../nbs/06_training.ipynb #c041-5dc28427
+# %% ../nbs/06_training.ipynb #c069-5dc28427
 def save_tensors(
     path: str | Path,               # File to write
     tensors: dict,                  # Name -> tensor, on any device
@@ -208,7 +216,7 @@ def save_tensors(
         raise OSError(f"cannot write {path} ({error}): is the disk full or the folder read-only?") from None
     return Path(path)
 
-# %% ../nbs/06_training.ipynb #c043-905d2228
+# %% ../nbs/06_training.ipynb #c071-10f62eb0
 def load_tensors(
     path: str | Path,     # File written by `save_tensors`
     device: str = "cpu",  # Where the tensors shall lie
@@ -219,11 +227,11 @@ def load_tensors(
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {})["unetkit"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, about
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a whole unetkit file ({error}): copy it again or train anew") from None
 
-# %% ../nbs/06_training.ipynb #c047-8480490e
+# %% ../nbs/06_training.ipynb #c079-05ffa015
 def save_model(
     path: str | Path,  # File to write, usually *.safetensors
     model: UNet,       # A trained network
@@ -232,6 +240,7 @@ def save_model(
     "Write weights and the settings that rebuild the network."
     return save_tensors(path, model.state_dict(), {"unet": model.settings, **about})
 
+# %% ../nbs/06_training.ipynb #c081-edf9af81
 def load_model(
     path: str | Path,  # File written by `save_model`
 ) -> tuple[UNet, dict]:  # The network in evaluation mode, and the header
@@ -241,51 +250,46 @@ def load_model(
         model = UNet(**about["unet"])
         model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} does not hold a U-Net of this version ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path} does not hold a U-Net of this version ({_one_line(error)})") from None
     return model.eval(), about
 
-# %% ../nbs/06_training.ipynb #c051-8ec195b6
-def pack(
-    model: nn.Module,                  # The network
-    optimizer: torch.optim.Optimizer,  # Its optimiser
-    best: dict,                        # Best weights so far, as a state dict
-) -> dict:                             # Name -> tensor
-    "All tensors that the rest of a run depends on."
+# %% ../nbs/06_training.ipynb #c083-4a56143d
+def _one_line(error):
+    "The text of an error, in at most 160 characters of one line."
+    text = " ".join(str(error).split())
+    return text if len(text) <= 160 else text[:157] + "..."
+
+# %% ../nbs/06_training.ipynb #c087-90270ce5
+def _pack(model, optimizer, best):
+    "All tensors that the rest of a run depends on, by name."
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"best.{k}": v for k, v in best.items()}
     for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if torch.is_tensor(v)}
     return tensors | {"rng": torch.get_rng_state()}
 
-def unpack(
-    tensors: dict,                     # From `pack`
-    model: nn.Module,                  # Network of the same shape
-    optimizer: torch.optim.Optimizer,  # Its optimiser
-) -> dict:                             # Best weights so far
-    "Put the tensors of a checkpoint back where they came from."
-    part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
-    model.load_state_dict(part("model."))
-    state, weights = {}, optimizer.param_groups[0]["params"]
-    for key, value in part("optimizer.").items():
+def _part(tensors, name):
+    "The tensors whose names begin with `name`, without it."
+    return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+
+# %% ../nbs/06_training.ipynb #c089-a9087223
+def _restore_optimizer(optimizer, tensors):
+    "Put an optimiser's tensors back, each laid out in memory like its weight."
+    weights, state = [w for group in optimizer.param_groups for w in group["params"]], {}
+    for key, value in tensors.items():
         i, name = key.split(".")
-        like = torch.empty_like(weights[int(i)], dtype=value.dtype) if value.ndim else torch.empty_like(value)
+        like = torch.empty_like(weights[int(i)] if value.ndim else value, dtype=value.dtype)
         state.setdefault(int(i), {})[name] = like.copy_(value)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    torch.set_rng_state(tensors["rng"])
-    return part("best.")
 
-# %% ../nbs/06_training.ipynb #c053-a76f5dce
-def check_same_run(
-    path: str | Path,  # The checkpoint, for the message
-    then: dict,        # Settings in the checkpoint
-    now: dict,         # Settings of this run
-) -> None:             # Nothing; raises `ValueError` at the first difference
+# %% ../nbs/06_training.ipynb #c095-ce6c67b5
+def _check_same_run(path, then, now):
     "Check that a checkpoint was written by a run with the same settings."
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name):
             raise ValueError(f"the checkpoint {path} is of another run: {name} was {then.get(name)!r} and is {now.get(name)!r}; "
                              "use the same settings to go on, or delete it to start anew")
 
-# %% ../nbs/06_training.ipynb #c055-bd8ae4d9
+# %% ../nbs/06_training.ipynb #c097-bb0edd02
 def fit(
     model: nn.Module,                  # The network, on its device
     train: Iterable,                   # Re-iterable training batches with a generator `rng`, such as `Batches`
@@ -301,21 +305,20 @@ def fit(
     "Train with early stopping on the best validation loss; the best weights are restored at the end."
     if epochs < 1 or patience < 1:
         raise ValueError(f"epochs and patience must be at least 1, got {epochs} and {patience}")
-    run = Run(model, optimizer, train, EarlyStopping(patience), settings or {})
-    if checkpoint and Path(checkpoint).exists(): run.restore(checkpoint)
-    yield from run.history
+    run = _Run(model, optimizer, train, EarlyStopping(patience), settings or {})
+    if checkpoint and Path(checkpoint).exists(): run._restore(checkpoint, epochs)
     try:
-        for number in range(len(run.history) + 1, epochs + 1):
-            if run.stopper.stop: break
-            epoch = run.train_one(number, valid, loss_fn, dtype)
-            if checkpoint: run.save(checkpoint)
+        yield from run.history[:]
+        while len(run.history) < epochs and not run.stopper.stop:
+            epoch = run._train_one(valid, loss_fn, dtype)
+            if checkpoint: run._save(checkpoint)
             yield epoch
     finally:
         model.load_state_dict(run.best)
 
-# %% ../nbs/06_training.ipynb #c057-642e8fbc
+# %% ../nbs/06_training.ipynb #c099-9cb67a2f
 @dataclass
-class Run:
+class _Run:
     "A training run between two epochs."
     model: nn.Module                  # The network
     optimizer: torch.optim.Optimizer  # Its optimiser
@@ -324,68 +327,65 @@ class Run:
     settings: dict                    # What the run depends on
 
     def __post_init__(self):
-        self.history, self.best = History(), snapshot(self.model)
+        self.history, self.best = History(), _snapshot(self.model)
 
-    def train_one(
-        self,
-        number: int,         # Number of the epoch, from 1
-        valid: Iterable,     # Validation batches
-        loss_fn: Callable,   # (logits, targets) -> scalar
-        dtype: torch.dtype,  # Number format inside the network
-    ) -> Epoch:              # Its record
-        "Train and validate one epoch."
-        start = time.perf_counter()
-        train_loss = train_epoch(self.model, self.train, loss_fn, self.optimizer, dtype)
-        valid_loss, accuracy = validate(self.model, valid, loss_fn, dtype)
-        if self.stopper.update(valid_loss, number): self.best = snapshot(self.model)
-        self.history.append(Epoch(number, number * len(self.train), train_loss, valid_loss, accuracy, time.perf_counter() - start))
-        return self.history[-1]
-
-# %% ../nbs/06_training.ipynb #c059-f5b20930
-from fastcore.basics import patch
-
-# %% ../nbs/06_training.ipynb #c061-ed7c03ff
-def snapshot(
-    model: nn.Module,  # The network
-) -> dict:             # Its state dict, copied
+# %% ../nbs/06_training.ipynb #c101-d132d0bb
+def _snapshot(model):
     "A copy of the weights as they are now."
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
+# %% ../nbs/06_training.ipynb #c105-823ccc66
 @patch
-def save(
-    self: Run,
-    path: str | Path,  # Checkpoint to write
-) -> Path:             # The file
+def _train_one(self: _Run, valid, loss_fn, dtype):
+    "Train and validate one epoch; its record."
+    start, number = time.perf_counter(), len(self.history) + 1
+    train_loss = train_epoch(self.model, self.train, loss_fn, self.optimizer, dtype)
+    valid_loss, accuracy = validate(self.model, valid, loss_fn, dtype)
+    if self.stopper.update(valid_loss, number): self.best = _snapshot(self.model)
+    self.history.append(Epoch(number, number * len(self.train), train_loss, valid_loss, accuracy, time.perf_counter() - start))
+    return self.history[-1]
+
+# %% ../nbs/06_training.ipynb #c107-1ca7d332
+@patch
+def _save(self: _Run, path):
     "Write the state of the run."
     about = {"settings": self.settings, "epochs": [asdict(e) for e in self.history], "stopper": asdict(self.stopper),
              "rng": self.train.rng.bit_generator.state}
-    return save_tensors(path, pack(self.model, self.optimizer, self.best), about)
+    return save_tensors(path, _pack(self.model, self.optimizer, self.best), about)
 
-# %% ../nbs/06_training.ipynb #c063-d211e19c
+# %% ../nbs/06_training.ipynb #c109-1c8b2efd
 @patch
-def restore(
-    self: Run,
-    path: str | Path,  # Checkpoint to read
-) -> None:             # Nothing; the run goes on where the file left it
+def _restore(self: _Run, path, epochs):
     "Take the state of an interrupted run."
     tensors, about = load_tensors(path)
-    check_same_run(path, about["settings"], json.loads(json.dumps(self.settings)))
-    self.best = unpack(tensors, self.model, self.optimizer)
+    try:
+        _check_same_run(path, about["settings"], json.loads(json.dumps(self.settings)))
+        if len(about["epochs"]) > epochs:
+            raise ValueError(f"the checkpoint {path} holds {len(about['epochs'])} epochs, more than the {epochs} asked for: ask for more, or delete it")
+        self._take(tensors, about)
+    except (KeyError, TypeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{path} is no checkpoint of this network ({_one_line(error)}): delete it to start anew") from None
+
+# %% ../nbs/06_training.ipynb #c111-66724227
+@patch
+def _take(self: _Run, tensors, about):
+    "Put tensors and header of a checkpoint in their places."
+    self.model.load_state_dict(_part(tensors, "model."))
+    _restore_optimizer(self.optimizer, _part(tensors, "optimizer."))
+    self.best = _part(tensors, "best.")
     self.history = History(Epoch(**e) for e in about["epochs"])
     self.stopper = EarlyStopping(**about["stopper"] | {"patience": self.stopper.patience})
     self.train.rng.bit_generator.state = about["rng"]
+    torch.set_rng_state(tensors["rng"])
 
-# %% ../nbs/06_training.ipynb #c079-fbfb5923
-def epoch_line(
-    epoch: Epoch,  # The record
-    total: int,    # Epochs at most
-    label: str,    # What is being trained
-) -> str:          # One line of text
+# %% ../nbs/06_training.ipynb #c137-0cc99508
+def _epoch_line(epoch, total, label):
     "An epoch as a line of a log."
     left = (total - epoch.number) * epoch.seconds
     return (f"{label}epoch {epoch.number:2}/{total}  train loss {epoch.train_loss:.3f}  validation loss {epoch.valid_loss:.3f}  "
             f"accuracy {epoch.valid_accuracy:.1%}  {epoch.seconds:.1f} s, at most {left:.0f} s left")
 
+# %% ../nbs/06_training.ipynb #c139-71031e30
 def track(
     epochs: Iterable[Epoch],  # From `fit`
     total: int,               # Epochs at most
@@ -393,14 +393,17 @@ def track(
 ) -> Iterator[Epoch]:         # The same epochs
     "Show the progress of a run: a bar in a terminal, a line per epoch elsewhere."
     watched = sys.stderr.isatty()
-    with tqdm(total=total, desc=label.strip(), unit="epoch", disable=not watched, dynamic_ncols=True) as bar:
-        for epoch in epochs:
-            bar.update()
-            bar.set_postfix_str(f"validation loss {epoch.valid_loss:.3f}, accuracy {epoch.valid_accuracy:.1%}")
-            if not watched: print(epoch_line(epoch, total, label), flush=True)
-            yield epoch
+    try:
+        with tqdm(total=total, desc=label.strip(), unit="epoch", disable=not watched, dynamic_ncols=True) as bar:
+            for epoch in epochs:
+                bar.update()
+                bar.set_postfix_str(f"validation loss {epoch.valid_loss:.3f}, accuracy {epoch.valid_accuracy:.1%}")
+                if not watched: print(_epoch_line(epoch, total, label), flush=True)
+                yield epoch
+    finally:
+        if hasattr(epochs, "close"): epochs.close()
 
-# %% ../nbs/06_training.ipynb #c083-428cac3f
+# %% ../nbs/06_training.ipynb #c147-237ec7b3
 def make_predictor(
     model: nn.Module,                     # A trained network, on its device
     dtype: torch.dtype = torch.float32,   # Number format inside the network
@@ -409,9 +412,6 @@ def make_predictor(
     model.eval()
 
     @torch.inference_mode()
-    def predict(batch):
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
-            return model(batch).float()
+    def predict(batch): return _logits(model, batch.contiguous(memory_format=torch.channels_last), dtype)
 
     return predict
