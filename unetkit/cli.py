@@ -60,10 +60,13 @@ def _report_tiles(paths, palette):
                          "or none of them for the built-in scenes")
     return read_labelled(*paths[:2], palette), read_labelled(*paths[2:], palette)
 
-# %% ../nbs/82_cli.ipynb #c018-10d24be1
+# %% ../nbs/82_cli.ipynb #c018-df68ee87
 def _check_run(train, test, palette, settings, patch_sizes):
     "Raise `ValueError` for a job that cannot be finished."
     check_job(train, test, palette, patch_sizes, settings.stride)
+    if 2**settings.depth > max(patch_sizes):
+        raise ValueError(f"depth {settings.depth} halves a window {settings.depth} times: patch size {max(patch_sizes)} allows "
+                         f"at most {max(patch_sizes).bit_length() - 1}")
     seed_everything(settings.seed)
     make_optimizer(torch.nn.Linear(1, 1), settings.lr)
     for patch_size in patch_sizes:

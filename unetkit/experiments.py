@@ -39,28 +39,28 @@ def _check_settings(settings):
         if getattr(settings, name) not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}")
 
-# %% ../nbs/09_experiments.ipynb #c011-af5c663f
+# %% ../nbs/09_experiments.ipynb #c011-b08e1fd9
 @dataclass(frozen=True)
 class Settings:
     "Everything a run depends on besides its data."
     patch_size: int = 128              # Side of the training windows, in pixels
-    stride: int | None = None          # Step between them; the patch size when None
+    stride: int | None = None          # Step between the training windows, in pixels; the patch size when not given
     epochs: int = 20                   # Passes over the training windows, at most
     batch_size: int = 10               # Windows per optimiser step
     patience: int = 10                 # Epochs without a better validation loss before stopping
-    loss: str = "weighted_cross_entropy"  # One of `losses.LOSSES`
+    loss: str = "weighted_cross_entropy"  # What training minimises
     lr: float = 1e-3                   # Learning rate of Adam
-    weights: str = "inverse"           # Scheme of `class_weights`
+    weights: str = "inverse"           # How classes are weighted in the weighted loss
     width: int = 16                    # Channels of the first block; 64 in the standard U-Net
-    depth: int = 4                     # Poolings
+    depth: int = 4                     # Steps down of the U-Net; each halves rows and columns
     validation: float = 0.2            # Share of the windows kept for validation
-    split: str = "random"              # "random" as in the report, or "blocked" with a guard band
-    augment: bool = False              # Random symmetries of the square
-    crops: bool = False                # New random windows in every epoch
-    method: str = "patches"            # How maps are stitched: one of `stitching.METHODS`
-    seed: int = 0                      # Seed of weights, split and order
-    device: str = "auto"               # "auto", "cpu", "cuda"
-    precision: str = "auto"            # "auto", "float32", "bfloat16"
+    split: str = "random"              # How: random windows as in the report, or a blocked strip with a guard band
+    augment: bool = False              # Turn and mirror the training windows at random
+    crops: bool = False                # Draw new random windows in every epoch
+    method: str = "patches"            # How maps are stitched
+    seed: int = 0                      # Seed of initial weights, split and order
+    device: str = "auto"               # auto, cpu or cuda
+    precision: str = "auto"            # Number format inside the network
 
     def __post_init__(self): _check_settings(self)
 
@@ -157,12 +157,12 @@ def batches(
     return (Batches(pairs, train, s.batch_size, shuffle=True, crops=s.crops, augment=s.augment, seed=s.seed, **layout),
             Batches(pairs, valid, s.batch_size, once=True, **layout))
 
-# %% ../nbs/09_experiments.ipynb #c045-a40c5454
+# %% ../nbs/09_experiments.ipynb #c045-d20d5dd8
 def _origin(pipeline, tiles, counts):
-    "What a training run depends on, JSON-ready."
+    "What the epochs of a training run depend on, JSON-ready: neither how many there are, nor how maps are stitched."
     pixels = [crc32(np.ascontiguousarray(t.labels), crc32(np.ascontiguousarray(t.image))) for t in tiles]
-    return asdict(pipeline.settings) | {"precision": str(pipeline.dtype), "device": pipeline.device.type,
-                                        "class counts": counts.tolist(), "pixels": pixels}
+    settings = {name: value for name, value in asdict(pipeline.settings).items() if name not in ("epochs", "patience", "method")}
+    return settings | {"precision": str(pipeline.dtype), "device": pipeline.device.type, "class counts": counts.tolist(), "pixels": pixels}
 
 # %% ../nbs/09_experiments.ipynb #c047-073bd3e1
 @patch

@@ -91,14 +91,14 @@ def percent(
     "A fraction in percent, with two decimals."
     return "–" if value is None else f"{100 * value:.2f}"
 
-# %% ../nbs/10_report.ipynb #c043-d6cb46f6
+# %% ../nbs/10_report.ipynb #c043-0b5946e6
 def accuracy_table(
     document: dict,  # From `scores_document`
 ) -> tuple[list[str], list[list[str]]]:  # Header and rows
     "Accuracy per patch size beside the published Table 2."
     header = ["patch", "stride", "steps", "epochs", "accuracy %", "mean F1 %", "mean IoU %", "published accuracy %"]
     rows = [[m["patch_size"], m["stride"], m["steps"], m["epochs_run"], percent(m["accuracy"]), percent(m["mean_f1"]), percent(m["mean_iou"]),
-             PUBLISHED_ACCURACY.get(m["patch_size"], "–")] for m in document["models"]]
+             PUBLISHED_ACCURACY.get(m["patch_size"], "–") if "car" in m["per_class"] else "–"] for m in document["models"]]
     return header, [[str(cell) for cell in row] for row in rows]
 
 # %% ../nbs/10_report.ipynb #c049-3bb88dbf
@@ -148,13 +148,14 @@ _CAUTION = ("With stride equal to patch size, models with smaller patches take m
             "steps before the accuracies. Each row is one run with one seed on one choice of tiles, without an interval. "
             "The published figures were measured on other tiles than these, unless you gave the command the assignment's files.")
 
-# %% ../nbs/10_report.ipynb #c067-f35271bf
+# %% ../nbs/10_report.ipynb #c067-77d15eed
 def _headline(document):
     "One sentence: data, settings and machine."
     s, e = document["settings"], document["environment"]
     train, test = ([t["name"] for t in s[role]] for role in ("train", "test"))
     name = lambda names: names[0] if len(names) == 1 else f"{len(names)} tiles ({names[0]} to {names[-1]})"
-    return (f"Trained on {name(train)}, tested on {name(test)}: patch sizes {', '.join(map(str, s['patch_sizes']))}, width {s['width']}, "
+    sizes = "patch size" + "s" * (len(s["patch_sizes"]) > 1) + " " + ", ".join(map(str, s["patch_sizes"]))
+    return (f"Trained on {name(train)}, tested on {name(test)}: {sizes}, width {s['width']}, "
             f"at most {s['epochs']} epochs, seed {s['seed']}; unetkit {e['unetkit']}, torch {e['torch']}, {e['precision']} on {e['device']}.")
 
 # %% ../nbs/10_report.ipynb #c071-d201af50
