@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCENE_SIZE', 'COMMANDS', 'read_labelled', 'built_in', 'report', 'train', 'predict', 'evaluate', 'scene', 'main']
 
-# %% ../nbs/82_cli.ipynb #c003-deb0ffdd
+# %% ../nbs/82_cli.ipynb #c003-6920dd7a
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from . import __version__
 from .experiments import CHOICES, ModelPipeline, Settings, check_job, check_tiles, compare
 from .labels import ISPRS, Palette, label_tile, labels_to_colours, read_palette
-from .report import accuracy_table, write_report, write_result
+from .report import REPORT_FILES, accuracy_table, write_report, write_result
 from .scenes import CLASSES, synthetic_scene
 from .tiles import Tile, read_tiles, write_image, write_label_map
 from .training import make_optimizer, seed_everything
@@ -72,9 +72,10 @@ def _check_run(train, test, palette, settings, patch_sizes):
     for patch_size in patch_sizes:
         ModelPipeline(palette, replace(settings, patch_size=patch_size)).batches(train)
 
-# %% ../nbs/82_cli.ipynb #c020-6e7e62ee
+# %% ../nbs/82_cli.ipynb #c020-dea3b434
 def _writable_folder(path):
     "Make a folder, and check that files can be written there."
+    if not str(path): raise ValueError("--out is empty: give the name of a folder, or . for this one")
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path): pass
@@ -82,9 +83,10 @@ def _writable_folder(path):
         raise OSError(f"cannot write to the folder {path} ({error.strerror}): choose another with --out") from None
     return Path(path)
 
-# %% ../nbs/82_cli.ipynb #c022-9ab99b6c
+# %% ../nbs/82_cli.ipynb #c022-27d3eeb5
 def _writable_file(path, *inputs):
     "Check that a file can be written, and that it is none of the inputs."
+    if not str(path): raise ValueError("--out is empty: give the name of a file")
     if Path(path).is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give the name of a file with --out")
     if any(Path(path).resolve() == Path(other).resolve() for other in inputs):
@@ -115,9 +117,10 @@ def report(
     _print_report(write_report(folder, results, train, test), folder)
     _remove(checkpoints)
 
-# %% ../nbs/82_cli.ipynb #c027-76281b32
+# %% ../nbs/82_cli.ipynb #c027-7a45601c
 def _written(result, folder, test):
-    "Write maps and model of a result, and pass it on."
+    "Write maps and model of a result, and pass it on; the tables of an older run in the same folder go, for they belong to other maps."
+    _remove(folder / name for name in REPORT_FILES)
     write_result(folder, result, test)
     return result
 
@@ -154,7 +157,7 @@ def train(
     _remove([checkpoint])
     print(f"wrote {out}: best epoch {pipeline.history.best.number}, validation accuracy {pipeline.history.best.valid_accuracy:.1%}")
 
-# %% ../nbs/82_cli.ipynb #c033-18699524
+# %% ../nbs/82_cli.ipynb #c033-4489f32a
 def predict(
     model: str,                  # Model file from `unetkit train` or `unetkit report`
     image: str,                  # Image to map, a file or a folder of parts
@@ -165,6 +168,8 @@ def predict(
 ) -> None:                       # Nothing; the map is written
     "Write the label map of an image."
     pipeline, tiles = ModelPipeline.load(model, device, precision), read_tiles(image)
+    if not Path(out).is_dir() and Path(out).suffix.lower() not in (".tif", ".tiff"):
+        raise ValueError(f"the map is a GeoTIFF, and --out {out} does not end in .tif: give it that ending")
     path = _writable_file(out, model, image)
     for tile in tiles:
         file = path if len(tiles) == 1 else path.with_stem(f"{path.stem}_{tile.name}")
@@ -186,7 +191,7 @@ def evaluate(
     check_tiles(tiles, pipeline.palette, "test")
     print(pipeline.evaluate(tiles, [pipeline.predict(tile, method) for tile in tiles]).table(pipeline.palette.names))
 
-# %% ../nbs/82_cli.ipynb #c037-fa1d8910
+# %% ../nbs/82_cli.ipynb #c037-2d107f56
 def scene(
     out: str = "scene",  # Folder to write image.tif and reference.tif to
     height: int = 1024,  # Rows, in pixels
@@ -194,6 +199,9 @@ def scene(
     seed: int = 0,       # Which scene
 ) -> None:               # Nothing; two files are written
     "Write a synthetic aerial scene and its reference."
+    files = [Path(out) / name for name in ("image.tif", "reference.tif")]
+    if any(file.exists() for file in files):
+        raise ValueError(f"{out} holds an image.tif or reference.tif already: choose another folder with --out")
     tile = synthetic_scene(height, width, seed=seed)
     folder = _writable_folder(out)
     write_image(folder / "image.tif", tile.image, tile.georeference)

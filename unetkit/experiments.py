@@ -87,16 +87,16 @@ def check_tiles(
         raise ValueError(f"the {role} reference has no scored pixel: every pixel has an ignored colour; check palette and reference")
     return counts
 
-# %% ../nbs/09_experiments.ipynb #c023-28ce629f
-def _check_bands(tiles):
-    "Raise `ValueError` with the first tile whose bands or type differ from those of the first."
-    first = tiles[0]
-    for tile in tiles:
+# %% ../nbs/09_experiments.ipynb #c023-4a5bb970
+def _check_bands(train, test=()):
+    "Raise `ValueError` with the first tile whose bands or type differ from those of the first training tile."
+    first = train[0]
+    for role, tile in [("training", tile) for tile in train] + [("test", tile) for tile in test]:
         if (tile.in_channels, tile.image.dtype) != (first.in_channels, first.image.dtype):
-            raise ValueError(f"{tile.name} has {tile.in_channels} bands of {tile.image.dtype}, {first.name} has {first.in_channels} of "
-                             f"{first.image.dtype}: one network needs the same bands everywhere")
+            raise ValueError(f"the {role} tile {tile.name} has {tile.in_channels} bands of {tile.image.dtype}, the training tile {first.name} has "
+                             f"{first.in_channels} of {first.image.dtype}: one network needs the same bands everywhere")
 
-# %% ../nbs/09_experiments.ipynb #c025-0838360a
+# %% ../nbs/09_experiments.ipynb #c025-94c0c977
 def check_job(
     train: Sequence[Tile],       # Training tiles with labels
     test: Sequence[Tile],        # Test tiles with labels
@@ -110,7 +110,7 @@ def check_job(
     if (counts > 0).sum() < 2:
         only = palette.names[int(counts.argmax())]
         raise ValueError(f"the training reference holds one class only ({only}): there is nothing to tell apart; choose another tile")
-    _check_bands([*train, *test])
+    _check_bands(train, test)
     _check_windows(train, test, patch_sizes, stride)
 
 # %% ../nbs/09_experiments.ipynb #c027-f1838591

@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../nbs/03_patches.ipynb #c009-d541b864
+# %% ../nbs/03_patches.ipynb #c009-280d7096
 def check_window(
     length: int,  # Length of one image axis, in pixels
     size: int,    # Patch length on that axis, in pixels
@@ -28,7 +28,8 @@ def check_window(
     if size > length:
         raise ValueError(f"patch_size {size} is larger than the tile ({length} pixels): choose at most {length}")
     if not 1 <= stride <= size:
-        raise ValueError(f"stride must be in [1, {size}], got {stride}: a larger stride leaves pixels uncovered")
+        reason = "a larger stride leaves pixels uncovered" if stride > size else "windows must move"
+        raise ValueError(f"stride must be in [1, {size}], got {stride}: {reason}")
 
 # %% ../nbs/03_patches.ipynb #c011-21c5d6f2
 def window_starts(

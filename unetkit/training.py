@@ -201,7 +201,7 @@ class History(list):
         "The epoch with the lowest validation loss; the first of equals."
         return min(self, key=lambda epoch: epoch.valid_loss)
 
-# %% ../nbs/06_training.ipynb #c069-5dc28427
+# %% ../nbs/06_training.ipynb #c069-27d2c30d
 def save_tensors(
     path: str | Path,               # File to write
     tensors: dict,                  # Name -> tensor, on any device
@@ -213,7 +213,7 @@ def save_tensors(
         with atomic_path(path) as temporary:
             save_file(kept, temporary, metadata={"unetkit": json.dumps(about)})
     except SafetensorError as error:
-        raise OSError(f"cannot write {path} ({error}): is the disk full or the folder read-only?") from None
+        raise OSError(f"cannot write {path} ({error}): disk full or folder read-only; free some space or choose another folder") from None
     return Path(path)
 
 # %% ../nbs/06_training.ipynb #c071-10f62eb0
@@ -281,13 +281,13 @@ def _restore_optimizer(optimizer, tensors):
         state.setdefault(int(i), {})[name] = like.copy_(value)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
-# %% ../nbs/06_training.ipynb #c095-ce6c67b5
+# %% ../nbs/06_training.ipynb #c095-0fa25264
 def _check_same_run(path, then, now):
     "Check that a checkpoint was written by a run with the same settings."
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name):
             raise ValueError(f"the checkpoint {path} is of another run: {name} was {then.get(name)!r} and is {now.get(name)!r}; "
-                             "use the same settings to go on, or delete it to start anew")
+                             "use the same settings to go on, or delete it (--restart) to start anew")
 
 # %% ../nbs/06_training.ipynb #c097-bb0edd02
 def fit(
@@ -353,18 +353,19 @@ def _save(self: _Run, path):
              "rng": self.train.rng.bit_generator.state}
     return save_tensors(path, _pack(self.model, self.optimizer, self.best), about)
 
-# %% ../nbs/06_training.ipynb #c109-1c8b2efd
+# %% ../nbs/06_training.ipynb #c109-e6c50b1c
 @patch
 def _restore(self: _Run, path, epochs):
     "Take the state of an interrupted run."
     tensors, about = load_tensors(path)
     try:
+        if "epochs" not in about: raise KeyError("no record of epochs")
         _check_same_run(path, about["settings"], json.loads(json.dumps(self.settings)))
         if len(about["epochs"]) > epochs:
-            raise ValueError(f"the checkpoint {path} holds {len(about['epochs'])} epochs, more than the {epochs} asked for: ask for more, or delete it")
+            raise ValueError(f"the checkpoint {path} holds {len(about['epochs'])} epochs, more than the {epochs} asked for: ask for more, or delete it (--restart)")
         self._take(tensors, about)
     except (KeyError, TypeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{path} is no checkpoint of this network ({_one_line(error)}): delete it to start anew") from None
+        raise ValueError(f"{path} is no checkpoint of this network ({_one_line(error)}): delete it (--restart) to start anew") from None
 
 # %% ../nbs/06_training.ipynb #c111-66724227
 @patch
