@@ -52,6 +52,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=[settings['lib_path'], f"{settings['lib_path']}.*"]),
+    package_data={settings['lib_path']: ['recorded/*/*']},
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
     extras_require=extras,

@@ -144,7 +144,7 @@ def _strips(shape):
 class UnknownColour(ValueError):
     "A reference holds a colour that is in no class and not among the ignored ones."
 
-# %% ../nbs/02_labels.ipynb #c049-5631fae1
+# %% ../nbs/02_labels.ipynb #c049-6f7ac7e6
 def _unknown_colour(reference, labels):
     "The error for the pixels still marked unknown."
     rows, cols = np.nonzero(labels == _UNKNOWN)
@@ -153,8 +153,9 @@ def _unknown_colour(reference, labels):
     said = [f"({v >> 16}, {v >> 8 & 255}, {v & 255}) in {n} pixel{'' if n == 1 else 's'}, first at row {rows[f]}, column {cols[f]}"
             for v, f, n in zip(values[order], first[order], counts[order])]
     more = f"; and {len(values) - 3} more colours" if len(values) > 3 else ''
-    return UnknownColour(f"unknown colour {'; '.join(said)}{more}: add it to the palette's classes or to its ignored colours, "
-                         "or use the lossless original if this was a JPEG or was resized")
+    remedy = ("add it to the palette's classes or to its ignored colours, or choose the palette of this reference" if len(values) <= 20 else
+              "this is an image and no reference, or a reference that was resized or saved as JPEG; give the lossless original")
+    return UnknownColour(f"unknown colour {'; '.join(said)}{more}: {remedy}")
 
 # %% ../nbs/02_labels.ipynb #c051-bc370db5
 def colours_to_labels(

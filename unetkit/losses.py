@@ -62,7 +62,7 @@ def weighted_cross_entropy(
     mass = (weights[targets.where(scored, 0)] * scored).sum()
     return total / mass.where(mass > 0, 1)
 
-# %% ../nbs/05_losses.ipynb #c049-3d0ced9d
+# %% ../nbs/05_losses.ipynb #c050-3d0ced9d
 def decision_threshold(
     weights: Sequence[float],  # Weight of each class, (K,), >= 0
     chosen: int,               # Index of the class whose threshold is asked for
@@ -74,7 +74,7 @@ def decision_threshold(
         raise ValueError(f"classes {chosen} and {other} both have weight {mine:g}: the loss never decides between them")
     return its / (mine + its)
 
-# %% ../nbs/05_losses.ipynb #c075-762d2331
+# %% ../nbs/05_losses.ipynb #c076-762d2331
 def dice_loss(
     logits: torch.Tensor,     # Scores (N, K, H, W), any floating dtype
     targets: torch.Tensor,    # Class indices (N, H, W), int64
@@ -90,7 +90,7 @@ def dice_loss(
     present = pixels > 0
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
-# %% ../nbs/05_losses.ipynb #c081-3fb21093
+# %% ../nbs/05_losses.ipynb #c084-3fb21093
 def focal_loss(
     logits: torch.Tensor,                 # Scores (N, K, H, W), any floating dtype
     targets: torch.Tensor,                # Class indices (N, H, W), int64
@@ -108,10 +108,10 @@ def focal_loss(
         factor = factor * weights.to(charge)[targets.where(scored, 0)]
     return (factor * charge * scored).sum() / scored.sum().clamp(min=1)
 
-# %% ../nbs/05_losses.ipynb #c089-cf589998
+# %% ../nbs/05_losses.ipynb #c092-cf589998
 LOSSES = ('cross_entropy', 'weighted_cross_entropy', 'dice', 'focal')  # Names that `make_loss` knows
 
-# %% ../nbs/05_losses.ipynb #c090-f05ae317
+# %% ../nbs/05_losses.ipynb #c094-f05ae317
 def make_loss(
     name: str,                                              # One of `LOSSES`
     weights: torch.Tensor | None = None,                    # Weight of each class, (K,); used by 'weighted_cross_entropy' alone

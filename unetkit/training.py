@@ -7,12 +7,13 @@ __all__ = ['PRECISIONS', 'seed_everything', 'pick_device', 'pick_precision', 'pr
            'LossNotFinite', 'validate', 'EarlyStopping', 'Epoch', 'History', 'save_tensors', 'load_tensors',
            'save_model', 'load_model', 'fit', 'track', 'make_predictor']
 
-# %% ../nbs/06_training.ipynb #c003-975449d5
+# %% ../nbs/06_training.ipynb #c003-c5a5ce34
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -91,7 +92,7 @@ def make_optimizer(
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.Adam(model.parameters(), lr=lr, fused=fused)
 
-# %% ../nbs/06_training.ipynb #c035-1638be86
+# %% ../nbs/06_training.ipynb #c035-56500acb
 def train_epoch(
     model: nn.Module,                  # The network
     batches: Iterable,                 # Pairs: float32 (N, C, H, W) in [0, 1], int64 (N, H, W); at least one
@@ -108,7 +109,8 @@ def train_epoch(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return _finite_mean(losses, "training")
+    if not losses: raise ValueError("there is no training batch: an epoch needs at least one")
+    return _finite(torch.stack(losses), "training").mean().item()
 
 # %% ../nbs/06_training.ipynb #c037-ce90b8e8
 def _logits(model, batch, dtype):
@@ -116,22 +118,20 @@ def _logits(model, batch, dtype):
     with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
         return model(batch).float()
 
-# %% ../nbs/06_training.ipynb #c039-fbe48b66
+# %% ../nbs/06_training.ipynb #c039-ed4b1f15
 class LossNotFinite(ArithmeticError):
     "The loss became infinite or not a number."
 
-def _finite_mean(losses, which):
-    "Mean of a list of scalar tensors; raises `LossNotFinite` with the first that is not finite."
-    if not losses: raise ValueError(f"there is no {which} batch: an epoch needs at least one")
-    losses = torch.stack(losses)
+def _finite(losses, which):
+    "The losses (N,) of the steps of an epoch; raises `LossNotFinite` with the first that is not finite."
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         step = bad[0].item()
         raise LossNotFinite(f"the {which} loss became {losses[step].item()} at step {step + 1} of the epoch: lower --lr, try --precision float32, "
                             "and look for pixels that are not finite")
-    return losses.mean().item()
+    return losses
 
-# %% ../nbs/06_training.ipynb #c045-962cab94
+# %% ../nbs/06_training.ipynb #c045-f1d9c1ef
 @torch.inference_mode()
 def validate(
     model: nn.Module,     # The network
@@ -146,8 +146,8 @@ def validate(
     if not parts or not (total := sum(part[2] for part in parts).item()):
         raise ValueError("the validation windows hold no scored pixel: choose another seed or a smaller patch_size")
     losses, hits, pixels = map(torch.stack, zip(*parts))
-    seen = pixels > 0
-    return _finite_mean([*(losses[seen] * pixels[seen] * seen.sum() / total)], "validation"), hits.sum().item() / total
+    losses = _finite(losses.where(pixels > 0, 0), "validation")
+    return (losses * pixels).sum().item() / total, hits.sum().item() / total
 
 # %% ../nbs/06_training.ipynb #c047-8bd43e83
 def _batch_scores(logits, targets, loss_fn, ignore_index):
@@ -156,7 +156,7 @@ def _batch_scores(logits, targets, loss_fn, ignore_index):
     hits = (logits.argmax(1) == targets) & scored
     return loss_fn(logits, targets), hits.sum(), scored.sum()
 
-# %% ../nbs/06_training.ipynb #c055-def17056
+# %% ../nbs/06_training.ipynb #c057-def17056
 @dataclass
 class EarlyStopping:
     "Remembers the best validation loss, and for how long it has not been beaten."
@@ -182,7 +182,7 @@ class EarlyStopping:
         "Has the best been unbeaten for `patience` epochs?"
         return self.waited >= self.patience
 
-# %% ../nbs/06_training.ipynb #c063-04a8c943
+# %% ../nbs/06_training.ipynb #c065-04a8c943
 @dataclass(frozen=True)
 class Epoch:
     "What happened in one pass over the training windows."
@@ -193,7 +193,7 @@ class Epoch:
     valid_accuracy: float  # Share of the scored validation pixels, in [0, 1]
     seconds: float         # Time of training and validation
 
-# %% ../nbs/06_training.ipynb #c065-d951880c
+# %% ../nbs/06_training.ipynb #c067-d951880c
 class History(list):
     "The `Epoch`s of a run, in order."
     @property
@@ -201,7 +201,14 @@ class History(list):
         "The epoch with the lowest validation loss; the first of equals."
         return min(self, key=lambda epoch: epoch.valid_loss)
 
-# %% ../nbs/06_training.ipynb #c069-27d2c30d
+# %% ../nbs/06_training.ipynb #c071-501aa201
+def _umask():
+    "Which permissions new files of this process go without."
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+# %% ../nbs/06_training.ipynb #c073-0b713cdd
 def save_tensors(
     path: str | Path,               # File to write
     tensors: dict,                  # Name -> tensor, on any device
@@ -212,11 +219,12 @@ def save_tensors(
     try:
         with atomic_path(path) as temporary:
             save_file(kept, temporary, metadata={"unetkit": json.dumps(about)})
+            temporary.chmod(0o666 & ~_umask())
     except SafetensorError as error:
         raise OSError(f"cannot write {path} ({error}): disk full or folder read-only; free some space or choose another folder") from None
     return Path(path)
 
-# %% ../nbs/06_training.ipynb #c071-10f62eb0
+# %% ../nbs/06_training.ipynb #c075-10f62eb0
 def load_tensors(
     path: str | Path,     # File written by `save_tensors`
     device: str = "cpu",  # Where the tensors shall lie
@@ -231,7 +239,7 @@ def load_tensors(
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a whole unetkit file ({error}): copy it again or train anew") from None
 
-# %% ../nbs/06_training.ipynb #c079-05ffa015
+# %% ../nbs/06_training.ipynb #c083-05ffa015
 def save_model(
     path: str | Path,  # File to write, usually *.safetensors
     model: UNet,       # A trained network
@@ -240,7 +248,7 @@ def save_model(
     "Write weights and the settings that rebuild the network."
     return save_tensors(path, model.state_dict(), {"unet": model.settings, **about})
 
-# %% ../nbs/06_training.ipynb #c081-edf9af81
+# %% ../nbs/06_training.ipynb #c085-edf9af81
 def load_model(
     path: str | Path,  # File written by `save_model`
 ) -> tuple[UNet, dict]:  # The network in evaluation mode, and the header
@@ -253,13 +261,13 @@ def load_model(
         raise ValueError(f"{path} does not hold a U-Net of this version ({_one_line(error)})") from None
     return model.eval(), about
 
-# %% ../nbs/06_training.ipynb #c083-4a56143d
+# %% ../nbs/06_training.ipynb #c087-4a56143d
 def _one_line(error):
     "The text of an error, in at most 160 characters of one line."
     text = " ".join(str(error).split())
     return text if len(text) <= 160 else text[:157] + "..."
 
-# %% ../nbs/06_training.ipynb #c087-90270ce5
+# %% ../nbs/06_training.ipynb #c091-90270ce5
 def _pack(model, optimizer, best):
     "All tensors that the rest of a run depends on, by name."
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"best.{k}": v for k, v in best.items()}
@@ -271,7 +279,7 @@ def _part(tensors, name):
     "The tensors whose names begin with `name`, without it."
     return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
 
-# %% ../nbs/06_training.ipynb #c089-a9087223
+# %% ../nbs/06_training.ipynb #c093-a9087223
 def _restore_optimizer(optimizer, tensors):
     "Put an optimiser's tensors back, each laid out in memory like its weight."
     weights, state = [w for group in optimizer.param_groups for w in group["params"]], {}
@@ -281,7 +289,7 @@ def _restore_optimizer(optimizer, tensors):
         state.setdefault(int(i), {})[name] = like.copy_(value)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
-# %% ../nbs/06_training.ipynb #c095-0fa25264
+# %% ../nbs/06_training.ipynb #c099-0fa25264
 def _check_same_run(path, then, now):
     "Check that a checkpoint was written by a run with the same settings."
     for name in sorted(then.keys() | now.keys()):
@@ -289,7 +297,7 @@ def _check_same_run(path, then, now):
             raise ValueError(f"the checkpoint {path} is of another run: {name} was {then.get(name)!r} and is {now.get(name)!r}; "
                              "use the same settings to go on, or delete it (--restart) to start anew")
 
-# %% ../nbs/06_training.ipynb #c097-bb0edd02
+# %% ../nbs/06_training.ipynb #c101-bb0edd02
 def fit(
     model: nn.Module,                  # The network, on its device
     train: Iterable,                   # Re-iterable training batches with a generator `rng`, such as `Batches`
@@ -316,7 +324,7 @@ def fit(
     finally:
         model.load_state_dict(run.best)
 
-# %% ../nbs/06_training.ipynb #c099-9cb67a2f
+# %% ../nbs/06_training.ipynb #c103-9cb67a2f
 @dataclass
 class _Run:
     "A training run between two epochs."
@@ -329,12 +337,12 @@ class _Run:
     def __post_init__(self):
         self.history, self.best = History(), _snapshot(self.model)
 
-# %% ../nbs/06_training.ipynb #c101-d132d0bb
+# %% ../nbs/06_training.ipynb #c105-d132d0bb
 def _snapshot(model):
     "A copy of the weights as they are now."
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-# %% ../nbs/06_training.ipynb #c105-823ccc66
+# %% ../nbs/06_training.ipynb #c109-823ccc66
 @patch
 def _train_one(self: _Run, valid, loss_fn, dtype):
     "Train and validate one epoch; its record."
@@ -345,7 +353,7 @@ def _train_one(self: _Run, valid, loss_fn, dtype):
     self.history.append(Epoch(number, number * len(self.train), train_loss, valid_loss, accuracy, time.perf_counter() - start))
     return self.history[-1]
 
-# %% ../nbs/06_training.ipynb #c107-1ca7d332
+# %% ../nbs/06_training.ipynb #c111-1ca7d332
 @patch
 def _save(self: _Run, path):
     "Write the state of the run."
@@ -353,7 +361,7 @@ def _save(self: _Run, path):
              "rng": self.train.rng.bit_generator.state}
     return save_tensors(path, _pack(self.model, self.optimizer, self.best), about)
 
-# %% ../nbs/06_training.ipynb #c109-e6c50b1c
+# %% ../nbs/06_training.ipynb #c113-e6c50b1c
 @patch
 def _restore(self: _Run, path, epochs):
     "Take the state of an interrupted run."
@@ -367,7 +375,7 @@ def _restore(self: _Run, path, epochs):
     except (KeyError, TypeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{path} is no checkpoint of this network ({_one_line(error)}): delete it (--restart) to start anew") from None
 
-# %% ../nbs/06_training.ipynb #c111-66724227
+# %% ../nbs/06_training.ipynb #c115-66724227
 @patch
 def _take(self: _Run, tensors, about):
     "Put tensors and header of a checkpoint in their places."
@@ -379,14 +387,14 @@ def _take(self: _Run, tensors, about):
     self.train.rng.bit_generator.state = about["rng"]
     torch.set_rng_state(tensors["rng"])
 
-# %% ../nbs/06_training.ipynb #c137-0cc99508
+# %% ../nbs/06_training.ipynb #c141-0cc99508
 def _epoch_line(epoch, total, label):
     "An epoch as a line of a log."
     left = (total - epoch.number) * epoch.seconds
     return (f"{label}epoch {epoch.number:2}/{total}  train loss {epoch.train_loss:.3f}  validation loss {epoch.valid_loss:.3f}  "
             f"accuracy {epoch.valid_accuracy:.1%}  {epoch.seconds:.1f} s, at most {left:.0f} s left")
 
-# %% ../nbs/06_training.ipynb #c139-71031e30
+# %% ../nbs/06_training.ipynb #c143-5b2f2ca0
 def track(
     epochs: Iterable[Epoch],  # From `fit`
     total: int,               # Epochs at most
@@ -395,7 +403,7 @@ def track(
     "Show the progress of a run: a bar in a terminal, a line per epoch elsewhere."
     watched = sys.stderr.isatty()
     try:
-        with tqdm(total=total, desc=label.strip(), unit="epoch", disable=not watched, dynamic_ncols=True) as bar:
+        with tqdm(total=total, desc=label.strip(" :"), unit="epoch", disable=not watched, dynamic_ncols=True) as bar:
             for epoch in epochs:
                 bar.update()
                 bar.set_postfix_str(f"validation loss {epoch.valid_loss:.3f}, accuracy {epoch.valid_accuracy:.1%}")
@@ -404,7 +412,7 @@ def track(
     finally:
         if hasattr(epochs, "close"): epochs.close()
 
-# %% ../nbs/06_training.ipynb #c147-237ec7b3
+# %% ../nbs/06_training.ipynb #c155-237ec7b3
 def make_predictor(
     model: nn.Module,                     # A trained network, on its device
     dtype: torch.dtype = torch.float32,   # Number format inside the network
