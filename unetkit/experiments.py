@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'SCENE_SIZE', 'Settings', 'read_labelled', 'built_in', 'checksum', 'check_tiles', 'check_job',
-           'ModelPipeline', 'Result', 'compare', 'result_record']
+           'ModelPipeline', 'Result', 'compare', 'result_record', 'trial']
 
 # %% ../nbs/09_experiments.ipynb #c003-bb6627b1
 from collections.abc import Iterator, Sequence
@@ -54,6 +54,8 @@ def _check_settings(settings):
         raise ValueError(f"the validation share must lie between 0 and 1, got {share!r}: 0.2 keeps a fifth")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number in [0, {2**32}), got {seed!r}: choose 0 or a small number")
+    if settings.focus and not settings.crops:
+        raise ValueError(f"focus must be empty unless crops are drawn, got {settings.focus!r}: set crops (--crops) too")
     for name, allowed in CHOICES.items():
         if getattr(settings, name) not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}: leave it out for the default")
@@ -80,6 +82,7 @@ class Settings:
     split: str = "random"              # How: random windows as in the report, or a blocked strip with a guard band
     augment: bool = False              # Turn and mirror the training windows at random
     crops: bool = False                # Draw new random windows in every epoch
+    focus: str = ""                    # Class that half of the random windows hold, by name; needs crops
     method: str = "patches"            # How maps are stitched
     seed: int = 0                      # Seed of initial weights, split and order
     device: str = "auto"               # auto, cpu or cuda
@@ -92,6 +95,13 @@ class Settings:
 def step(self: Settings) -> int:  # Pixels between training windows
     "The stride that is used."
     return self.patch_size if self.stride is None else self.stride
+
+# %% ../nbs/09_experiments.ipynb #c057b-focus-code
+def _focus(palette, name):
+    "The index of the class in focus, or None."
+    if name and name not in palette.names:
+        raise ValueError(f"focus must be one of {', '.join(palette.names)}, got {name!r}: or leave it empty")
+    return palette.names.index(name) if name else None
 
 # %% ../nbs/09_experiments.ipynb #c023-681e3aa5
 def read_labelled(
@@ -177,6 +187,7 @@ def check_job(
     _check_bands(train, test)
     _check_windows(train, test, patch_sizes, settings.stride)
     _check_depth(settings.depth, max(patch_sizes))
+    _focus(palette, settings.focus)
     pick_precision(settings.precision, pick_device(settings.device))
     for p in patch_sizes: _split(replace(settings, patch_size=p), [tile.size for tile in train])
 
@@ -217,7 +228,7 @@ def batches(
     s = self.settings
     train, valid = _split(s, [tile.size for tile in tiles])
     pairs, layout = to_device(tiles, self.device), dict(channels_last=True, ignore_index=IGNORE_INDEX)
-    return (Batches(pairs, train, s.batch_size, shuffle=True, crops=s.crops, augment=s.augment, seed=s.seed, **layout),
+    return (Batches(pairs, train, s.batch_size, shuffle=True, crops=s.crops, focus=_focus(self.palette, s.focus), augment=s.augment, seed=s.seed, **layout),
             Batches(pairs, valid, s.batch_size, once=True, **layout))
 
 # %% ../nbs/09_experiments.ipynb #c063-782ce6ae
@@ -228,13 +239,12 @@ def _origin(pipeline, tiles, counts):
 
 # %% ../nbs/09_experiments.ipynb #c065-9de15c26
 @patch
-def fit(
+def epochs(
     self: ModelPipeline,
     tiles: Sequence[Tile],                 # Training tiles with labels
     checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
-    label: str = "",                       # Printed in front of the progress
-) -> ModelPipeline:                        # Itself, trained
-    "Train a model on tiles."
+) -> Iterator[Epoch]:                      # A record per epoch; after the last the best weights are in the model
+    "Train a model on tiles, one epoch at a time."
     s, counts = self.settings, check_tiles(tiles, self.palette, "training")
     _check_bands(tiles)
     seed_everything(s.seed)
@@ -242,9 +252,21 @@ def fit(
     self.image_dtype, self.history = str(tiles[0].image.dtype), History()
     self.model = prepare(UNet(tiles[0].in_channels, self.palette.num_classes, s.width, s.depth), self.device)
     loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
-    epochs = training.fit(self.model, train, valid, loss_fn, make_optimizer(self.model, s.lr), s.epochs, s.patience, self.dtype,
-                          checkpoint, _origin(self, tiles, counts))
-    for epoch in track(epochs, s.epochs, label): self.history.append(epoch)
+    for epoch in training.fit(self.model, train, valid, loss_fn, make_optimizer(self.model, s.lr), s.epochs, s.patience, self.dtype,
+                              checkpoint, _origin(self, tiles, counts)):
+        self.history.append(epoch)
+        yield epoch
+
+# %% ../nbs/09_experiments.ipynb #c065b-fit-code
+@patch
+def fit(
+    self: ModelPipeline,
+    tiles: Sequence[Tile],                 # Training tiles with labels
+    checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
+    label: str = "",                       # Printed in front of the progress
+) -> ModelPipeline:                        # Itself, trained
+    "Train a model on tiles."
+    for _ in track(self.epochs(tiles, checkpoint), self.settings.epochs, label): pass
     return self
 
 # %% ../nbs/09_experiments.ipynb #c067-2f4d4a9d
@@ -366,3 +388,24 @@ def result_record(
     s, history = result.pipeline.settings, result.pipeline.history
     return {"patch_size": s.patch_size, "stride": s.step, "epochs_run": len(history), "best_epoch": history.best.number,
             "steps": history[-1].steps, "seconds": round(result.seconds, 2), **result.scores.as_dict(result.pipeline.palette.names)}
+
+# %% ../nbs/09_experiments.ipynb #t001-trial-code
+def _matrices(pipeline, tiles, methods):
+    "One confusion matrix per way of stitching and tile, as lists."
+    return {method: [pipeline.evaluate([tile], [pipeline.predict(tile, method)]).confusion_matrix.tolist() for tile in tiles] for method in methods}
+
+# %% ../nbs/09_experiments.ipynb #t003-trial-code
+def trial(
+    train: Sequence[Tile],             # Training tiles with labels
+    test: Sequence[Tile],              # Test tiles with labels
+    palette: Palette,                  # Their classes
+    settings: Settings = Settings(),   # What the run depends on; all its epochs are run
+    methods: Sequence[str] = ("patches", "exact"),  # Ways of stitching to score
+) -> dict:                             # settings, steps, seconds, best_epoch, and per moment ("kept", "last") validation accuracy and matrices
+    "Train once, and keep what repeated runs are compared by, JSON-ready."
+    pipeline, moments = ModelPipeline(palette, replace(settings, patience=settings.epochs)), {}
+    for epoch in pipeline.epochs(train):
+        if epoch.number == settings.epochs: moments["last"] = {"validation": epoch.valid_accuracy, "matrices": _matrices(pipeline, test, methods)}
+    best = pipeline.history.best
+    moments["kept"] = {"validation": best.valid_accuracy, "matrices": _matrices(pipeline, test, methods)}
+    return {"settings": asdict(settings), "steps": epoch.steps, "seconds": round(sum(e.seconds for e in pipeline.history), 1), "best_epoch": best.number, **moments}

@@ -233,6 +233,7 @@ class Batches:
     batch_size: int = 10           # Windows in a batch; the last batch may be smaller
     shuffle: bool = False          # New order in every epoch
     crops: bool = False            # As many random windows instead, new in every epoch, on the ground that `windows` cover
+    focus: int | None = None       # Class of which half of the crops hold a pixel; any crop when None
     augment: bool = False          # Random symmetry of the square for each pair
     once: bool = False             # Only owned pixels keep their label: for scores
     seed: int = 0                  # Seed of order, crops and symmetries
@@ -253,6 +254,8 @@ def _check_batches(batches):
         raise ValueError(f"{count} windows in batches of {size}: at least one window and a batch_size of 1 are needed")
     if batches.crops and batches.once:
         raise ValueError("crops=True and once=True exclude each other: random windows overlap; score on a grid")
+    if batches.focus is not None and not batches.crops:
+        raise ValueError(f"focus={batches.focus} chooses among random windows: set crops=True as well")
 
 # %% ../nbs/03_patches.ipynb #c097-fb6f7521
 @patch
@@ -273,8 +276,9 @@ def __iter__(self: Batches) -> Iterator[tuple]:  # float32 (N, C, p, p) in [0, 1
 @patch
 def epoch_windows(self: Batches) -> Windows:  # The windows of the coming epoch, in their order
     "Draw the windows of one epoch."
-    if self.crops: return _crops_within(self.windows, [tuple(image.shape[:2]) for image, _ in self.pairs], self.rng)
-    return self.windows[self.rng.permutation(len(self.windows))] if self.shuffle else self.windows
+    if not self.crops: return self.windows[self.rng.permutation(len(self.windows))] if self.shuffle else self.windows
+    wanted = None if self.focus is None else [(labels == self.focus).cpu().numpy() for _, labels in self.pairs]
+    return _crops_within(self.windows, [tuple(image.shape[:2]) for image, _ in self.pairs], self.rng, wanted)
 
 # %% ../nbs/03_patches.ipynb #c101-f0408207
 def _keep_owned(targets, windows, ignore_index):
@@ -302,15 +306,25 @@ def _clear_places(forbidden, size):
     return table[size:, size:] - table[:-size, size:] - table[size:, :-size] + table[:-size, :-size] == 0
 
 # %% ../nbs/03_patches.ipynb #c109-9e3664eb
-def _crops_within(ground, sizes, rng):
-    "As many random windows as `ground` has, each of them on pixels that `ground` covers."
-    p = ground.patch_size
-    places = [np.flatnonzero(_clear_places(coverage(ground, t, size) == 0, p)) for t, size in enumerate(sizes)]
-    ends = np.cumsum([len(some) for some in places])
-    drawn = rng.integers(ends[-1], size=len(ground))
-    tile = np.searchsorted(ends, drawn, side="right")
-    row, col = np.divmod(np.concatenate(places)[drawn], np.array([w - p + 1 for _, w in sizes])[tile])
-    return _whole_windows(p, tile, row, col)
+def _draw_places(places, count, patch_size, rng):
+    "`count` random windows of `patch_size`, each at a True of `places`, a bool array per tile."
+    found = [np.argwhere(some) for some in places]
+    ends = np.cumsum([len(some) for some in found])
+    if not ends[-1]: raise ValueError("no window on the training ground holds a pixel of the class in focus: focus on a class that the tile has")
+    drawn = rng.integers(ends[-1], size=count)
+    row, col = np.concatenate(found)[drawn].T
+    return _whole_windows(patch_size, np.searchsorted(ends, drawn, side="right"), row, col)
+
+# %% ../nbs/03_patches.ipynb #c109b-focus-code
+def _crops_within(ground, sizes, rng, wanted=None):
+    "As many random windows as `ground` has, on pixels that it covers; half of them hold a pixel that is `wanted`, a bool (H, W) per tile."
+    p, count = ground.patch_size, len(ground)
+    clear = [_clear_places(coverage(ground, t, size) == 0, p) for t, size in enumerate(sizes)]
+    if wanted is None: return _draw_places(clear, count, p, rng)
+    holding = [places & ~_clear_places(mask, p) for places, mask in zip(clear, wanted)]
+    some, any_ = _draw_places(holding, count // 2, p, rng), _draw_places(clear, count - count // 2, p, rng)
+    mixed = [np.concatenate(pair) for pair in zip((some.tile, some.row, some.col), (any_.tile, any_.row, any_.col))]
+    return _whole_windows(p, *mixed)[rng.permutation(count)]
 
 # %% ../nbs/03_patches.ipynb #c111-2672eede
 def _whole_windows(patch_size, tile, row, col):
