@@ -49,6 +49,11 @@ def _check_share(name, share):
     if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not low <= share <= high:
         raise ValueError(f"the share of {name!r} must be a number in [{low}, {high}], got {share!r}: ask for a share that a town can hold")
 
+# %% ../nbs/01_scenes.ipynb #c023a-along-code
+def _along(points, axis):
+    "Coordinates of points along a direction, to a billionth of a pixel."
+    return (points[..., 0] * axis[0] + points[..., 1] * axis[1]).round(9)
+
 # %% ../nbs/01_scenes.ipynb #c023-2f0748a3
 def clip(
     polygon: np.ndarray,  # (N, 2) corners of a convex polygon, row and column in pixels
@@ -56,7 +61,7 @@ def clip(
     normal: np.ndarray,   # (2,) at right angles to the line, towards the part that is thrown away
 ) -> np.ndarray:          # (M, 2) corners of what is left; M = 0 when nothing is
     "Cut a convex polygon along a line and keep the side that `normal` points away from."
-    side = (polygon - point) @ normal
+    side = _along(polygon - point, normal)
     kept = []
     for p, q, a, b in zip(np.roll(polygon, 1, 0), polygon, np.roll(side, 1), side):
         if a * b < 0: kept.append(p + (q - p) * a / (a - b))
@@ -72,7 +77,7 @@ def shrink(
     centre = polygon.mean(0)
     for p, q in zip(polygon, np.roll(polygon, -1, 0)):
         outward = _unit(turn(q - p))
-        outward = outward * np.sign((p - centre) @ outward)
+        outward = outward * np.sign(_along(p - centre, outward))
         polygon = clip(polygon, p - distance * outward, outward)
         if len(polygon) < 3: break
     return polygon
@@ -103,14 +108,14 @@ def _unit(vector):
 
 # %% ../nbs/01_scenes.ipynb #c039-c45a5bfe
 def _longest_edge(polygon):
-    "Direction of the longest edge."
-    edges = np.roll(polygon, -1, 0) - polygon
-    return _unit(edges[np.hypot(*edges.T).argmax()])
+    "Direction of the longest edge, the last of several."
+    edges = (np.roll(polygon, -1, 0) - polygon)[::-1]
+    return _unit(edges[np.hypot(*edges.T).round(6).argmax()])
 
 # %% ../nbs/01_scenes.ipynb #c041-b7c58cbf
 def _extent(polygon, axis):
     "First and last coordinate along a direction."
-    along = polygon @ axis
+    along = _along(polygon, axis)
     return along.min(), along.max()
 
 # %% ../nbs/01_scenes.ipynb #c047-d6eddf05
@@ -125,7 +130,7 @@ def street_network(
     low, high = _extent(land, axis)
     if high - low <= longest: return [land], []
     at = low + (high - low) * rng.uniform(.4, .6)
-    point, axis = land.mean(0) + axis * (at - land.mean(0) @ axis), turn(axis, rng.normal(0, .06))
+    point, axis = land.mean(0) + axis * (at - _along(land.mean(0), axis)), turn(axis, rng.normal(0, .06))
     gap = width * rng.choice([.88, 1, 1, 1.4])
     streets, blocks = [_street(land, point, axis, gap)], []
     for way in (axis, -axis):
@@ -137,7 +142,7 @@ def street_network(
 def _street(land, point, axis, gap):
     "The ends of a cut through the land, and its width."
     part = clip(land, point, axis)
-    edge = part[np.abs((part - point) @ axis) < 1e-6]
+    edge = part[np.abs(_along(part - point, axis)) < 1e-6]
     return edge[[0, -1]], gap
 
 # %% ../nbs/01_scenes.ipynb #c051-2261afc0
@@ -147,7 +152,7 @@ def bend(
 ) -> np.ndarray:         # (..., 2) positions in the town
     "Move points of the plan by a few long waves."
     vectors, phases, shifts = waves
-    return points + np.sin(points @ vectors.T + phases) @ shifts
+    return points + sum(np.sin(_along(points, vector) + phase)[..., None] * shift for vector, phase, shift in zip(vectors, phases, shifts))
 
 # %% ../nbs/01_scenes.ipynb #c053-d0409bf2
 def _trace(polygon, waves, step=40):
@@ -342,7 +347,7 @@ def _bent_lot(polygon, front, waves, seed):
     middle = polygon.mean(0)
     (a, b), (c, d) = _extent(polygon, turn(front)), _extent(polygon, front)
     bent = _unit(bend(middle + 8 * front, waves) - bend(middle, waves))
-    return _Lot(bend(middle, waves), bent, b - a, d - c, d - middle @ front, seed)
+    return _Lot(bend(middle, waves), bent, b - a, d - c, d - _along(middle, front), seed)
 
 # %% ../nbs/01_scenes.ipynb #c097-7d65ceea
 def _seen(points, shape, margin=0):
@@ -749,7 +754,7 @@ def _tiling(house, u, v, w, texture, rng):
         rim = np.minimum(house.half[0] - np.abs(u), house.half[1] - np.abs(v)) < 4.5
         moss = np.clip(.5 * texture.patch[w] + .3 * texture.clump[w] + rng.normal(-.45, .5), 0, 1) * ~rim
         return (dirt + .04 * texture.leaf[w] + .25 * rim)[..., None] * (1 + moss[..., None] * np.float32([.25, -.12, -.12]))
-    rows = np.sin(2 * np.pi * (v if rng.random() < .5 else u) / rng.uniform(3.6, 4.6))
+    rows = np.sin(2 * np.pi * np.float64(v if rng.random() < .5 else u) / rng.uniform(3.6, 4.6)).round(6)
     edge = house.half[1] - np.abs(v)
     ridge = .12 * (edge > house.half[1] - 1.6) - .1 * (edge < 2.2)
     return (dirt + .045 * rows + ridge)[..., None]
@@ -772,7 +777,7 @@ def _furnish_roof(house, u, v, up, albedo, height, rng):
 def _paint_crown(crown, albedo, height, texture):
     "Put a tree or a shrub into the colours and the heights."
     w, down, right = _window(crown.centre, crown.radii.max() + 3, height.shape)
-    out = np.sqrt(down ** 2 + right ** 2) / np.interp(np.arctan2(down, right) % (2 * np.pi), _ANGLES, crown.radii).astype(np.float32)
+    out = np.sqrt(down ** 2 + right ** 2) / np.interp(np.arctan2(np.float64(down), right).round(6) % (2 * np.pi), _ANGLES, crown.radii).round(6).astype(np.float32)
     dome = 1 - out if crown.cone else np.sqrt(np.clip(1 - out ** 2, 0, 1))
     size = np.float32(crown.radii.mean() * PIXEL)
     z = np.maximum(crown.height - 1.1 * size * (1 - dome) + texture.lump[w] * (.12 + .17 * size), .4)
@@ -786,7 +791,7 @@ def _paint_car(car, albedo, height):
     "Put a car into the colours and the heights."
     w, down, right = _window(car.centre, car.half[0] + 4, height.shape)
     s, t = (d / h for d, h in zip(_local(down, right, car.axis), car.half))
-    body = (np.abs(s) ** 4 + np.abs(t) ** 5 < 1) & (np.abs(t) < 1.15 - .25 * s ** 2)
+    body = (s * s * s * s + t * t * t * t * np.abs(t) < 1) & (np.abs(t) < 1.15 - .25 * s ** 2)
     cabin = (s > -.75) & (s < .4) & (np.abs(t) < .85)
     screens = ((np.abs(s - .28) < .13) | (np.abs(s + .62) < .1)) & (np.abs(t) < .8)
     glass = screens | (np.abs(t) > .78) & (s > -.6) & (s < .25)
