@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORE_INDEX', 'ISPRS', 'DUBAI', 'PALETTES', 'Palette', 'UnknownColour', 'colours_to_labels', 'labels_to_colours',
-           'one_hot', 'class_counts', 'read_palette', 'label_tile']
+           'one_hot', 'class_counts', 'read_palette', 'colour_blind_safe', 'label_tile']
 
 # %% ../nbs/02_labels.ipynb #c003-c6860ef4
 import json
@@ -286,6 +286,18 @@ def read_palette(
         return _parse_palette(path.read_bytes().decode('utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"palette file {path}: {error}") from None
+
+# %% ../nbs/02_labels.ipynb #s001-safe-code
+_SAFE = (255, 255, 255), (0, 114, 178), (86, 180, 233), (213, 94, 0), (240, 228, 66), (204, 121, 167), (0, 0, 0)
+
+def colour_blind_safe(
+    palette: Palette,  # Its classes: at most 7, or 6 if it ignores black
+) -> Palette:          # The same names, order and ignored colours, with a safe colour for each class
+    "A palette for figures whose colours do not depend on the reader's colour vision."
+    free = [c for c in _SAFE if all(max(map(abs, np.subtract(c, other))) > 40 for other in palette.ignored)]
+    if palette.num_classes > len(free):
+        raise ValueError(f"{len(free)} classes can be told apart by every reader, the palette has {palette.num_classes}: ignore or join some of them")
+    return replace(palette, colours=free[:palette.num_classes])
 
 # %% ../nbs/02_labels.ipynb #c123-0f4db6d0
 def label_tile(
