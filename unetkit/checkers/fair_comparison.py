@@ -14,12 +14,13 @@ from scipy.stats import norm, t as student_t
 from ..check import Checker, Exercise, Mistake
 from ..metrics import mean_interval
 
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #n72cd409092d
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n696efa69146
 def _differences(first, second):
     "First minus second of every seed for which both have a number, in the order of the seeds."
     pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
     return np.array([a - b for a, b in pairs if not math.isnan(a - b)])
 
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n1250b5ed193
 def _oracle(first, second):
     "(mean, low, high) of the paired differences."
     d = _differences(first, second)
@@ -35,31 +36,36 @@ def _whole_cases():
             ("the second is better", ({1: 60.5, 2: 61.0, 3: 59.0}, {3: 64.5, 2: 63.5, 1: 64.0})),
             ("two seeds", ({7: 60.0, 3: 64.0}, {3: 63.0, 7: 58.0})), ("the same difference each time", ({1: 5.0, 2: 7.0, 4: 6.0}, {4: 4.0, 1: 3.0, 2: 5.0}))]
 
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #nc77da331519
-def _edge_cases():
-    "Runs that one of them lacks, scores that are nan or 0, and too few pairs."
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #ne573eda5a01
+def _gap_cases():
+    "Runs that one of them lacks, and scores that are nan or 0."
     four, nan = {0: 61.0, 1: 66.0, 2: 64.0, 3: 69.0}, math.nan
     return [("the second lacks a seed", (four, {3: 66.0, 2: 60.0, 0: 60.0})), ("each lacks a seed of the other", ({0: 61.0, 4: 66.0, 2: 64.0}, {2: 61.5, 0: 60.0, 5: 20.0})),
             ("scores of zero", ({0: 9.5, 1: 0.0, 2: 4.0, 3: 6.5}, {0: 1.0, 1: 2.0, 2: 0.0, 3: 3.0})),
             ("a score that is not defined", (four, {0: 60.0, 1: nan, 2: 61.0, 3: 68.5})),
-            ("scores that are not defined, of different seeds", ({0: nan, 1: 66.0, 2: 64.0, 3: 69.0}, {0: 60.0, 1: nan, 2: 61.0, 3: 68.5})),
-            ("a single seed in common", ({0: 61.0, 1: 66.0}, {1: 63.0, 2: 60.0})), ("no seed in common", ({0: 61.0}, {1: 63.0})), ("no run at all", ({}, {}))]
+            ("scores that are not defined, of different seeds", ({0: nan, 1: 66.0, 2: 64.0, 3: 69.0}, {0: 60.0, 1: nan, 2: 61.0, 3: 68.5}))]
 
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #n707d08c1bfd
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n7878cbfd055
+def _few_cases():
+    "Too few pairs."
+    return [("a single seed in common", ({0: 61.0, 1: 66.0}, {1: 63.0, 2: 60.0})), ("no seed in common", ({0: 61.0}, {1: 63.0})), ("no run at all", ({}, {}))]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #nfb384fdedb4
 def _runs(rng, luck):
     "Some of the seeds in random order, each with its luck, some noise, and now and then nan."
     seeds = rng.permutation(len(luck))[:rng.integers(len(luck) - 2, len(luck) + 1)]
     return {int(s): math.nan if rng.random() < 0.1 else round(float(luck[s] + rng.normal(0, 1)), 2) for s in seeds}
 
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #neb0ebd89fa8
 def _cases(rng):
-    "Whole, edges, random."
+    "Whole, gaps, few, random."
     some = []
     for _ in range(4):
         luck = rng.normal(70, 5, rng.integers(7, 12))
         some.append(("random runs", (_runs(rng, luck + 1), _runs(rng, luck))))
-    return [*_whole_cases(), *_edge_cases(), *some]
+    return [*_whole_cases(), *_gap_cases(), *_few_cases(), *some]
 
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #ne6f05ad4fb9
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #nf8183dd083b
 def _recipe(d, factor=lambda n: student_t.ppf(0.975, n - 1), ddof=1, root=np.sqrt):
     "(mean, low, high) from differences, a factor, a deviation and a root."
     d = np.asarray(d, float)
@@ -67,83 +73,106 @@ def _recipe(d, factor=lambda n: student_t.ppf(0.975, n - 1), ddof=1, root=np.sqr
     half = factor(len(d)) * d.std(ddof=ddof) / root(len(d))
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
-def _recipe_with(**changes): return lambda first, second: _recipe(_differences(first, second), **changes)
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n8d4f6818562
+def _zero_is_missing(first, second):
+    return _oracle(*({s: v for s, v in run.items() if v} for run in (first, second)))
 
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #n35c16e1beaf
+_MISTAKES = [Mistake("A score of 0 is a score: what does `if` say of 0?", _zero_is_missing)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #nde5f1da7981
+def _nan_dropped_apart(first, second):
+    a, b = ([run[s] for s in sorted(first.keys() & second.keys()) if not math.isnan(run[s])] for run in (first, second))
+    return _recipe([x - y for x, y in zip(a, b)])
+
+_MISTAKES += [Mistake("A `nan` on one side makes the seed worthless on both: what is left must still be pairs.", _nan_dropped_apart)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #nc6e4aae896f
+def _nan_is_zero(first, second): return _recipe(np.nan_to_num([first[s] - second[s] for s in first.keys() & second.keys()]))
+
+def _nan_kept(first, second): return _recipe([first[s] - second[s] for s in first.keys() & second.keys()])
+
+_MISTAKES += [Mistake("A score that is not defined is not 0: which pairs can say nothing?", _nan_is_zero),
+              Mistake("One `nan` makes every mean and deviation `nan`: which pairs can say nothing?", _nan_kept)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n33cf78336bd
+def _missing_is_zero(first, second):
+    d = np.array([first.get(s, 0) - second.get(s, 0) for s in first.keys() | second.keys()])
+    return _recipe(d[~np.isnan(d)])
+
+_MISTAKES += [Mistake("A run that is not there scored neither 0 nor anything else: which seeds do both have?", _missing_is_zero)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n097a373175c
+def _looked_up(first, second):
+    d = np.array([first[s] - second[s] for s in first])
+    return _recipe(d[~np.isnan(d)])
+
+_MISTAKES += [Mistake("A seed is looked up that the other setting was never trained with: which seeds do both have?", _looked_up)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n28ecf138a1e
 def _by_position(first, second):
     pairs = zip(first.values(), second.values())
     return _recipe([a - b for a, b in pairs if not math.isnan(a - b)])
 
+_MISTAKES += [Mistake("A dict keeps the order in which it was filled: what tells you which two scores belong together?", _by_position)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #naa96f68b77a
+def _all_runs(first, second):
+    mean, low, high = _oracle(first, second)
+    shift = float(np.nanmean(list(first.values())) - np.nanmean(list(second.values()))) - mean
+    return mean + shift, low + shift, high + shift
+
+_MISTAKES += [Mistake("The means are taken over different seeds: a seed that only one of them has tells nothing about the difference.", _all_runs)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n2f3231e2783
+def _refuses(first, second): return mean_interval(_differences(first, second))
+
+def _nothing_from_one(first, second):
+    return _oracle(first, second) if len(_differences(first, second)) > 1 else (math.nan,) * 3
+
+_MISTAKES += [Mistake("`mean_interval` refuses a single run; what can still be said of one pair, and of none?", _refuses),
+              Mistake("A single pair has no interval, but it does have a difference.", _nothing_from_one)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n7fb5ef8a04a
+def _sure_of_one(first, second):
+    d = _differences(first, second)
+    return (float(d[0]),) * 3 if len(d) == 1 else _oracle(first, second)
+
+_MISTAKES += [Mistake("An interval without width claims to be certain, after one pair.", _sure_of_one)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n2ac0eb63859
+def _zero_from_none(first, second):
+    return _oracle(first, second) if len(_differences(first, second)) else (0.0, math.nan, math.nan)
+
+_MISTAKES += [Mistake("A mean of nothing is not 0.", _zero_from_none)]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #nf49d219a9e5
 def _unpaired(first, second):
     a, b = (np.array([run[s] for s in first.keys() & second.keys() if not math.isnan(first[s] - second[s])]) for run in (first, second))
     if len(a) < 2: return _oracle(first, second)
     half = student_t.ppf(0.975, 2 * len(a) - 2) * math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / len(a))
     return float(a.mean() - b.mean()), float(a.mean() - b.mean() - half), float(a.mean() - b.mean() + half)
 
-def _all_runs(first, second):
-    mean, low, high = _oracle(first, second)
-    shift = float(np.nanmean(list(first.values())) - np.nanmean(list(second.values()))) - mean
-    return mean + shift, low + shift, high + shift
+_MISTAKES += [Mistake("The scatter of each setting is mostly the luck of its seeds: what scatters less, if the seeds are the same?", _unpaired)]
 
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #n96fc2de69bb
-def _looked_up(first, second):
-    d = np.array([first[s] - second[s] for s in first])
-    return _recipe(d[~np.isnan(d)])
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n003f59816c2
+def _recipe_with(**changes): return lambda first, second: _recipe(_differences(first, second), **changes)
 
-def _missing_is_zero(first, second):
-    d = np.array([first.get(s, 0) - second.get(s, 0) for s in first.keys() | second.keys()])
-    return _recipe(d[~np.isnan(d)])
-
-def _nan_is_zero(first, second): return _recipe(np.nan_to_num([first[s] - second[s] for s in first.keys() & second.keys()]))
-
-def _nan_kept(first, second): return _recipe([first[s] - second[s] for s in first.keys() & second.keys()])
-
-def _zero_is_missing(first, second):
-    return _oracle(*({s: v for s, v in run.items() if v} for run in (first, second)))
-
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #naf5f382eb26
-def _nan_dropped_apart(first, second):
-    a, b = ([run[s] for s in sorted(first.keys() & second.keys()) if not math.isnan(run[s])] for run in (first, second))
-    return _recipe([x - y for x, y in zip(a, b)])
-
-def _refuses(first, second): return mean_interval(_differences(first, second))
-
-def _nothing_from_one(first, second):
-    return _oracle(first, second) if len(_differences(first, second)) > 1 else (math.nan,) * 3
-
-def _sure_of_one(first, second):
-    d = _differences(first, second)
-    return (float(d[0]),) * 3 if len(d) == 1 else _oracle(first, second)
-
-def _zero_from_none(first, second):
-    return _oracle(first, second) if len(_differences(first, second)) else (0.0, math.nan, math.nan)
-
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #ndcadce9cb2f
-_MISTAKES = [
-    Mistake("A score of 0 is a score: what does `if` say of 0?", _zero_is_missing),
-    Mistake("A `nan` on one side makes the seed worthless on both: what is left must still be pairs.", _nan_dropped_apart),
-    Mistake("A score that is not defined is not 0: which pairs can say nothing?", _nan_is_zero),
-    Mistake("One `nan` makes every mean and deviation `nan`: which pairs can say nothing?", _nan_kept),
-    Mistake("A run that is not there scored neither 0 nor anything else: which seeds do both have?", _missing_is_zero),
-    Mistake("A seed is looked up that the other setting was never trained with: which seeds do both have?", _looked_up),
-    Mistake("A dict keeps the order in which it was filled: what tells you which two scores belong together?", _by_position),
-    Mistake("The means are taken over different seeds: a seed that only one of them has tells nothing about the difference.", _all_runs),
-    Mistake("`mean_interval` refuses a single run; what can still be said of one pair, and of none?", _refuses)]
-
-# %% ../../nbs/checkers/11_fair_comparison.ipynb #nfe6e6b6e45a
 _MISTAKES += [
-    Mistake("A single pair has no interval, but it does have a difference.", _nothing_from_one),
-    Mistake("An interval without width claims to be certain, after one pair.", _sure_of_one),
-    Mistake("A mean of nothing is not 0.", _zero_from_none),
-    Mistake("The scatter of each setting is mostly the luck of its seeds: what scatters less, if the seeds are the same?", _unpaired),
     Mistake("The deviation is too small for a sample: what does `ddof` do?", _recipe_with(ddof=0)),
     Mistake("The factor is that of endless runs: what do few runs ask for?", _recipe_with(factor=lambda n: norm.ppf(0.975))),
     Mistake("A 95 % interval leaves 5 % outside, on both sides together.", _recipe_with(factor=lambda n: student_t.ppf(0.95, n - 1))),
-    Mistake("How many degrees of freedom are left, once the mean has been taken from the same numbers?", _recipe_with(factor=lambda n: student_t.ppf(0.975, n))),
+    Mistake("How many degrees of freedom are left, once the mean has been taken from the same numbers?", _recipe_with(factor=lambda n: student_t.ppf(0.975, n)))]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #necee0b76b8b
+_MISTAKES += [
     Mistake("This is the scatter of one difference: by what does the mean of several scatter less?", _recipe_with(root=lambda n: 1)),
-    Mistake("Divided by the number of pairs: variances go with the number, deviations with something else.", _recipe_with(root=lambda n: n)),
+    Mistake("Divided by the number of pairs: variances go with the number, deviations with something else.", _recipe_with(root=lambda n: n))]
+
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #n6ee0dd49e83
+_MISTAKES += [
     Mistake("The lower end is above the upper one.", lambda first, second: tuple(np.take(_oracle(first, second), [0, 2, 1]).tolist())),
     Mistake("The mean comes first, then the lower and the upper end.", lambda first, second: tuple(np.take(_oracle(first, second), [1, 0, 2]).tolist())),
     Mistake("First minus second: a positive number says that the first is better.", lambda first, second: _oracle(second, first))]
 
+# %% ../../nbs/checkers/11_fair_comparison.ipynb #nf1207ca9c54
 check = Checker([Exercise("paired_difference", _cases, _oracle, _MISTAKES)])
