@@ -445,7 +445,7 @@ def values(
 
 # %% ../nbs/09_experiments.ipynb #t013-study-code
 def read_study(
-    name: str,  # "fair", "rare", "leaks" or "dubai", or the path of a file that .ci/study wrote
+    name: str,  # "fair", "fair_plain", "rare", "leaks" or "dubai", or the path of a file that .ci/study wrote
 ) -> Study:     # Its runs
     "Read a saved study."
     path = Path(name) if name.endswith(".json") else Path(str(files("unetkit") / "recorded" / "studies" / f"{name}.json"))
