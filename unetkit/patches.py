@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_window', 'window_starts', 'window_cuts', 'PatchGrid', 'Windows', 'grid_windows', 'Plan', 'plan', 'patch_views',
-           'as_tensor', 'to_device', 'cut', 'as_batch', 'dihedral', 'Batches', 'coverage', 'random_split',
-           'overlap_leak', 'blocked_split']
+           'as_tensor', 'to_device', 'cut', 'as_batch', 'dihedral', 'Batches', 'clear_places', 'coverage',
+           'random_split', 'overlap_leak', 'blocked_split']
 
 # %% ../nbs/03_patches.ipynb #c003-1472bd69
 from collections.abc import Iterator, Sequence
@@ -300,8 +300,11 @@ def _turn_pairs(batch, targets, rng):
     return batch, targets
 
 # %% ../nbs/03_patches.ipynb #c105-cc5bc7d5
-def _clear_places(forbidden, size):
-    "Where a window of `size` may start, (H - size + 1, W - size + 1) bool, so that it holds no forbidden pixel of a bool (H, W)."
+def clear_places(
+    forbidden: np.ndarray,  # (H, W) bool: the pixels that a window may not hold
+    size: int,              # Side of the windows, in pixels; at most H and W
+) -> np.ndarray:            # (H - size + 1, W - size + 1) bool: True where a window may start
+    "Where windows may start so that they hold no forbidden pixel."
     table = np.pad(forbidden.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
     return table[size:, size:] - table[:-size, size:] - table[size:, :-size] + table[:-size, :-size] == 0
 
@@ -319,9 +322,9 @@ def _draw_places(places, count, patch_size, rng):
 def _crops_within(ground, sizes, rng, wanted=None):
     "As many random windows as `ground` has, on pixels that it covers; half of them hold a pixel that is `wanted`, a bool (H, W) per tile."
     p, count = ground.patch_size, len(ground)
-    clear = [_clear_places(coverage(ground, t, size) == 0, p) for t, size in enumerate(sizes)]
+    clear = [clear_places(coverage(ground, t, size) == 0, p) for t, size in enumerate(sizes)]
     if wanted is None: return _draw_places(clear, count, p, rng)
-    holding = [places & ~_clear_places(mask, p) for places, mask in zip(clear, wanted)]
+    holding = [places & ~clear_places(mask, p) for places, mask in zip(clear, wanted)]
     some, any_ = _draw_places(holding, count // 2, p, rng), _draw_places(clear, count - count // 2, p, rng)
     mixed = [np.concatenate(pair) for pair in zip((some.tile, some.row, some.col), (any_.tile, any_.row, any_.col))]
     return _whole_windows(p, *mixed)[rng.permutation(count)]
@@ -420,6 +423,6 @@ def _far_from(windows, others, sizes, guard):
     if guard < 0: raise ValueError(f"guard must be at least 0 pixels, got {guard}: 0 keeps training and validation just apart")
     keep = np.zeros(len(windows), bool)
     for t, size in enumerate(sizes):
-        clear, at = _clear_places(coverage(others, t, size, guard) > 0, windows.patch_size), np.flatnonzero(windows.tile == t)
+        clear, at = clear_places(coverage(others, t, size, guard) > 0, windows.patch_size), np.flatnonzero(windows.tile == t)
         keep[at] = clear[windows.row[at], windows.col[at]]
     return windows[keep]

@@ -33,7 +33,7 @@ import torch
 from .labels import ISPRS, Palette, class_counts
 from .losses import SCHEMES, class_weights, decision_threshold, make_loss, weighted_binary, weighted_cross_entropy
 from .metrics import Scores, confusion_matrix
-from .patches import _clear_places, blocked_split, coverage, grid_windows, overlap_leak, patch_views, plan, random_split, window_cuts, window_starts
+from .patches import clear_places, blocked_split, coverage, grid_windows, overlap_leak, patch_views, plan, random_split, window_cuts, window_starts
 from .plots import EDGE, IGNORED, RIGHT, WIDTH, WRONG, house_style, show_errors, show_labels, show_tile, show_windows, thumbnail
 from .stitching import predict_tile
 from .tiles import Tile
@@ -214,7 +214,7 @@ def share_with(
     windows,           # `Windows` on this one tile
 ) -> float:            # Share of the windows, in [0, 1]
     "Share of the windows that hold at least one pixel of the mask."
-    without = _clear_places(mask, windows.patch_size)
+    without = clear_places(mask, windows.patch_size)
     return float((~without[windows.row, windows.col]).mean())
 
 # %% ../nbs/81_widgets.ipynb #na12caef6fb4
