@@ -403,7 +403,7 @@ def trial(
     palette: Palette,                  # Their classes
     settings: Settings = Settings(),   # What the run depends on; all its epochs are run
     methods: Sequence[str] = ("patches", "exact"),  # Ways of stitching to score
-) -> dict:                             # settings, steps, seconds, best_epoch, and per moment ("kept", "last") validation accuracy and matrices
+) -> dict:                             # settings as given (patience is not used), steps, seconds, best_epoch, and per moment ("kept", "last") validation accuracy and matrices
     "Train once, and keep what repeated runs are compared by, JSON-ready."
     pipeline, moments = ModelPipeline(palette, replace(settings, patience=settings.epochs)), {}
     for epoch in pipeline.epochs(train):
@@ -452,4 +452,13 @@ def read_study(
     if not path.is_file():
         raise FileNotFoundError(f"no study {name!r}: there is no file {path.name}; name a saved one, or the path of one that .ci/study wrote")
     found = json.loads(path.read_text())
+    _check_pairs(path, found["runs"])
     return Study({key: value for key, value in found.items() if key != "runs"}, found["runs"])
+
+def _check_pairs(path, runs):
+    "Raise `ValueError` unless every arm has the same seeds."
+    seeds = {arm: sorted(run["seed"] for run in runs if run["arm"] == arm) for arm in dict.fromkeys(run["arm"] for run in runs)}
+    first, *others = seeds
+    for arm in others:
+        if seeds[arm] != seeds[first]:
+            raise ValueError(f"{path.name}: {first!r} has the seeds {seeds[first]}, {arm!r} has {seeds[arm]}: finish the study first")
