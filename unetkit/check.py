@@ -81,9 +81,9 @@ def _compare_arrays(given, expected):
     given, expected = _array(given), _array(expected)
     if given.shape != expected.shape: return f"the shape is {given.shape} instead of {expected.shape}"
     held, wanted = (_FAMILIES.get(a.dtype.kind, str(a.dtype)) for a in (given, expected))
-    if held != wanted: return f"it holds {held} ({given.dtype}) instead of {wanted} ({expected.dtype})"
+    if held != wanted and (held, wanted) != ("integers", "floats"): return f"it holds {held} ({given.dtype}) instead of {wanted} ({expected.dtype})"
     if held == "objects": return compare(given.tolist(), expected.tolist())
-    same = np.isclose(given, expected, _RTOL, _ATOL, equal_nan=True) if held == "floats" else given == expected
+    same = np.isclose(given, expected, _RTOL, _ATOL, equal_nan=True) if wanted == "floats" else given == expected
     if same.all(): return None
     at = tuple(int(i) for i in np.argwhere(~same)[0])
     return f"{(~same).sum()} of {same.size} values differ, the first at {list(at)}: {_brief(given[at])} instead of {_brief(expected[at])}"
@@ -330,17 +330,27 @@ def _slip_hint(given, expected):
     with np.errstate(all="ignore"):
         return next((hint for test, hint in _SLIPS if test(given[wrong], expected[wrong]).all()), None)
 
+# %% ../nbs/83_check.ipynb #n7046d4c61b1
+_TYPES = {("floats", "integers"): "The type is wrong: whole numbers are asked for, and `/`, `mean` and `np.zeros` give floats.",
+          ("bool", "integers"): "The array holds only true and false: numbers are asked for.",
+          ("bool", "floats"): "The array holds only true and false: numbers are asked for.",
+          ("integers", "bool"): "True and false are asked for, not the numbers 1 and 0.",
+          ("floats", "bool"): "True and false are asked for, not the numbers 1 and 0.",
+          ("integers", "floats"): "An array of integers cuts off what stands behind the point: with which type does it begin?"}
+
 # %% ../nbs/83_check.ipynb #nd1ba69dc6b9
 _AXES = "The values may be right, the axes are not: their order, or one that was flattened or added."
 
 def _array_hint(given, expected):
     "A likely cause where arrays differ, or None."
-    if given.T.shape == expected.shape and np.array_equal(given.T, expected): return "Rows and columns are exchanged."
+    families = tuple(_FAMILIES.get(a.dtype.kind) for a in (given, expected))
+    if given.ndim > 1 and not np.array_equal(given, expected) and np.array_equal(given.T, expected): return "Rows and columns are exchanged."
     if given.size == expected.size and given.shape != expected.shape: return _AXES
     if given.ndim != expected.ndim: return f"{given.ndim} axes instead of {expected.ndim}: was one summed away, or kept that should not be?"
     if given.shape != expected.shape: return "Look at the sizes: the first and the last element of each axis, and rows before columns."
-    if given.dtype.kind == "b" and np.array_equal(given, ~expected): return "True and false are exchanged."
-    if given.dtype.kind in "iuf": return _slip_hint(given, expected)
+    if families in _TYPES and families[1] != "floats": return _TYPES[families]
+    if families == ("bool", "bool") and np.array_equal(given, ~expected): return "True and false are exchanged."
+    return given.dtype.kind in "iuf" and _slip_hint(given, expected) or _TYPES.get(families)
 
 # %% ../nbs/83_check.ipynb #n79ad57c755e
 def _list_hint(given, expected):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IGNORED', 'RIGHT', 'WRONG', 'EDGE', 'WIDTH', 'HOUSE', 'VISION', 'house_style', 'thumbnail', 'show_tile',
            'show_labels', 'show_errors', 'show_windows', 'show_triptych', 'plot_confusion', 'plot_history',
-           'plot_intervals', 'as_seen']
+           'plot_intervals', 'as_light', 'as_seen']
 
 # %% ../nbs/80_plots.ipynb #c003-cdefdd36
 from collections.abc import Iterator
@@ -373,6 +373,14 @@ def plot_intervals(
     ax.set(yticks=range(len(values)), yticklabels=values, ylim=(len(values) - .5, -.6), xlabel=xlabel)
     return ax
 
+# %% ../nbs/80_plots.ipynb #v00a-light-code
+def as_light(
+    colours: np.ndarray,  # Colours or an image, sRGB of any shape, 0 to 255
+) -> np.ndarray:          # float64 of the same shape: amounts of light, 0 to 1
+    "Undo the curve of sRGB."
+    stored = np.asarray(colours) / 255
+    return np.where(stored <= .04045, stored / 12.92, ((stored + .055) / 1.055) ** 2.4)
+
 # %% ../nbs/80_plots.ipynb #v001-vision-code
 VISION = {'protanopia': ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
           'deuteranopia': ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
@@ -384,7 +392,5 @@ def as_seen(
 ) -> np.ndarray:          # uint8 of the same shape: colours that look to everybody as the given ones look to that reader
     "Simulate a colour vision deficiency."
     if vision not in VISION: raise ValueError(f'vision must be one of {", ".join(VISION)}, got {vision!r}')
-    stored = np.asarray(colours) / 255
-    light = np.where(stored <= .04045, stored / 12.92, ((stored + .055) / 1.055) ** 2.4)
-    left = (light @ np.transpose(VISION[vision])).clip(0, 1)
+    left = (as_light(colours) @ np.transpose(VISION[vision])).clip(0, 1)
     return np.rint(255 * np.where(left <= .0031308, 12.92 * left, 1.055 * left ** (1 / 2.4) - .055)).astype(np.uint8)

@@ -107,7 +107,7 @@ class Panel(widgets.VBox):
         self.picture, self.sign, self.figures = _html('1 1 340px', '600px'), _html(), _html('1 1 250px', '100%')
         below = widgets.Box([self.picture, self.figures], layout=widgets.Layout(display='flex', flex_flow='row wrap', width='100%'))
         super().__init__([*controls.values(), self.sign, below])
-        self.shows, self.controls, self.values = shows, controls, None
+        self.shows, self.controls, self.values, self.good = shows, controls, None, ''
         self.add_class('unetkit-panel')
         for control in controls.values(): control.observe(self.update, 'value')
         self.update()
@@ -147,14 +147,16 @@ def update(
     except Exception as error:
         self._refuse(f'this should not happen, {type(error).__name__}: {error}')
         raise
-    else: self.picture.value, self.figures.value, self.sign.value = _img(view), view.html(), _sign('ready')
+    else:
+        self.good = _img(view)
+        self.picture.value, self.figures.value, self.sign.value = self.good, view.html(), _sign('ready')
 
 # %% ../nbs/81_widgets.ipynb #nb1c680b7b01
 @patch
 def _refuse(self: Panel, why):
-    "Say why there is no view, and fade the last one."
+    "Say why there is no view, and fade the last good picture."
     self.figures.value = ''
-    self.picture.value = f'<div style="opacity:.25">{self.picture.value}</div>' if self.picture.value else ''
+    self.picture.value = f'<div style="opacity:.25">{self.good}</div>' if self.good else ''
     self.sign.value = _sign('refused', why)
 
 # %% ../nbs/81_widgets.ipynb #n522589cb31c

@@ -42,14 +42,26 @@ def _heard(fn):
         except ValueError as error: return _Refusal(error)
     return heard
 
+# %% ../../nbs/checkers/15_bug_museum.ipynb #n7704ff21858
+def _felt(fn):
+    "The function, with the gradient at its first argument kept as `felt` beside the loss that it returns."
+    @wraps(fn)
+    def felt(*args):
+        loss = fn(*args)
+        if kind_of(loss) == "a tensor":
+            try: loss.felt, = torch.autograd.grad(loss, args[0], retain_graph=True, allow_unused=True)
+            except RuntimeError: loss.felt = None
+        return loss
+    return felt
+
 # %% ../../nbs/checkers/15_bug_museum.ipynb #n43aed5c9b3f
-_HEARD = ("decode_reference", "run_epochs")
+_WRAPPED = {"decode_reference": _heard, "run_epochs": _heard, "training_loss": _felt}
 
 class _Museum(Checker):
-    "A checker that hears what some answers say when they refuse."
+    "A checker that hears what some answers say when they refuse, and feels whether a loss can be learnt from."
     def verdict(self, fn, name=None, seed=None):
         name = name or getattr(fn, "__name__", "")
-        return super().verdict(_heard(fn) if name in _HEARD and callable(fn) else fn, name, seed)
+        return super().verdict(_WRAPPED[name](fn) if name in _WRAPPED and callable(fn) else fn, name, seed)
 
 # %% ../../nbs/checkers/15_bug_museum.ipynb #n2cdfe50357a
 def _refused(given, expected):
@@ -146,10 +158,16 @@ def _without(numbers, some):
     n = len(some)
     return [numbers[:i] + numbers[i + n:] for i in range(len(numbers) - n + 1) if tuple(numbers[i:i + n]) == tuple(some)]
 
+# %% ../../nbs/checkers/15_bug_museum.ipynb #ne05229a6d6a
+def _numbers(text):
+    "The whole numbers of a message, in their order."
+    text = re.sub(r"(?<![a-z])(?:u?int|b?float|complex)(?:8|16|32|64|128)(?!\d)", "", text)
+    return [int(digits) for digits in re.findall(r"(?<!\d)(?<!\d\.)\d+(?!\.?\d)", text)]
+
 # %% ../../nbs/checkers/15_bug_museum.ipynb #nd2c5aed4b16
 def _says(text, reference):
     "Which of colour, count and pixel a message names, for the stranger of which it says most: 0 to 3."
-    numbers, said = [int(n) for n in re.findall(r"\b\d+\b", text)], [0]
+    numbers, said = _numbers(text), [0]
     for colour, count, _ in _strangers(reference):
         for rest in _without(numbers, colour):
             pixels = np.argwhere((reference == colour).all(-1)).tolist()
@@ -381,9 +399,10 @@ def _from_logits(logits, targets):
 
 # %% ../../nbs/checkers/15_bug_museum.ipynb #nc7815020c82
 def _learnable(given, expected, *args):
-    "The right number, in a tensor that still knows where it came from."
-    fault = _close(given, expected)
-    return fault if fault or given.requires_grad else "the number is right, but it is cut off from the logits: no gradient flows back"
+    "The right number, in a tensor from which the right gradient arrives at the logits."
+    if (fault := _close(given, expected)): return fault
+    if (gradient := getattr(given, "felt", None)) is None: return "the number is right, but it is cut off from the logits: no gradient flows back"
+    return _close(gradient, expected.felt) and "the number is right, but the gradient that flows back to the logits is not that of this number"
 
 # %% ../../nbs/checkers/15_bug_museum.ipynb #n740b4baf9c7
 def _logit_cases(rng):
@@ -396,15 +415,17 @@ def _logit_cases(rng):
 def _through(squash, loss=F.cross_entropy): return lambda logits, targets: loss(squash(logits), targets)
 
 # %% ../../nbs/checkers/15_bug_museum.ipynb #n1ad5e61ce41
+_CUT = "The number is cut off from the logits, by `item`, `detach` or a new tensor. What should `backward` start from, and where should it arrive?"
 _LOGITS = [
     Mistake("`F.cross_entropy` takes a softmax itself. How many are there now?", _through(lambda x: x.softmax(1))),
     Mistake("A sigmoid looks at each class alone, and `F.cross_entropy` still takes its own softmax.", _through(torch.sigmoid)),
     Mistake("`F.nll_loss` expects logarithms of probabilities, and gets probabilities.", _through(lambda x: x.softmax(1), F.nll_loss)),
     Mistake("`F.nll_loss` expects logarithms of probabilities, and gets logits.", F.nll_loss),
-    Mistake("The number is cut off from the logits, by `item` or `detach`. What should `backward` start from?", lambda x, t: F.cross_entropy(x, t).detach()),
+    Mistake(_CUT, lambda x, t: F.cross_entropy(x, t).detach()),
+    Mistake(_CUT, lambda x, t: torch.tensor(F.cross_entropy(x, t).item(), requires_grad=True)),
     Mistake("A probability became 0, and its logarithm infinite: leave softmax and logarithm to one function.", _through(lambda x: x.softmax(1).log(), F.nll_loss)),
     Mistake("This is the sum over pixels, not their mean.", lambda x, t: F.cross_entropy(x, t, reduction="sum"))]
-_training_loss = Exercise("training_loss", _logit_cases, _from_logits, _LOGITS, _learnable)
+_training_loss = Exercise("training_loss", _logit_cases, _felt(_from_logits), _LOGITS, _learnable)
 
 # %% ../../nbs/checkers/15_bug_museum.ipynb #nd633bf9a39e
 def _chunks(windows, batch_size):
@@ -456,7 +477,7 @@ def _epoch_judge(given, expected, losses, patience):
     "The number of epochs; or a message that names the epoch."
     if (fault := _refused(given, expected)) or not isinstance(expected, _Refusal): return fault or compare(given, expected)
     epoch = next(e for e, loss in enumerate(losses, 1) if not math.isfinite(loss))
-    return None if str(epoch) in re.findall(r"\b\d+\b", given) else f"the message does not name epoch {epoch}"
+    return None if epoch in _numbers(given) else f"the message does not name epoch {epoch}"
 
 # %% ../../nbs/checkers/15_bug_museum.ipynb #n3a47f7763bc
 def _loss_cases(rng):
@@ -466,6 +487,7 @@ def _loss_cases(rng):
     return [("the loss falls in every epoch", ([0.9, 0.7, 0.6], 2)), ("the loss rises", ([0.5, 0.6, 0.7, 0.8, 0.9], 3)),
             ("equal is not better", ([0.5, 0.5, 0.5, 0.5], 2)), ("nan from the first epoch", ([nan] * 12, 4)),
             ("nan in the fifth epoch", ([0.9, 0.7, 0.8, 0.6, nan, 0.5, 0.4], 3)), ("an infinite loss", ([0.9, 0.8, math.inf, 0.7], 5)),
+            ("a loss of minus infinity", ([0.9, 0.8, -math.inf, 0.7], 5)), ("patience ends with an infinite loss", ([0.5, 0.6, math.inf], 2)),
             ("nan after the end of training", ([0.5, 0.6, 0.7, nan], 2)), *[("random losses", (draw(15), 4)) for _ in range(2)], ("random losses with nan", (blown, 4))]
 
 # %% ../../nbs/checkers/15_bug_museum.ipynb #n446732025cb
@@ -492,8 +514,19 @@ def _upfront(losses, patience):
     if bad: raise ValueError(f"epoch {bad[0]}")
     return _epochs_run(losses, patience)
 
+# %% ../../nbs/checkers/15_bug_museum.ipynb #n5fd2f2a50cd
+def _patience_first(losses, patience):
+    best, waited = math.inf, 0
+    for epoch, loss in enumerate(losses, 1):
+        best, waited = (best, waited + 1) if loss >= best else (loss, 0)
+        if waited == patience: return epoch
+        if not math.isfinite(loss): raise ValueError(f"epoch {epoch}")
+    return len(losses)
+
 # %% ../../nbs/checkers/15_bug_museum.ipynb #nf4319f58b3b
 _NANS = [
+    ("Infinite losses have two signs, and neither is a number to compare with.", _with_nan(_raising("epoch {}", lambda loss: math.isnan(loss) or loss == math.inf))),
+    ("In this epoch two things happen: the loss is no number, and patience ends. Which has to be asked first?", _patience_first),
     ("`nan` is caught. An infinite loss is no better.", _with_nan(_raising("epoch {}", math.isnan))),
     ("Every comparison with `nan` is false. What does the `else` make of that?", _with_nan(lambda *_: None)),
     ("`nan` counts as an epoch without improvement. The run ends in time now, and the owner still does not know why.", _with_nan(lambda *_: None, lambda loss, best: loss < best)),
