@@ -297,6 +297,7 @@ _ERRORS = ((NotImplementedError, "This part is still to be written."),
 
 # %% ../nbs/83_check.ipynb #nb703cd8b8e9
 _PARAMETERS = "Compare the parameters of your function with those in the text: their number and order."
+_CALL = "This line calls a function with other arguments than it takes: look at its signature."
 _RETURNS = {"None": "Nothing is returned yet: is there a `return` on every path, and has `...` been replaced?",
             "`...`": "The `...` is still there: it stands for what you have to write.",
             "a generator": "`yield`, or a comprehension in round brackets, makes a generator: put its values into what was asked for.",
@@ -364,15 +365,21 @@ def _list_hint(given, expected):
 # %% ../nbs/83_check.ipynb #n82832b46ee8
 def _likely_cause(exercise, args, got, want):
     "One sentence on why an outcome may be wrong; a value that resists being looked at has none of its own."
-    hints = lambda: _known_mistake(exercise, args, got) or _general_cause(got, want)
+    hints = lambda: _known_mistake(exercise, args, got) or _general_cause(got, want, exercise.name)
     return run_limited(hints, (), 60.0).value or "Work this case out by hand, and compare each step with your code."
 
+# %% ../nbs/83_check.ipynb #arghint-code
+def _argument_hint(error, name):
+    "Who got the wrong arguments: the student's function, or one that it calls?"
+    own = f"{name}()" in _message(error) or len(traceback.extract_tb(error.__traceback__)) < 2
+    return _PARAMETERS if own else _CALL
+
 # %% ../nbs/83_check.ipynb #n348ba4c9ac2
-def _general_cause(got, want):
+def _general_cause(got, want, name):
     "A likely cause that needs no knowledge of the exercise, or None."
     if got.stuck: return "A loop does not end, and could not be stopped: restart the kernel before you go on."
     if got.late: return "A loop does not end: does its condition ever become false?"
-    if isinstance(got.error, TypeError) and not want.error and "positional argument" in _message(got.error): return _PARAMETERS
+    if isinstance(got.error, TypeError) and not want.error and "positional argument" in _message(got.error): return _argument_hint(got.error, name)
     if got.error and not want.error: return next((hint for types_, hint in _ERRORS if isinstance(got.error, types_)), None)
     if want.error: return "This input has no answer: check it first, and raise the error yourself."
     got_kind, kind = kind_of(got.value), kind_of(want.value)
