@@ -311,12 +311,13 @@ def clear_places(
 # %% ../nbs/03_patches.ipynb #c109-9e3664eb
 def _draw_places(places, count, patch_size, rng):
     "`count` random windows of `patch_size`, each at a True of `places`, a bool array per tile."
-    found = [np.argwhere(some) for some in places]
+    found = [np.flatnonzero(some) for some in places]
     ends = np.cumsum([len(some) for some in found])
     if not ends[-1]: raise ValueError("no window on the training ground holds a pixel of the class in focus: focus on a class that the tile has")
     drawn = rng.integers(ends[-1], size=count)
-    row, col = np.concatenate(found)[drawn].T
-    return _whole_windows(patch_size, np.searchsorted(ends, drawn, side="right"), row, col)
+    tile = np.searchsorted(ends, drawn, side="right")
+    row, col = np.divmod(np.concatenate(found)[drawn], np.array([some.shape[1] for some in places])[tile])
+    return _whole_windows(patch_size, tile, row, col)
 
 # %% ../nbs/03_patches.ipynb #c109b-focus-code
 def _crops_within(ground, sizes, rng, wanted=None):
