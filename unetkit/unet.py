@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['UP', 'start_weights', 'DoubleConv', 'Down', 'enlarge', 'Up', 'pad_to_multiple', 'UNet', 'count_parameters',
-           'longest_route', 'seen_by', 'receptive_field', 'reach', 'measured_view', 'measured_reach', 'summary']
+           'longest_route', 'seen_by', 'receptive_field', 'reach', 'measured_view', 'measured_reach', 'summary',
+           'count_flops', 'pixel_bytes']
 
 # %% ../nbs/04_unet.ipynb #c003-d3736303
 import copy
@@ -13,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../nbs/04_unet.ipynb #c010-c3781389
 def start_weights(
@@ -310,3 +312,26 @@ def summary(
     return '\n'.join([*lines, f'{count_parameters(model):,} parameters; sizes are multiples of {model.multiple} inside',
                       f'receptive field {receptive_field(model.depth, model.up)} px; reach {near} px beyond a window '
                       f'cut at multiples of {model.multiple}, {far} px from one pixel'])
+
+# %% ../nbs/04_unet.ipynb #flops-c1
+def count_flops(
+    model: nn.Module,                    # Any network whose first weight is that of a convolution over the image; it is not changed
+    size: tuple[int, int] = (128, 128),  # Rows and columns of the image, in pixels
+    training: bool = False,              # Count the backward pass as well?
+) -> int:                                # Floating-point operations for one image; a multiply-add is two
+    "The work of a network on one image: its convolutions, forward, and backward where it trains."
+    model = copy.deepcopy(model).to('meta').requires_grad_(training)
+    batch = torch.empty(1, next(model.parameters()).shape[1], *size, device='meta')
+    with FlopCounterMode(display=False) as counter:
+        logits = model(batch)
+        if training: logits.sum().backward()
+    return counter.get_total_flops()
+
+# %% ../nbs/04_unet.ipynb #pixel-c1
+def pixel_bytes(
+    model: UNet,        # The network
+    itemsize: int = 4,  # Bytes per number inside the network: 4 for float32, 2 for bfloat16
+) -> float:             # Bytes of memory per pixel of an image
+    "What a prediction holds at its peak, without weights and libraries."
+    activations = 5.5 * model.width * itemsize
+    return activations + 4 * (2 * model.in_channels + model.num_classes)  # the image in two layouts, the logits: float32
