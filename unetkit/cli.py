@@ -7,13 +7,17 @@ __all__ = ['COMMANDS', 'report', 'train', 'predict', 'evaluate', 'scene', 'main'
 
 # %% ../nbs/82_cli.ipynb #c003-e33638f3
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 import argparse
 import inspect
+import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 
 from fastcore.docments import docments
 import torch
@@ -21,9 +25,12 @@ import torch
 from . import __version__
 from .experiments import CHOICES, ModelPipeline, Settings, built_in, check_job, check_tiles, compare, read_labelled
 from .labels import ISPRS, labels_to_colours, read_palette
+from .metrics import Scores
 from .report import REPORT_FILES, accuracy_table, write_report, write_result
+from .scale import check_raster, evaluate_raster, predict_raster
 from .scenes import CLASSES, synthetic_scene
-from .tiles import read_tiles, write_image, write_label_map
+from .tiles import image_pairs, read_tile, write_image, write_label_map
+from .training import process_group, rank_and_world
 
 # %% ../nbs/82_cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):
@@ -113,7 +120,7 @@ def _print_report(document, folder):
     "Print the accuracies, and what was written."
     header, rows = accuracy_table(document)
     for row in [header, *rows]: print("  ".join(f"{cell:>{len(title)}}" for cell, title in zip(row, header)))
-    print(f"wrote {folder}/report.html, scores.json, scores.csv, and the maps and models of {len(rows)} patch sizes")
+    print(f"wrote {folder}/report.html, scores.json, scores.csv, and the maps and models of {len(rows)} patch sizes", flush=True)
 
 # %% ../nbs/82_cli.ipynb #c026-9b5f311d
 def train(
@@ -133,48 +140,75 @@ def train(
     checkpoint = path.with_name(f"{path.name}.checkpoint")
     if restart: _remove([checkpoint])
     pipeline = ModelPipeline(classes, settings).fit(tiles, checkpoint)
+    if rank_and_world()[0] > 0: return
     pipeline.save(path)
+    print(f"wrote {out}: best epoch {pipeline.history.best.number}, validation accuracy {pipeline.history.best.valid_accuracy:.1%}", flush=True)
     _remove([checkpoint])
-    print(f"wrote {out}: best epoch {pipeline.history.best.number}, validation accuracy {pipeline.history.best.valid_accuracy:.1%}")
 
 # %% ../nbs/82_cli.ipynb #c028-a645b6dd
 def predict(
     model: str,                  # Model file from `unetkit train` or `unetkit report`
-    image: str,                  # Image to map, a file or a folder of parts
+    image: str,                  # Image to map, a file of any size or a folder of parts
     out: str = "label_map.tif",  # GeoTIFF to write; for several parts, label_map_<part>.tif
-    method: str = "exact",       # How windows are stitched: exact, blend or patches
+    method: str = "exact",       # How windows are stitched: exact, or in memory blend or patches
+    tta: bool = False,           # Average over eight orientations (test-time augmentation)
+    probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
+    memory: float = 0.0,          # Memory for a window, in GB; half of what is free, at most 1, when 0
+    scheduler: str = "",         # Address of a Dask scheduler whose workers share these files
+    restart: bool = False,       # Forget the blocks of an interrupted run
     device: str = "auto",        # auto, cpu or cuda
     precision: str = "auto",     # auto, float32 or bfloat16
 ) -> None:                       # Nothing; the map is written
     "Write the label map of an image."
-    pipeline, tiles = ModelPipeline.load(model, device, precision), read_tiles(image)
-    files = [_writable_file(file, model, image) for file in _map_files(out, tiles)]
-    for file, tile in zip(files, tiles):
-        write_label_map(file, pipeline.predict(tile, method), pipeline.palette.colours, tile.georeference)
-        print(f"wrote {file}")
+    pipeline, parts = ModelPipeline.load(model, device, precision), [part for part, _ in image_pairs(image)]
+    for part in parts: check_raster(pipeline, part)
+    if method != "exact" and (probabilities or scheduler):
+        raise ValueError(f"--probabilities and --scheduler belong to --method exact, got {method}: leave one of them out")
+    files = [_writable_file(file, model, image) for file in _map_files(out, parts)]
+    for file, part in zip(files, parts):
+        if method == "exact": predict_raster(model, part, file, tta, probabilities, _bytes(memory), device, precision, scheduler or None, restart)
+        else: _predict_in_memory(pipeline, part, file, method, tta)
+        print(f"wrote {file}", flush=True)
 
-def _map_files(out, tiles):
-    "A name for the map of every tile; a folder is left as it is, to be refused."
+# %% ../nbs/82_cli.ipynb #z002-cli
+def _predict_in_memory(pipeline, image, file, method, tta):
+    "Map a tile that fits into memory."
+    tile = read_tile(image)
+    write_label_map(file, pipeline.predict(tile, method, tta), pipeline.palette.colours, tile.georeference)
+
+def _map_files(out, parts):
+    "A name for the map of every part; a folder is left as it is, to be refused."
     path = Path(out)
     if path.is_dir(): return [out]
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"the map is a GeoTIFF, and --out {out} does not end in .tif: give it that ending")
-    return [path] if len(tiles) == 1 else [path.with_stem(f"{path.stem}_{tile.name}") for tile in tiles]
+    return [path] if len(parts) == 1 else [path.with_stem(f"{path.stem}_{Path(part).stem}") for part in parts]
+
+def _bytes(gigabytes):
+    "Gigabytes of the command line as bytes; None for 0, which means: choose."
+    if not 0 <= gigabytes < math.inf: raise ValueError(f"--memory must be a number of gigabytes, at least 0, got {gigabytes}: leave it out for the default")
+    return gigabytes * 1e9 or None
 
 # %% ../nbs/82_cli.ipynb #c030-7865f4a2
 def evaluate(
     model: str,               # Model file
-    image: str,               # Image, a file or a folder of parts
+    image: str,               # Image, a file of any size or a folder of parts
     reference: str,           # Its colour-coded reference
-    method: str = "exact",    # How windows are stitched: exact, blend or patches
+    method: str = "exact",    # How windows are stitched: exact, or in memory blend or patches
+    tta: bool = False,        # Average over eight orientations (test-time augmentation)
+    memory: float = 0.0,       # Memory for a window, in GB; half of what is free, at most 1, when 0
     device: str = "auto",     # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
 ) -> None:                    # Nothing; the scores are printed
     "Score a model on labelled tiles."
     pipeline = ModelPipeline.load(model, device, precision)
-    tiles = read_labelled(image, reference, pipeline.palette)
-    check_tiles(tiles, pipeline.palette, "test")
-    print(pipeline.evaluate(tiles, [pipeline.predict(tile, method) for tile in tiles]).table(pipeline.palette.names))
+    if method == "exact":
+        parts = [evaluate_raster(model, *pair, tta, _bytes(memory), device, precision) for pair in image_pairs(image, reference)]
+    else:
+        tiles = read_labelled(image, reference, pipeline.palette)
+        check_tiles(tiles, pipeline.palette, "test")
+        parts = [pipeline.evaluate([tile], [pipeline.predict(tile, method, tta)]) for tile in tiles]
+    print(Scores(sum(scores.confusion_matrix for scores in parts)).table(pipeline.palette.names))
 
 # %% ../nbs/82_cli.ipynb #c032-2d107f56
 def scene(
@@ -221,7 +255,7 @@ def _add_option(parser, name, info):
 class _Parser(argparse.ArgumentParser):
     "A parser that complains in one line."
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        raise ValueError(f"{message}; see {self.prog} --help")
 
 # %% ../nbs/82_cli.ipynb #c044-c8600890
 def _parser(command):
@@ -238,7 +272,8 @@ def _parser(command):
 # %% ../nbs/82_cli.ipynb #c046-d0ed3ed3
 def _run(command, argv):
     "Parse arguments and call a command."
-    given = vars(_parser(command).parse_args(argv))
+    given, (_, world) = vars(_parser(command).parse_args(argv)), rank_and_world()
+    if world > 1 and command is not train: raise ValueError(f"torchrun has started {world} processes, and only train can share its work: start it without torchrun")
     if "patch_sizes" in given: given["patch_sizes"] = sorted({p for part in given["patch_sizes"] for p in part})
     if "settings" in inspect.signature(command).parameters:
         given["settings"] = Settings(**{f.name: given.pop(f.name) for f in fields(Settings) if f.name in given})
@@ -257,10 +292,31 @@ def _one_line(error):
         return f"not enough memory ({text[:200]}): choose a smaller --width, --batch-size or --patch-size"
     return text
 
+# %% ../nbs/82_cli.ipynb #k-cli-1
+_SIGNALS = {signal.SIGINT: ("interrupted", signal.default_int_handler), signal.SIGTERM: ("terminated", signal.SIG_DFL)}
+
+def _stop(number, frame):
+    "Interrupt the program; the next signal of this kind ends it at once."
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
+
+# %% ../nbs/82_cli.ipynb #k-cli-3
+@contextmanager
+def _stoppable():
+    "Let Ctrl-C and SIGTERM interrupt what runs, where nobody else minds them."
+    first = threading.current_thread() is threading.main_thread()
+    mine = [number for number, (_, usual) in _SIGNALS.items() if first and signal.getsignal(number) == usual]
+    for number in mine: signal.signal(number, _stop)
+    try: yield
+    finally:
+        for number in mine: signal.signal(number, _SIGNALS[number][1])
+
 # %% ../nbs/82_cli.ipynb #c051-34f8a362
-def _interrupted(name):
-    "What Ctrl-C leaves behind."
-    return "finished epochs are kept, the same command goes on from there" if name in ("report", "train") else "nothing half-written is left"
+def _interrupted(name, number=signal.SIGINT):
+    "Say what an interrupted command leaves behind, and return the exit code."
+    work = {"report": "epochs", "train": "epochs", "predict": "blocks"}.get(name)
+    kept = f"finished {work} are kept, the same command goes on from there" if work else "nothing half-written is left"
+    return _complain(f"{name}: {_SIGNALS[number][0]}; {kept}", 128 + number)
 
 def _help():
     "The commands, one line each."
@@ -279,25 +335,28 @@ def _call(name, rest):
     try:
         if name in ("-h", "--help"): print(_help())
         elif name == "--version": print(__version__)
-        elif name in COMMANDS: _run(COMMANDS[name], rest)
+        elif name in COMMANDS:
+            with process_group(): _run(COMMANDS[name], rest)
         else: raise ValueError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
     finally: sys.stdout.flush()
 
 # %% ../nbs/82_cli.ipynb #c055-c656f4af
 def main(
     argv: Sequence[str] | None = None,  # Arguments; those of the process when None
-) -> int:                               # Exit code: 0 success, 2 bad input, 130 interrupted, 141 output not wanted any more
+) -> int:                               # Exit code: 0 success, 2 bad input, 130 interrupted, 143 terminated, 141 output not wanted any more
     "The `unetkit` command."
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    try: _call(name, rest)
+    try:
+        with _stoppable(): _call(name, rest)
     except BrokenPipeError: return _reader_gone()
-    except KeyboardInterrupt: return _complain(f"{name}: interrupted; {_interrupted(name)}", 130)
+    except KeyboardInterrupt as stop: return _interrupted(name, *stop.args)
     except Exception as error:
         if not _bad_input(error): raise
         return _complain(f"{name}: error: {_one_line(error)}", 2)
     return 0
 
 def _complain(text, code):
-    "Print a line on the error stream and return the exit code."
-    print(f"unetkit {text}", file=sys.stderr)
+    "Print one printable line on the error stream and return the exit code."
+    line = " ".join(text.split())
+    print("unetkit " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
     return code

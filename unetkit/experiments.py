@@ -8,7 +8,7 @@ __all__ = ['CHOICES', 'SCENE_SIZE', 'Settings', 'read_labelled', 'built_in', 'ch
 
 # %% ../nbs/09_experiments.ipynb #c003-bb6627b1
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from zlib import crc32
@@ -24,14 +24,14 @@ from .losses import LOSSES, SCHEMES, class_weights, make_loss
 from .metrics import Scores, confusion_matrix
 from .patches import Batches, blocked_split, check_window, grid_windows, random_split, to_device
 from .scenes import synthetic_scene
-from .stitching import METHODS, predict_tile
+from .stitching import METHODS, best_core, dihedral_average, predict_tile
 from .tiles import Tile, read_tiles
 from . import training
-from .training import PRECISIONS, Epoch, History, load_model, make_optimizer, make_predictor, pick_device, pick_precision, prepare, save_model, seed_everything, track
-from .unet import UNet, reach
+from .training import PRECISIONS, Epoch, History, compiled, load_model, make_optimizer, make_predictor, pick_device, pick_precision, prepare, rank_and_world, save_model, seed_everything, track
+from .unet import UNet, pixel_bytes, reach
 
 # %% ../nbs/09_experiments.ipynb #c007-53338fee
-CHOICES = {"loss": LOSSES, "weights": SCHEMES, "split": ("random", "blocked"), "method": METHODS, "precision": PRECISIONS}
+CHOICES = {"loss": LOSSES, "weights": SCHEMES, "split": ("random", "blocked"), "method": METHODS, "precision": PRECISIONS, "compile": ("auto", "on", "off")}
 CHOICES
 
 # %% ../nbs/09_experiments.ipynb #c009-00cad616
@@ -89,6 +89,7 @@ class Settings:
     seed: int = 0                      # Seed of initial weights, split and order
     device: str = "auto"               # auto, cpu or cuda
     precision: str = "auto"            # Number format inside the network
+    compile: str = "auto"              # Translate the network for training with torch.compile: auto (on a GPU), on or off
 
     def __post_init__(self): _check_settings(self)
 
@@ -218,6 +219,7 @@ class ModelPipeline:
         self.palette, self.settings = palette, settings
         self.device = pick_device(settings.device)
         self.dtype = pick_precision(settings.precision, self.device)
+        self.compiles = settings.compile == "on" or (settings.compile == "auto" and self.device.type == "cuda")
         self.model, self.history, self.image_dtype = None, History(), None
 
 # %% ../nbs/09_experiments.ipynb #c057-db7ac3b9
@@ -229,14 +231,14 @@ def batches(
     "Split the windows of the training tiles into batches for training and validation."
     s = self.settings
     train, valid = _split(s, [tile.size for tile in tiles])
-    pairs, layout = to_device(tiles, self.device), dict(channels_last=True, ignore_index=IGNORE_INDEX)
-    return (Batches(pairs, train, s.batch_size, shuffle=True, crops=s.crops, focus=_focus(self.palette, s.focus), augment=s.augment, seed=s.seed, **layout),
-            Batches(pairs, valid, s.batch_size, once=True, **layout))
+    pairs, layout = to_device(tiles, self.device), dict(channels_last=True, ignore_index=IGNORE_INDEX, shard=rank_and_world())
+    chance = dict(shuffle=True, crops=s.crops, focus=_focus(self.palette, s.focus), augment=s.augment, seed=s.seed)
+    return Batches(pairs, train, s.batch_size, fill=self.compiles, **chance, **layout), Batches(pairs, valid, s.batch_size, once=True, **layout)
 
 # %% ../nbs/09_experiments.ipynb #c063-782ce6ae
 def _origin(pipeline, tiles, counts):
-    "What the epochs of a training run depend on, JSON-ready: neither how many there are, nor how maps are stitched."
-    settings = {name: value for name, value in asdict(pipeline.settings).items() if name not in ("epochs", "patience", "method")}
+    "What the epochs of a training run depend on, JSON-ready: not how many there are, how maps are stitched or who does the work."
+    settings = {name: value for name, value in asdict(pipeline.settings).items() if name not in ("epochs", "patience", "method", "compile")}
     return settings | {"precision": str(pipeline.dtype), "device": pipeline.device.type, "class counts": counts.tolist(), "pixels": [checksum(tile) for tile in tiles]}
 
 # %% ../nbs/09_experiments.ipynb #c065-9de15c26
@@ -255,9 +257,17 @@ def epochs(
     self.model = prepare(UNet(tiles[0].in_channels, self.palette.num_classes, s.width, s.depth), self.device)
     loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
     for epoch in training.fit(self.model, train, valid, loss_fn, make_optimizer(self.model, s.lr), s.epochs, s.patience, self.dtype,
-                              checkpoint, _origin(self, tiles, counts)):
+                              checkpoint, _origin(self, tiles, counts), self._forward()):
         self.history.append(epoch)
         yield epoch
+
+# %% ../nbs/09_experiments.ipynb #comp09-c1
+@patch
+def _forward(self: ModelPipeline):
+    "The network as training calls it: translated, or as it is."
+    s, (_, world) = self.settings, rank_and_world()
+    shape = (-(-s.batch_size // world), self.model.in_channels, s.patch_size, s.patch_size)
+    return compiled(self.model, shape, self.dtype) if self.compiles else self.model
 
 # %% ../nbs/09_experiments.ipynb #c065b-fit-code
 @patch
@@ -273,13 +283,45 @@ def fit(
 
 # %% ../nbs/09_experiments.ipynb #c067-2f4d4a9d
 @patch
-def _check_ready(self: ModelPipeline, tile=None):
-    "Raise `ValueError` without a model, or if a tile has other bands than the training tiles."
+def _check_fitted(self: ModelPipeline):
+    "Raise `ValueError` without a model."
     if self.model is None:
         raise ValueError("this pipeline has no model yet: call fit(tiles) or ModelPipeline.load(path) first")
-    if tile and (tile.in_channels, str(tile.image.dtype)) != (self.model.in_channels, self.image_dtype):
-        raise ValueError(f"{tile.name} has {tile.in_channels} bands of {tile.image.dtype}, the model was trained on {self.model.in_channels} "
+
+@patch
+def check_image(
+    self: ModelPipeline,
+    name: str,         # What the image is called, for messages
+    in_channels: int,  # Its bands
+    dtype: str,        # "uint8" or "uint16"
+) -> None:             # Nothing; raises `ValueError` without a model, or for other bands than those of the training tiles
+    "Check that this pipeline can predict an image."
+    self._check_fitted()
+    if (in_channels, dtype) != (self.model.in_channels, self.image_dtype):
+        raise ValueError(f"{name} has {in_channels} bands of {dtype}, the model was trained on {self.model.in_channels} "
                          f"of {self.image_dtype}: give it the same bands")
+
+# %% ../nbs/09_experiments.ipynb #y001-pred
+@patch
+def predictor(
+    self: ModelPipeline,
+    tta: bool = False,  # Average over the eight orientations (test-time augmentation)?
+) -> Callable:          # float32 (N, C, H, W) in [0, 1] -> float32 logits (N, K, H, W)
+    "The model as a function for stitching."
+    predict = make_predictor(self.model, self.dtype)
+    return dihedral_average(predict) if tta else predict
+
+# %% ../nbs/09_experiments.ipynb #y003-pred
+@patch
+def windows(
+    self: ModelPipeline,
+    memory: float | None = None,  # Bytes that a window may take; half of what is free, at most 1 GB, when None
+) -> dict:                        # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
+    "Sizes of exact windows for this model on this machine."
+    multiple = self.model.multiple
+    halo = -(-reach(self.model.depth, self.model.up) // multiple) * multiple
+    core = best_core(pixel_bytes(self.model, self.dtype.itemsize), halo, multiple, memory, self.device)
+    return {"halo": halo, "multiple": multiple, "core": core}
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
 @patch
@@ -287,13 +329,12 @@ def predict(
     self: ModelPipeline,
     tile: Tile,                  # Tile with the bands of the training tiles
     method: str | None = None,   # One of `stitching.METHODS`; that of the settings when None
+    tta: bool = False,           # Average over the eight orientations?
 ) -> np.ndarray:                 # label_map: uint8 (H, W)
     "The label map of a tile."
-    self._check_ready(tile)
-    s, multiple = self.settings, self.model.multiple
-    halo = -(-reach(self.model.depth, self.model.up) // multiple) * multiple
-    return predict_tile(make_predictor(self.model, self.dtype), tile.image, method or s.method, s.patch_size,
-                        halo=halo, multiple=multiple, device=self.device)
+    self.check_image(tile.name, tile.in_channels, str(tile.image.dtype))
+    s = self.settings
+    return predict_tile(self.predictor(tta), tile.image, method or s.method, s.patch_size, device=self.device, **self.windows())
 
 # %% ../nbs/09_experiments.ipynb #c071-d5495cce
 @patch
@@ -316,7 +357,7 @@ def save(
     path: str | Path,  # File to write, usually *.safetensors
 ) -> Path:             # The file
     "Write the model with its palette, settings and history."
-    self._check_ready()
+    self._check_fitted()
     about = {"palette": asdict(self.palette), "settings": asdict(self.settings), "images": self.image_dtype}
     return save_model(path, self.model, about | {"history": [asdict(epoch) for epoch in self.history]})
 
@@ -326,13 +367,25 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 # %% ../nbs/09_experiments.ipynb #c077-23986a6d
-def _read_header(path, about):
-    "Palette, settings, history and image type from the header of a model file."
+def _read_header(path, about, num_classes):
+    "Palette, settings, history and image type from the header of a model file with so many classes."
     try:
         palette = Palette(**{name: _tuples(value) for name, value in about["palette"].items()})
-        return palette, Settings(**about["settings"]), History(Epoch(**epoch) for epoch in about["history"]), about["images"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} was not written by this version of unetkit ({error}): train the model again") from None
+        settings, history = Settings(**about["settings"]), History.read(about["history"])
+        _check_header(palette, settings, about["images"], num_classes)
+        return palette, settings, history, about["images"]
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{path} was not written by this version of unetkit ({training._one_line(error)}): train the model again") from None
+
+# %% ../nbs/09_experiments.ipynb #sf-header-code
+def _check_header(palette, settings, images, num_classes):
+    "Raise `ValueError` unless palette, settings and image type fit the model and are of the right kind."
+    if palette.num_classes != num_classes: raise ValueError(f"its palette has {palette.num_classes} classes, its network {num_classes}")
+    if images not in ("uint8", "uint16"): raise ValueError(f"images must be uint8 or uint16, got {images!r}")
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if type(field.default) in (bool, str) and type(value) is not type(field.default):
+            raise ValueError(f"{field.name} must be {type(field.default).__name__}, got {value!r}")
 
 # %% ../nbs/09_experiments.ipynb #c079-7e143a8b
 @patch(cls_method=True)
@@ -344,7 +397,7 @@ def load(
 ) -> ModelPipeline:           # A trained pipeline
     "Read a model with its palette, settings and history."
     model, about = load_model(path)
-    palette, settings, history, image_dtype = _read_header(path, about)
+    palette, settings, history, image_dtype = _read_header(path, about, model.num_classes)
     self = cls(palette, replace(settings, device=device, precision=precision))
     self.model, self.history, self.image_dtype = prepare(model, self.device), history, image_dtype
     return self
