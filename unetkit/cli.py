@@ -295,18 +295,21 @@ def _one_line(error):
 # %% ../nbs/82_cli.ipynb #k-cli-1
 _SIGNALS = {signal.SIGINT: ("interrupted", signal.default_int_handler), signal.SIGTERM: ("terminated", signal.SIG_DFL)}
 
-def _stop(number, frame):
-    "Interrupt the program; the next signal of this kind ends it at once."
-    signal.signal(number, signal.SIG_DFL)
-    raise KeyboardInterrupt(number)
+def _stopper(arrived):
+    "A handler that notes its signal and interrupts the program; the next signal of this kind ends it at once."
+    def stop(number, frame):
+        arrived.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+    return stop
 
 # %% ../nbs/82_cli.ipynb #k-cli-3
 @contextmanager
-def _stoppable():
-    "Let Ctrl-C and SIGTERM interrupt what runs, where nobody else minds them."
+def _stoppable(arrived):
+    "Let Ctrl-C and SIGTERM interrupt what runs, where nobody else minds them; `arrived` takes note of them."
     first = threading.current_thread() is threading.main_thread()
     mine = [number for number, (_, usual) in _SIGNALS.items() if first and signal.getsignal(number) == usual]
-    for number in mine: signal.signal(number, _stop)
+    for number in mine: signal.signal(number, _stopper(arrived))
     try: yield
     finally:
         for number in mine: signal.signal(number, _SIGNALS[number][1])
@@ -346,11 +349,12 @@ def main(
 ) -> int:                               # Exit code: 0 success, 2 bad input, 130 interrupted, 143 terminated, 141 output not wanted any more
     "The `unetkit` command."
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    arrived = []
     try:
-        with _stoppable(): _call(name, rest)
+        with _stoppable(arrived): _call(name, rest)
     except BrokenPipeError: return _reader_gone()
-    except KeyboardInterrupt as stop: return _interrupted(name, *stop.args)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if arrived or isinstance(error, KeyboardInterrupt): return _interrupted(name, *arrived[:1])
         if not _bad_input(error): raise
         return _complain(f"{name}: error: {_one_line(error)}", 2)
     return 0

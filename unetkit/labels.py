@@ -9,6 +9,7 @@ __all__ = ['IGNORE_INDEX', 'ISPRS', 'DUBAI', 'PALETTES', 'Palette', 'UnknownColo
 # %% ../nbs/02_labels.ipynb #c003-c6860ef4
 import json
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -244,10 +245,9 @@ def _parse_colour(value, where):
 # %% ../nbs/02_labels.ipynb #c109-e43d2f43
 def _no_duplicates(pairs):
     "A JSON object as a dict; a key given twice is an error."
-    keys = [k for k, _ in pairs]
-    twice = sorted({k for k in keys if keys.count(k) > 1})
+    twice = sorted(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
     if twice:
-        raise ValueError(f"{', '.join(twice)} given twice: names and keys must be unique")
+        raise ValueError(f"{', '.join(map(repr, twice))} given twice: names and keys must be unique")
     return dict(pairs)
 
 # %% ../nbs/02_labels.ipynb #c111-58b63a7a
@@ -264,11 +264,14 @@ def _check_shape(found):
         raise ValueError(f"\"ignored\" must be a list of colours; expected {_SHAPE}")
 
 # %% ../nbs/02_labels.ipynb #c113-2dd9ece6
-def _parse_palette(text):
-    "The palette that a JSON text describes."
-    found = json.loads(text, object_pairs_hook=_no_duplicates)
+_MOST = 2**20  # bytes of a palette file
+
+def _parse_palette(data):
+    "The palette that the bytes of a JSON file describe."
+    if len(data) > _MOST: raise ValueError(f"larger than {_MOST} bytes, which no palette is: check the name")
+    found = json.loads(data.decode('utf-8-sig'), object_pairs_hook=_no_duplicates)
     _check_shape(found)
-    classes = {n: _parse_colour(c, n) for n, c in found['classes'].items()}
+    classes = {n: _parse_colour(c, repr(n)) for n, c in found['classes'].items()}
     ignored = [_parse_colour(c, 'ignored') for c in found.get('ignored', [])]
     return Palette(tuple(classes), tuple(classes.values()), ignored)
 
@@ -282,10 +285,12 @@ def read_palette(
     path = Path(palette)
     if not path.is_file():
         raise FileNotFoundError(f"palette {str(palette)!r} is neither {' nor '.join(PALETTES)} nor a file: check the name")
+    with open(path, 'rb') as file: data = file.read(_MOST + 1)
     try:
-        return _parse_palette(path.read_bytes().decode('utf-8-sig'))
+        return _parse_palette(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"palette file {path}: {error}") from None
+        said = str(error)
+        raise ValueError(f"palette file {path}: {said if len(said) <= 300 else said[:297] + '...'}") from None
 
 # %% ../nbs/02_labels.ipynb #s001-safe-code
 _SAFE = (255, 255, 255), (0, 114, 178), (86, 180, 233), (213, 94, 0), (240, 228, 66), (204, 121, 167), (0, 0, 0)

@@ -10,6 +10,7 @@ __all__ = ['check_window', 'window_starts', 'window_cuts', 'PatchGrid', 'Windows
 # %% ../nbs/03_patches.ipynb #c003-1472bd69
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 import warnings
 
@@ -187,6 +188,12 @@ def to_device(
             raise ValueError(f"tile {t.name} has no labels: code its reference with label_tile(tile, palette)")
     return [(as_tensor(t.image, device), as_tensor(t.labels, device)) for t in tiles]
 
+# %% ../nbs/03_patches.ipynb #ddp03-c1
+def _send(table, device):
+    "A small numpy array on a device, without waiting for the work that is queued there."
+    import torch
+    return torch.from_numpy(table).to(device, non_blocking=True)
+
 # %% ../nbs/03_patches.ipynb #c077-bd3ea692
 def cut(
     pairs: list,       # Image and label tensors per tile, from `to_device`
@@ -194,12 +201,17 @@ def cut(
 ) -> tuple:            # uint8 or uint16 (N, C, p, p) and uint8 (N, p, p) tensors, ordered by tile
     "Windows of images and labels, copied out of the tiles."
     import torch
-    parts, p = [], windows.patch_size
+    parts = []
     for t in np.unique(windows.tile):
-        some, tensors = windows[windows.tile == t], pairs[t]
-        at = [torch.from_numpy(starts).to(tensors[0].device) for starts in (some.row, some.col)]
-        parts.append([tensor.unfold(0, p, 1).unfold(1, p, 1)[at[0], at[1]] for tensor in tensors])
-    return tuple(torch.cat(part) for part in zip(*parts))
+        some = windows[windows.tile == t]
+        at = [_send(starts, pairs[t][0].device) for starts in (some.row, some.col)]
+        parts.append([_as_bits(tensor).unfold(0, some.patch_size, 1).unfold(1, some.patch_size, 1)[at[0], at[1]] for tensor in pairs[t]])
+    return tuple(torch.cat(part).view(tensor.dtype) for part, tensor in zip(zip(*parts), pairs[0]))
+
+def _as_bits(tensor):
+    "A tensor of a type that can be gathered on every device, with the same bits."
+    import torch
+    return tensor.view(torch.int16) if tensor.dtype == torch.uint16 else tensor
 
 # %% ../nbs/03_patches.ipynb #c083-f3d3ffed
 def as_batch(
@@ -239,6 +251,8 @@ class Batches:
     seed: int = 0                  # Seed of order, crops and symmetries
     channels_last: bool = False    # Memory layout that convolutions like on most machines
     ignore_index: int = 255        # Label of pixels that do not count
+    shard: tuple[int, int] = (0, 1)  # Which part of every batch, from 0, and of how many equal parts; at most `batch_size`
+    fill: bool = False             # Make the last batch as large as the others, with windows that do not count
 
     def __post_init__(self):
         _check_batches(self)
@@ -249,9 +263,12 @@ class Batches:
 # %% ../nbs/03_patches.ipynb #c095-70b2ce0b
 def _check_batches(batches):
     "Check that an epoch has a batch, and that nothing random is scored."
-    count, size = len(batches.windows), batches.batch_size
+    count, size, (rank, world) = len(batches.windows), batches.batch_size, batches.shard
     if not count or size < 1:
         raise ValueError(f"{count} windows in batches of {size}: at least one window and a batch_size of 1 are needed")
+    if not 0 <= rank < world <= size:
+        raise ValueError(f"a batch_size of {size} cannot give part {rank} of {world}: every process needs a window of each batch; "
+                         "choose a larger batch_size or fewer processes")
     if batches.crops and batches.once:
         raise ValueError("crops=True and once=True exclude each other: random windows overlap; score on a grid")
     if batches.focus is not None and not batches.crops:
@@ -265,12 +282,22 @@ def __iter__(self: Batches) -> Iterator[tuple]:  # float32 (N, C, p, p) in [0, 1
     windows = self.epoch_windows()
     for start in range(0, len(windows), self.batch_size):
         some = windows[start:start + self.batch_size]
-        some = some[np.argsort(some.tile, kind="stable")]
+        mine, count = _share(len(some), self.batch_size if self.fill else len(some), self.shard)
+        turns = self.rng.integers(0, 8, len(some)) if self.augment else None
+        some = some[np.argsort(some.tile, kind="stable")][mine]
         patches, targets = cut(self.pairs, some)
         batch, targets = as_batch(patches), targets.long()
         if self.once: targets = _keep_owned(targets, some, self.ignore_index)
-        if self.augment: batch, targets = _turn_pairs(batch, targets, self.rng)
+        if self.augment: batch, targets = _turn_pairs(batch, targets, turns[mine])
+        targets[count:] = self.ignore_index
         yield batch.contiguous(memory_format=layout), targets
+
+# %% ../nbs/03_patches.ipynb #ddp03-c2
+def _share(count, size, shard):
+    "Which of `count` windows a part of a batch of `size` holds, and how many of them count; the others repeat the last window."
+    rank, world = shard
+    each = -(-size // world)
+    return np.minimum(np.arange(each) + rank * each, count - 1), min(max(count - rank * each, 0), each)
 
 # %% ../nbs/03_patches.ipynb #c099-aaa86afc
 @patch
@@ -285,19 +312,24 @@ def _keep_owned(targets, windows, ignore_index):
     "Labels (N, p, p) with every pixel that its window does not own set to `ignore_index`."
     import torch
     corner = np.stack([windows.row, windows.row, windows.col, windows.col])
-    r0, r1, c0, c1 = torch.from_numpy(windows.owned.T - corner).to(targets.device)[..., None]
+    r0, r1, c0, c1 = _send(windows.owned.T - corner, targets.device)[..., None]
     at = torch.arange(windows.patch_size, device=targets.device)
     rows, cols = (at >= r0) & (at < r1), (at >= c0) & (at < c1)
     return targets.masked_fill(~(rows[:, :, None] & cols[:, None, :]), ignore_index)
 
 # %% ../nbs/03_patches.ipynb #c103-c454a594
-def _turn_pairs(batch, targets, rng):
-    "A random symmetry of the square for every pair of a batch."
-    which = rng.integers(0, 8, len(batch))
-    for k in range(1, 8):
-        at = np.flatnonzero(which == k)
-        batch[at], targets[at] = dihedral(batch[at], k), dihedral(targets[at], k)
-    return batch, targets
+@lru_cache(4)
+def _sources(size, device):
+    "For each symmetry, (8, size * size) int64: which pixel of a square comes to which place."
+    import torch
+    square = torch.arange(size * size, device=device).view(size, size)
+    return torch.stack([dihedral(square, k).flatten() for k in range(8)])
+
+def _turn_pairs(batch, targets, which):
+    "The symmetry `which`, (N,) 0 to 7, for every pair of a batch."
+    source = _sources(batch.shape[-1], batch.device)[_send(which, batch.device)]
+    turned = batch.flatten(2).gather(2, source[:, None].expand(-1, batch.shape[1], -1))
+    return turned.view_as(batch), targets.flatten(1).gather(1, source).view_as(targets)
 
 # %% ../nbs/03_patches.ipynb #c105-cc5bc7d5
 def clear_places(

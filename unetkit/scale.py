@@ -7,7 +7,7 @@ __all__ = ['RasterJob', 'check_raster', 'raster_job', 'predict_block', 'predict_
 
 # %% ../nbs/90_scale.ipynb #s003-imports
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 import hashlib
@@ -132,6 +132,7 @@ def _begin(folder, job):
     "Write the job into a new folder, or check that it is the job of an old one; the old windows are kept."
     path, now = folder / 'job.json', asdict(job)
     if not path.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # blocks without their job belong to nobody
         with atomic_path(path) as temporary: temporary.write_text(json.dumps(now, indent=1))
     try: then = json.loads(path.read_text())
     except ValueError: raise ValueError(f"{path} cannot be read: start anew with --restart") from None
