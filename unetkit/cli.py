@@ -25,9 +25,8 @@ import torch
 from . import __version__
 from .experiments import CHOICES, ModelPipeline, Settings, built_in, check_job, check_tiles, compare, read_labelled
 from .labels import ISPRS, labels_to_colours, read_palette
-from .metrics import Scores
 from .report import REPORT_FILES, accuracy_table, write_report, write_result
-from .scale import check_raster, evaluate_raster, predict_raster
+from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file
 from .scenes import CLASSES, synthetic_scene
 from .tiles import image_pairs, read_tile, write_image, write_label_map
 from .training import process_group, rank_and_world
@@ -164,7 +163,8 @@ def predict(
     for part in parts: check_raster(pipeline, part)
     if method != "exact" and (probabilities or scheduler):
         raise ValueError(f"--probabilities and --scheduler belong to --method exact, got {method}: leave one of them out")
-    files = [_writable_file(file, model, image) for file in _map_files(out, parts)]
+    files = _map_files(out, parts)
+    for file in _all_different([*files, *(probabilities_file(file) for file in files if probabilities)]): _writable_file(file, model, image)
     for file, part in zip(files, parts):
         if method == "exact": predict_raster(model, part, file, tta, probabilities, _bytes(memory), device, precision, scheduler or None, restart)
         else: _predict_in_memory(pipeline, part, file, method, tta)
@@ -179,7 +179,7 @@ def _predict_in_memory(pipeline, image, file, method, tta):
 def _map_files(out, parts):
     "A name for the map of every part; a folder is left as it is, to be refused."
     path = Path(out)
-    if path.is_dir(): return [out]
+    if path.is_dir(): return [path]
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"the map is a GeoTIFF, and --out {out} does not end in .tif: give it that ending")
     return [path] if len(parts) == 1 else [path.with_stem(f"{path.stem}_{Path(part).stem}") for part in parts]
@@ -188,6 +188,12 @@ def _bytes(gigabytes):
     "Gigabytes of the command line as bytes; None for 0, which means: choose."
     if not 0 <= gigabytes < math.inf: raise ValueError(f"--memory must be a number of gigabytes, at least 0, got {gigabytes}: leave it out for the default")
     return gigabytes * 1e9 or None
+
+def _all_different(files):
+    "The files themselves; raises `ValueError` if two have one name."
+    for file in files:
+        if files.count(file) > 1: raise ValueError(f"two parts would be written to {file}: rename one of them")
+    return files
 
 # %% ../nbs/82_cli.ipynb #c030-7865f4a2
 def evaluate(
@@ -202,13 +208,12 @@ def evaluate(
 ) -> None:                    # Nothing; the scores are printed
     "Score a model on labelled tiles."
     pipeline = ModelPipeline.load(model, device, precision)
-    if method == "exact":
-        parts = [evaluate_raster(model, *pair, tta, _bytes(memory), device, precision) for pair in image_pairs(image, reference)]
+    if method == "exact": scores = evaluate_raster(model, image, reference, tta, _bytes(memory), device, precision)
     else:
         tiles = read_labelled(image, reference, pipeline.palette)
         check_tiles(tiles, pipeline.palette, "test")
-        parts = [pipeline.evaluate([tile], [pipeline.predict(tile, method, tta)]) for tile in tiles]
-    print(Scores(sum(scores.confusion_matrix for scores in parts)).table(pipeline.palette.names))
+        scores = pipeline.evaluate(tiles, [pipeline.predict(tile, method, tta) for tile in tiles])
+    print(scores.table(pipeline.palette.names))
 
 # %% ../nbs/82_cli.ipynb #c032-2d107f56
 def scene(

@@ -27,7 +27,7 @@ from .scenes import synthetic_scene
 from .stitching import METHODS, best_core, dihedral_average, predict_tile
 from .tiles import Tile, read_tiles
 from . import training
-from .training import PRECISIONS, Epoch, History, compiled, load_model, make_optimizer, make_predictor, pick_device, pick_precision, prepare, rank_and_world, save_model, seed_everything, track
+from .training import PRECISIONS, Epoch, History, compiled, load_model, make_optimizer, make_predictor, pick_device, pick_precision, prepare, rank_and_world, save_model, seed_everything, track, wants_channels_last
 from .unet import UNet, pixel_bytes, reach
 
 # %% ../nbs/09_experiments.ipynb #c007-53338fee
@@ -231,9 +231,14 @@ def batches(
     "Split the windows of the training tiles into batches for training and validation."
     s = self.settings
     train, valid = _split(s, [tile.size for tile in tiles])
-    pairs, layout = to_device(tiles, self.device), dict(channels_last=True, ignore_index=IGNORE_INDEX, shard=rank_and_world())
+    pairs, layout = to_device(tiles, self.device), dict(channels_last=self._channels_last(), ignore_index=IGNORE_INDEX, shard=rank_and_world())
     chance = dict(shuffle=True, crops=s.crops, focus=_focus(self.palette, s.focus), augment=s.augment, seed=s.seed)
     return Batches(pairs, train, s.batch_size, fill=self.compiles, **chance, **layout), Batches(pairs, valid, s.batch_size, once=True, **layout)
+
+@patch
+def _channels_last(self: ModelPipeline):
+    "Whether batches and weights lie with the channels last."
+    return wants_channels_last(self.settings.width, self.device, self.dtype)
 
 # %% ../nbs/09_experiments.ipynb #c063-782ce6ae
 def _origin(pipeline, tiles, counts):
@@ -254,7 +259,7 @@ def epochs(
     seed_everything(s.seed)
     train, valid = self.batches(tiles)
     self.image_dtype, self.history = str(tiles[0].image.dtype), History()
-    self.model = prepare(UNet(tiles[0].in_channels, self.palette.num_classes, s.width, s.depth), self.device)
+    self.model = prepare(UNet(tiles[0].in_channels, self.palette.num_classes, s.width, s.depth), self.device, self._channels_last())
     loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
     for epoch in training.fit(self.model, train, valid, loss_fn, make_optimizer(self.model, s.lr), s.epochs, s.patience, self.dtype,
                               checkpoint, _origin(self, tiles, counts), self._forward()):

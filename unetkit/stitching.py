@@ -9,6 +9,7 @@ __all__ = ['METHODS', 'image_tensor', 'logits_to_labels', 'whole_patches', 'blen
 # %% ../nbs/08_stitching.ipynb #c003-d5032463
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 import math
 
 import numpy as np
@@ -147,23 +148,24 @@ def free_memory(
     "The memory at hand on a device."
     device = torch.device(device)
     if device.type == "cuda": return torch.cuda.mem_get_info(device)[0]
-    try: lines = dict(line.split(":") for line in open("/proc/meminfo"))
+    try: lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     except OSError: return 4 * 2**30
     return min([int(lines["MemAvailable"].split()[0]) * 1024, *_container_room()])
 
 # %% ../nbs/08_stitching.ipynb #x013-core
 def _container_room():
-    "Bytes that the limit of a container leaves, if it has one."
+    "Bytes that the limit of a container leaves, if it has one; files that the kernel only remembers do not count as used."
     room = []
-    for limit, used in [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")]:
-        try: total, now = (open(f"/sys/fs/cgroup/{name}").read().strip() for name in (limit, used))
+    for limit, used, statistics in [("memory.max", "memory.current", "memory.stat"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")]:
+        try: total, now, stat = (Path("/sys/fs/cgroup", name).read_text().strip() for name in (limit, used, statistics))
         except OSError: continue
-        if total.isdigit(): room.append(int(total) - int(now))
+        remembered = dict(line.split() for line in stat.splitlines()).get("inactive_file", 0)
+        if total.isdigit(): room.append(max(0, int(total) - int(now) + int(remembered)))
     return room
 
 # %% ../nbs/08_stitching.ipynb #x015-core
 def best_core(
-    pixel_bytes: float,             # Memory that the network needs per pixel of a window, in bytes
+    needed: float,                  # Memory that the network needs per pixel of a window, in bytes
     halo: int = 96,                 # Pixels read beyond each core
     multiple: int = 16,             # 2**depth of the network
     memory: float | None = None,    # Bytes that a window may take; half of what is free, at most 1 GB, when None
@@ -171,10 +173,11 @@ def best_core(
 ) -> int:                           # Side of the core, in pixels
     "The largest core whose window fits into memory."
     memory = min(free_memory(device) / 2, 1e9) if memory is None else memory
-    core = math.isqrt(int(memory / pixel_bytes)) - 2 * halo
+    if not 0 <= memory < math.inf: raise ValueError(f"memory must be a number of bytes, got {memory}: leave it out for the default")
+    core = math.isqrt(int(memory / needed)) - 2 * halo
     if core < multiple:
-        raise ValueError(f"{memory / 1e6:.0f} MB are not enough for a window with a halo of {halo} pixels, which takes "
-                         f"{pixel_bytes * (2 * halo + multiple)**2 / 1e6:.0f} MB: allow more memory, or use a smaller width or depth")
+        raise ValueError(f"{memory / 1e6:.1f} MB are not enough for a window with a halo of {halo} pixels, which takes "
+                         f"{needed * (2 * halo + multiple)**2 / 1e6:.1f} MB: allow more memory, or use a smaller width or depth")
     step = math.lcm(256, multiple) if core >= math.lcm(256, multiple) else multiple
     return core // step * step
 

@@ -274,11 +274,14 @@ def _driver(path):
 # %% ../nbs/00_tiles.ipynb #sf-check-raster
 def _check_raster(path, raster):
     "The pixels are of a type that this module promises, and can be read in pieces."
-    types = set(raster.dtypes)
+    types, most = set(raster.dtypes), 128 * _max_pixels()
     if raster.subdatasets: raise ValueError(f"{path} has {len(raster.subdatasets)} pages: save the one you want on its own")
     if len(types) > 1 or not types <= {'uint8', 'uint16'}:
         raise ValueError(f"{path} holds {', '.join(sorted(types))} values; an image is uint8 or uint16: rescale it to 0..255 or 0..65535")
     _check_pixels(raster, *raster.block_shapes[0], 'is stored in blocks of', 'save it in blocks of 256 x 256')
+    if raster.height * raster.width > most:
+        raise ValueError(f"{path} announces {raster.height} x {raster.width} pixels, more than the {most} that are read even by windows: "
+                         f"cut it into parts, or set UNETKIT_MAX_PIXELS={raster.height * raster.width // 128 + 1} if you trust it")
 
 # %% ../nbs/00_tiles.ipynb #sf-limit-code
 MAX_PIXELS = 2**29  # Pixels of up to 4 bytes that are read at once (2 GiB); UNETKIT_MAX_PIXELS in the environment overrides it
@@ -561,7 +564,11 @@ def _rough(path, size, count, pieces, georeference):
     "Write pieces into a plain GeoTIFF in blocks, in any order."
     settings = _geotiff(np.empty((*size, 0), np.uint8), georeference, {'count': count, 'nodata': 255, 'zlevel': 1, 'interleave': 'band', 'photometric': 'minisblack'})
     with rasterio.open(path, 'w', **settings) as raster:
-        for (r0, r1, c0, c1), piece in pieces: raster.write(piece.transpose(2, 0, 1), window=Window(c0, r0, c1 - c0, r1 - r0))
+        for (r0, r1, c0, c1), piece in pieces:
+            if (piece.shape, piece.dtype) != ((r1 - r0, c1 - c0, count), np.uint8) or not (0 <= r0 and r1 <= size[0] and 0 <= c0 and c1 <= size[1]):
+                raise ValueError(f"the piece for rows {r0} to {r1} and columns {c0} to {c1} of a map of {size[0]} x {size[1]} pixels and {count} bands "
+                                 f"is {piece.shape} {piece.dtype}: it must be uint8 and fit there")
+            raster.write(piece.transpose(2, 0, 1), window=Window(c0, r0, c1 - c0, r1 - r0))
 
 # %% ../nbs/00_tiles.ipynb #v004-mosaic
 def _describe(path, colours, names, scale):
