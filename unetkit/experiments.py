@@ -27,11 +27,13 @@ from .scenes import synthetic_scene
 from .stitching import METHODS, best_core, dihedral_average, predict_tile
 from .tiles import Tile, read_tiles
 from . import training
-from .training import PRECISIONS, Epoch, History, compiled, load_model, make_optimizer, make_predictor, pick_device, pick_precision, prepare, rank_and_world, save_model, seed_everything, track, wants_channels_last
+from .training import PRECISIONS, Epoch, History, compiled, load_model, make_optimizer, make_predictor, pick_device, pick_precision
+from .training import prepare, rank_and_world, save_model, seed_everything, track, wants_channels_last
 from .unet import UNet, pixel_bytes, reach
 
 # %% ../nbs/09_experiments.ipynb #c007-53338fee
-CHOICES = {"loss": LOSSES, "weights": SCHEMES, "split": ("random", "blocked"), "method": METHODS, "precision": PRECISIONS, "compile": ("auto", "on", "off")}
+CHOICES = {"loss": LOSSES, "weights": SCHEMES, "split": ("random", "blocked"), "method": METHODS,
+           "precision": PRECISIONS, "compile": ("auto", "on", "off")}
 CHOICES
 
 # %% ../nbs/09_experiments.ipynb #c009-00cad616

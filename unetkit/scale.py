@@ -172,6 +172,7 @@ def _clear(folder):
     "Remove a folder of blocks; if it holds anything else, that stays and is named."
     for path in folder.glob('*'):
         if not re.fullmatch(r'job\.json|\d{7}\.tif|\..*', path.name): raise ValueError(f"{path} is no block of a map: move it away, or choose another --out")
+    for path in folder.glob('[0-9]*.tif'): path.unlink()
     if folder.exists(): shutil.rmtree(folder)
 
 # %% ../nbs/90_scale.ipynb #s053

@@ -151,9 +151,16 @@ def atomic_path(
         if error.errno is None or not str(error.filename or private).startswith(str(private)): raise
         raise OSError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        _tidy(private)
 
 # %% ../nbs/00_tiles.ipynb #c053-91c08ae6
+def _tidy(folder):
+    "Remove a folder and all that is in it, though Ctrl-C may come in between."
+    try: shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
 def _make_folder(path):
     "The folder that `path` goes to exists afterwards, and `path` itself is no folder."
     if path.is_dir(): raise OSError(f"cannot write {path}: it is a folder; give the name of a file")

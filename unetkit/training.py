@@ -169,7 +169,8 @@ def _in_step(model):
     if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
         raise ValueError("batch normalisation sees only the windows of its own process: train with batch_norm=False, or in one process")
     if next(model.parameters()).is_cuda and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():
-        raise ValueError(f"each process needs a GPU of its own, and this machine has {torch.cuda.device_count()}: choose --nproc-per-node {torch.cuda.device_count()}, or --device cpu")
+        raise ValueError(f"each process needs a GPU of its own, and this machine has {torch.cuda.device_count()}: "
+                         "choose that number for --nproc-per-node, or --device cpu")
     together = DistributedDataParallel(model)
     together.register_comm_hook(None, _sum_gradients)
     return together
@@ -540,11 +541,12 @@ def compiled(
     shape: tuple[int, int, int, int],    # Size of all training batches: (N, C, H, W)
     dtype: torch.dtype = torch.float32,  # Number format inside the network
 ) -> nn.Module:                          # What to train: a program that shares the weights of `model`, or `model` itself where that fails
-    "Translate a network into one program for training batches of one size."
+    "Translate a network into one program for training batches of one size, in the layout of its weights."
     device, before = next(model.parameters()).device, _snapshot(model)
     graphs = device.type == "cuda" and not _joined()
     program = torch.compile(model, mode="reduce-overhead" if graphs else "default", dynamic=False)
-    batch = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
+    layout = torch.contiguous_format if all(p.is_contiguous() for p in model.parameters()) else torch.channels_last
+    batch = torch.zeros(shape, device=device).contiguous(memory_format=layout)
     try: _logits(program.train(), batch, dtype).sum().backward()
     except Exception as error:
         if rank_and_world()[0] == 0: print(f"torch.compile is not possible here, training goes on without ({_one_line(error)})", file=sys.stderr)
