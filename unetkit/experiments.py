@@ -322,7 +322,7 @@ def predictor(
 @patch
 def windows(
     self: ModelPipeline,
-    memory: float | None = None,  # Bytes that a window may take; half of what is free, at most 1 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
 ) -> dict:                        # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
     "Sizes of exact windows for this model on this machine."
     multiple = self.model.multiple

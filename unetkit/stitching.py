@@ -168,11 +168,11 @@ def best_core(
     needed: float,                  # Memory that the network needs per pixel of a window, in bytes
     halo: int = 96,                 # Pixels read beyond each core
     multiple: int = 16,             # 2**depth of the network
-    memory: float | None = None,    # Bytes that a window may take; half of what is free, at most 1 GB, when None
+    memory: float | None = None,    # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
     device: torch.device | str = "cpu",  # Where the network runs
 ) -> int:                           # Side of the core, in pixels
     "The largest core whose window fits into memory."
-    memory = min(free_memory(device) / 2, 1e9) if memory is None else memory
+    memory = min(free_memory(device) / 2, 0.8e9) if memory is None else memory
     if not 0 <= memory < math.inf: raise ValueError(f"memory must be a number of bytes, got {memory}: leave it out for the default")
     core = math.isqrt(int(memory / needed)) - 2 * halo
     if core < multiple:
