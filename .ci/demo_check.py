@@ -1,0 +1,242 @@
+"""Check the demo page in a browser: `check_demo(page, url)` for .ci/check-site, or by hand
+
+usage: python .ci/demo_check.py SITE [--shots FOLDER]
+
+SITE is the folder of the built site. It needs the extras [dev] and [onnx], and Chromium.
+"""
+import argparse
+import base64
+import functools
+import io
+import re
+import sys
+import tempfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, TimeoutError as Late, sync_playwright
+
+from unetkit.deploy import onnx_predictor, read_onnx_metadata
+from unetkit.labels import Palette, colours_to_labels
+from unetkit.stitching import predict_tile
+
+PATIENCE = 120_000  # Milliseconds that a map may take on a busy machine
+TIES = 1e-4         # Share of the labels that may differ where two classes are as likely as each other
+NUMBERS = 'changed', 'windows', 'work', 'time', 'speed', 'accuracy'
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
+         '--disable-sync', '--disable-dev-shm-usage']
+
+
+def said(page):
+    return page.inner_text('#demo-status')
+
+
+def numbers(page):
+    "The numbers of the page, as it writes them."
+    return {name: page.inner_text(f'#demo-n-{name}') for name in NUMBERS}
+
+
+def changed(page):
+    "Share of labels that differ from the whole image's, in percent."
+    text = numbers(page)['changed']
+    return 0.0 if text == 'none' else float(text.removesuffix(' %'))
+
+
+def canvas(page, name):
+    "The pixels of a canvas, uint8 (H, W, 3)."
+    data = page.evaluate('name => document.getElementById(`demo-${name}`).toDataURL("image/png")', name)
+    return np.array(Image.open(io.BytesIO(base64.b64decode(data.split(',')[1]))).convert('RGB'))
+
+
+def settle(page, act, *what):
+    "Do something to the page, and wait until it has told what came of it."
+    page.evaluate('document.getElementById("demo-status").textContent = ""')
+    act(page, *what)
+    done = 'document.getElementById("demo-status").textContent && document.getElementById("demo-frame").getAttribute("aria-busy") === "false"'
+    try:
+        page.wait_for_function(done, timeout=PATIENCE)
+    except Late:
+        raise AssertionError(f'{act.__name__}({", ".join(map(str, what))[:80]}): no answer in {PATIENCE / 1000:.0f} s') from None
+    return said(page)
+
+
+def open_demo(page, url):
+    "Go to the page, and wait for the first map or for an excuse."
+    page.goto(url)
+    page.wait_for_function('/window|cannot|stopped/.test(document.getElementById("demo-status").textContent)', timeout=PATIENCE)
+
+
+def press(page, slider, key):
+    page.focus(f'#demo-{slider}')
+    page.keyboard.press(key)
+
+
+def choose(page, method):
+    page.check(f'input[value={method}]')
+
+
+def drop(page, name, kind, data):
+    "Drop a file on the page, as a reader does."
+    transfer = page.evaluate_handle('''([name, kind, data]) => {
+        const transfer = new DataTransfer(), bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
+        transfer.items.add(new File([bytes], name, {type: kind}));
+        return transfer; }''', [name, kind, base64.b64encode(data).decode()])
+    page.dispatch_event('#demo-frame', 'drop', {'dataTransfer': transfer})
+
+
+def png(height, width):
+    "A picture of random pixels, as the bytes of a PNG."
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(file, 'PNG')
+    return file.getvalue()
+
+
+class Judge:
+    "What Python says of the same scene, with the same file: onnxruntime for the network, the library for the windows."
+
+    def __init__(self, page, url):
+        fetch = lambda name: page.request.get(urljoin(url, f'_static/demo/assets/{name}')).body()
+        with tempfile.TemporaryDirectory() as folder:
+            (path := Path(folder, 'model.onnx')).write_bytes(fetch('model.onnx'))
+            self.predict, self.about = onnx_predictor(path), read_onnx_metadata(path)['unetkit']
+        self.palette = Palette(**self.about['palette'])
+        self.image = np.array(Image.open(io.BytesIO(fetch('scene.png'))))
+
+    def differs(self, page, method, **sizes):
+        "Share of the page's labels that are not the library's."
+        labels = colours_to_labels(canvas(page, 'map'), self.palette)
+        return np.mean(labels != predict_tile(self.predict, self.image, method, **sizes))
+
+
+def check_maps(page, judge):
+    "Maps are the library's, seams come and go, and each slider changes map and numbers."
+    about, shares = judge.about, {}
+    exact = {'halo': about['halo'], 'multiple': about['multiple']}
+
+    def agrees(name, method, **sizes):
+        off = judge.differs(page, method, **sizes)
+        assert off <= TIES, f'{name}: {off:.3%} of the labels are not those of predict_tile(..., {method!r}, {sizes})'
+        shares[name] = changed(page)
+
+    agrees('patches 32/32', 'patches', patch_size=32, stride=32)
+    assert shares['patches 32/32'] > 0.5, f'no seams to see: {shares}'
+    for slider, key, name, sizes in [('patch', 'ArrowRight', 'patches 64/64', (64, 64)), ('stride', 'ArrowLeft', 'patches 64/48', (64, 48)),
+                                     ('stride', 'ArrowLeft', 'patches 64/32', (64, 32))]:
+        before, picture = numbers(page), canvas(page, 'map')
+        settle(page, press, slider, key)
+        assert (canvas(page, 'map') != picture).any(), f'{name}: the map did not change'
+        for number in ('changed', 'windows'):
+            assert numbers(page)[number] != before[number], f'{name}: {number} did not change from {before[number]}'
+        agrees(name, 'patches', patch_size=sizes[0], stride=sizes[1])
+    settle(page, choose, 'blend')
+    agrees('blend 64/32', 'blend', patch_size=64, stride=32)
+    settle(page, choose, 'exact')
+    for core in (256, 128):
+        agrees(f'exact {core}', 'exact', core=core, **exact)
+        assert shares[f'exact {core}'] == 0, f'exact windows differ from the whole image: {shares}'
+        settle(page, press, 'patch', 'ArrowLeft')
+    assert page.is_disabled('#demo-stride'), 'the stride of exact windows can be moved'
+    assert shares['patches 64/32'] < shares['patches 64/64'] < shares['patches 32/32'], f'seams do not fade: {shares}'
+    assert shares['blend 64/32'] < shares['patches 64/64'], f'blending hides nothing: {shares}'
+    settle(page, choose, 'patches')
+    return shares
+
+
+def check_haste(page):
+    "Of many moves in a row only the last one counts."
+    def hurry(page):
+        press(page, 'stride', 'Home')
+        page.wait_for_timeout(400)
+        press(page, 'stride', 'End')
+        press(page, 'patch', 'End')
+    settle(page, hurry)
+    page.wait_for_timeout(500)
+    assert numbers(page)['windows'] == '6', f'after a hasty move there are {numbers(page)["windows"]} windows'
+    assert page.inner_text('#demo-patch-value').startswith('256 px')
+
+
+def check_files(page):
+    "Images are mapped, other files are refused in words, and the built-in scene comes back."
+    for name, kind, data, words in [('notes.txt', 'text/plain', b'no picture', 'no image that this browser can read'),
+                                    ('broken.png', 'image/png', png(64, 64)[:500], 'no image that this browser can read'),
+                                    ('empty.jpg', 'image/jpeg', b'', 'no image that this browser can read'),
+                                    ('tiny.png', 'image/png', png(8, 100), 'at least 32')]:
+        text = settle(page, drop, name, kind, data)
+        assert words in text and name in text and 'choose' in text, f'{name}: the page says {text!r}'
+    for name, size, shown in [('odd.png', (77, 131), '131 × 77'), ('wide.png', (40, 1100), '1024 × 40')]:
+        text = settle(page, drop, name, 'image/png', png(*size))
+        assert 'window' in text and shown in page.inner_text('#demo-name'), f'{name}: {text!r}, {page.inner_text("#demo-name")!r}'
+        assert numbers(page)['accuracy'] == '–', f'{name} is scored: {numbers(page)}'
+    assert int(page.get_attribute('#demo-patch', 'max')) == 5, 'a patch may be larger than the image'
+    settle(page, Page.set_input_files, '#demo-file', {'name': 'picked.png', 'mimeType': 'image/png', 'buffer': png(64, 96)})
+    assert 'picked.png' in page.inner_text('#demo-name')
+    settle(page, Page.click, '#demo-built-in')
+    assert '%' in numbers(page)['accuracy'], 'the built-in scene is not scored'
+
+
+def check_demo(
+    page,      # A fresh page of Playwright
+    url: str,  # Address of demo.html, on this machine
+) -> dict:     # Per setting the share of labels that differ from the whole image's, in percent
+    "Raise `AssertionError` unless the demo does what it promises."
+    troubles, home = [], urlsplit(url).netloc
+    page.on('console', lambda m: troubles.append(m.text) if m.type in ('error', 'warning') else None)
+    page.on('pageerror', lambda error: troubles.append(str(error)))
+    page.on('request', lambda r: troubles.append(f'request to {r.url}') if urlsplit(r.url).scheme.startswith('http') and urlsplit(r.url).netloc != home else None)
+    page.on('response', lambda r: troubles.append(f'{r.status} for {r.url}') if r.status >= 400 else None)
+    open_demo(page, url)
+    assert re.match(r'[\d,]+ windows in', said(page)), f'the demo does not start: {said(page)}; {troubles}'
+    shares = check_maps(page, Judge(page, url))
+    check_haste(page)
+    check_files(page)
+    view = page.viewport_size
+    page.set_viewport_size({'width': 360, 'height': 800})
+    wide = page.evaluate('document.documentElement.scrollWidth')
+    page.set_viewport_size(view)
+    assert wide <= 360, f'a screen of 360 pixels has to scroll sideways: the page is {wide} wide'
+    assert not troubles, f'the page complains: {troubles}'
+    return shares
+
+
+def serve(folder):
+    "Serve a folder on this machine; return the server, whose thread ends with the program."
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+    server = ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def shots(browser, url, folder):
+    "Pictures of the page: desktop and phone, light and dark."
+    for width, scheme in [(1280, 'light'), (1280, 'dark'), (390, 'light'), (390, 'dark')]:
+        page = browser.new_page(viewport={'width': width, 'height': 900}, color_scheme=scheme)
+        open_demo(page, url)
+        page.screenshot(path=folder / f'demo-{width}-{scheme}.png', full_page=True)
+        page.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('site', type=Path, metavar='SITE')
+    parser.add_argument('--shots', type=Path, metavar='FOLDER')
+    args = parser.parse_args()
+    url = f'http://127.0.0.1:{serve(args.site).server_address[1]}/demo.html'
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path='/usr/bin/chromium', args=FLAGS)
+        if args.shots:
+            args.shots.mkdir(parents=True, exist_ok=True)
+            shots(browser, url, args.shots)
+        try:
+            shares = check_demo(browser.new_page(viewport={'width': 1280, 'height': 900}), url)
+        except AssertionError as fault:
+            sys.exit(f'demo: {fault}')
+    print('demo: ok; labels that differ from the whole image, in %:', ', '.join(f'{name} {share}' for name, share in shares.items()))
+
+
+if __name__ == '__main__':
+    main()
