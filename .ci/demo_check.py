@@ -88,10 +88,10 @@ def drop(page, name, kind, data):
     page.dispatch_event('#demo-frame', 'drop', {'dataTransfer': transfer})
 
 
-def png(height, width):
-    "A picture of random pixels, as the bytes of a PNG."
+def png(image):
+    "An image (H, W, 3) as the bytes of a PNG."
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(file, 'PNG')
+    Image.fromarray(image).save(file, 'PNG')
     return file.getvalue()
 
 
@@ -102,24 +102,24 @@ class Judge:
         fetch = lambda name: page.request.get(urljoin(url, f'_static/demo/assets/{name}')).body()
         with tempfile.TemporaryDirectory() as folder:
             (path := Path(folder, 'model.onnx')).write_bytes(fetch('model.onnx'))
-            self.predict, self.about = onnx_predictor(path), read_onnx_metadata(path)['unetkit']
-        self.palette = Palette(**self.about['palette'])
+            self.predict, about = onnx_predictor(path), read_onnx_metadata(path)['unetkit']
+        self.palette = Palette(**about['palette'])
+        self.halo = {name: about[name] for name in ('halo', 'multiple')}
         self.image = np.array(Image.open(io.BytesIO(fetch('scene.png'))))
 
-    def differs(self, page, method, **sizes):
-        "Share of the page's labels that are not the library's."
+    def agrees(self, page, image, method, **sizes):
+        "Raise `AssertionError` unless the page's labels of an image are the library's."
         labels = colours_to_labels(canvas(page, 'map'), self.palette)
-        return np.mean(labels != predict_tile(self.predict, self.image, method, **sizes))
+        off = np.mean(labels != predict_tile(self.predict, image, method, **sizes))
+        assert off <= TIES, f'{off:.3%} of the labels are not those of predict_tile(..., {method!r}, {sizes}) for {image.shape}'
 
 
 def check_maps(page, judge):
     "Maps are the library's, seams come and go, and each slider changes map and numbers."
-    about, shares = judge.about, {}
-    exact = {'halo': about['halo'], 'multiple': about['multiple']}
+    shares = {}
 
     def agrees(name, method, **sizes):
-        off = judge.differs(page, method, **sizes)
-        assert off <= TIES, f'{name}: {off:.3%} of the labels are not those of predict_tile(..., {method!r}, {sizes})'
+        judge.agrees(page, judge.image, method, **sizes)
         shares[name] = changed(page)
 
     agrees('patches 32/32', 'patches', patch_size=32, stride=32)
@@ -136,7 +136,7 @@ def check_maps(page, judge):
     agrees('blend 64/32', 'blend', patch_size=64, stride=32)
     settle(page, choose, 'exact')
     for core in (256, 128):
-        agrees(f'exact {core}', 'exact', core=core, **exact)
+        agrees(f'exact {core}', 'exact', core=core, **judge.halo)
         assert shares[f'exact {core}'] == 0, f'exact windows differ from the whole image: {shares}'
         settle(page, press, 'patch', 'ArrowLeft')
     assert page.is_disabled('#demo-stride'), 'the stride of exact windows can be moved'
@@ -159,20 +159,24 @@ def check_haste(page):
     assert page.inner_text('#demo-patch-value').startswith('256 px')
 
 
-def check_files(page):
+def check_files(page, judge):
     "Images are mapped, other files are refused in words, and the built-in scene comes back."
     for name, kind, data, words in [('notes.txt', 'text/plain', b'no picture', 'no image that this browser can read'),
-                                    ('broken.png', 'image/png', png(64, 64)[:500], 'no image that this browser can read'),
+                                    ('broken.png', 'image/png', png(judge.image)[:500], 'no image that this browser can read'),
                                     ('empty.jpg', 'image/jpeg', b'', 'no image that this browser can read'),
-                                    ('tiny.png', 'image/png', png(8, 100), 'at least 32')]:
+                                    ('tiny.png', 'image/png', png(judge.image[:8, :100]), 'at least 32')]:
         text = settle(page, drop, name, kind, data)
         assert words in text and name in text and 'choose' in text, f'{name}: the page says {text!r}'
-    for name, size, shown in [('odd.png', (77, 131), '131 × 77'), ('wide.png', (40, 1100), '1024 × 40')]:
-        text = settle(page, drop, name, 'image/png', png(*size))
+    odd, wide = judge.image[150:227, 240:371], np.tile(judge.image[:40], (1, 3, 1))[:, :1100]
+    for name, image, shown in [('wide.png', wide, '1024 × 40'), ('odd.png', odd, '131 × 77')]:
+        text = settle(page, drop, name, 'image/png', png(image))
         assert 'window' in text and shown in page.inner_text('#demo-name'), f'{name}: {text!r}, {page.inner_text("#demo-name")!r}'
+        assert ('middle is mapped' in text) == (name == 'wide.png'), f'{name}: {text!r}'
         assert numbers(page)['accuracy'] == '–', f'{name} is scored: {numbers(page)}'
-    assert int(page.get_attribute('#demo-patch', 'max')) == 5, 'a patch may be larger than the image'
-    settle(page, Page.set_input_files, '#demo-file', {'name': 'picked.png', 'mimeType': 'image/png', 'buffer': png(64, 96)})
+    assert int(page.get_attribute('#demo-patch', 'max')) == 6, 'a patch may be larger than the image'
+    settle(page, choose, 'exact')  # no multiple of the pooling grid: the page pads as the library does
+    judge.agrees(page, odd, 'exact', core=64, **judge.halo)
+    settle(page, Page.set_input_files, '#demo-file', {'name': 'picked.png', 'mimeType': 'image/png', 'buffer': png(judge.image[:64, :96])})
     assert 'picked.png' in page.inner_text('#demo-name')
     settle(page, Page.click, '#demo-built-in')
     assert '%' in numbers(page)['accuracy'], 'the built-in scene is not scored'
@@ -186,13 +190,16 @@ def check_demo(
     troubles, home = [], urlsplit(url).netloc
     page.on('console', lambda m: troubles.append(m.text) if m.type in ('error', 'warning') else None)
     page.on('pageerror', lambda error: troubles.append(str(error)))
-    page.on('request', lambda r: troubles.append(f'request to {r.url}') if urlsplit(r.url).scheme.startswith('http') and urlsplit(r.url).netloc != home else None)
+    abroad = lambda address: address.scheme.startswith('http') and address.netloc != home
+    page.on('request', lambda r: troubles.append(f'request to {r.url}') if abroad(urlsplit(r.url)) else None)
     page.on('response', lambda r: troubles.append(f'{r.status} for {r.url}') if r.status >= 400 else None)
     open_demo(page, url)
     assert re.match(r'[\d,]+ windows in', said(page)), f'the demo does not start: {said(page)}; {troubles}'
-    shares = check_maps(page, Judge(page, url))
+    judge = Judge(page, url)
+    assert f"reads {judge.halo['halo']} pixels more" in page.inner_text('article'), 'the text of docs/demo.md names another halo than the network has'
+    shares = check_maps(page, judge)
     check_haste(page)
-    check_files(page)
+    check_files(page, judge)
     view = page.viewport_size
     page.set_viewport_size({'width': 360, 'height': 800})
     wide = page.evaluate('document.documentElement.scrollWidth')

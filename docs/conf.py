@@ -24,7 +24,7 @@ html_title = f'{project} {version}'
 html_baseurl = f"{settings['doc_host']}{settings['doc_baseurl']}/"
 description = settings['description'] + '.'
 
-extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.viewcode', 'sphinx.ext.intersphinx', 'sphinx.ext.mathjax']
+extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.viewcode', 'sphinx.ext.intersphinx', 'sphinx.ext.mathjax', 'sphinx_copybutton']
 exclude_patterns = ['_static', '_build']
 templates_path = ['_templates']
 suppress_warnings = ['mystnb.unknown_mime_type']

@@ -50,11 +50,12 @@ function limitPatch() {
 }
 
 function ask(picture) {
+  const id = ++sent; // from now on, answers to older questions are not shown
   clearTimeout(timer);
   showSettings();
   const send = () => {
     working(true);
-    worker.postMessage({id: ++sent, settings: settings(), image: picture && {...picture, reference: null}});
+    worker.postMessage({id, settings: settings(), image: picture && {...picture, reference: null}});
   };
   picture ? send() : timer = setTimeout(send, WAIT);
 }
@@ -115,7 +116,7 @@ function showResult({labels, windows, pixels, ms}, whole) {
   part('n-best').textContent = image.reference ? `whole image ${percent(share(whole.labels, image.reference))}` : 'no reference for your image';
   const verdict = changed ? `${percent(changed)} of the labels differ from the map of the whole image` : 'every label is that of the whole image';
   part('changed').setAttribute('aria-label', `Pixels whose label differs from the map of the whole image: ${part('n-changed').textContent}`);
-  say(`${count(windows, 'window')} in ${duration(ms)}: ${verdict}.`);
+  say(`${count(windows, 'window')} in ${duration(ms)}: ${verdict}.${image.note ?? ''}`);
 }
 
 // ---- Images
@@ -129,7 +130,7 @@ async function show(read, name) {
     for (const name of ['image', 'map', 'changed']) paint(name, image, i => image.data.subarray(4 * i, 4 * i + 4)); // until there is a map
     part('reference').closest('figure').hidden = !image.reference;
     if (image.reference) paint('reference', image, labelColour(image.reference));
-    part('name').textContent = `${name}, ${image.width} × ${image.height} pixels${image.cut ?? ''}`;
+    part('name').textContent = `${name}, ${image.width} × ${image.height} pixels`;
     part('built-in').hidden = Boolean(image.reference);
     limitPatch();
     ask(image);

@@ -33,6 +33,6 @@ export async function readFile(file) {
   const {width, height} = bitmap;
   if (Math.min(width, height) < SHORTEST)
     throw new Error(`${file.name} has ${width} × ${height} pixels: choose an image with at least ${SHORTEST} on each side.`);
-  const cut = Math.max(width, height) > LONGEST && `, cut from the middle of ${width} × ${height}: at most ${LONGEST} on a side fit`;
-  return {...pixels(bitmap), cut: cut || ''};
+  const fits = Math.max(width, height) <= LONGEST;
+  return {...pixels(bitmap), note: fits ? '' : ` Of ${width} × ${height} pixels the middle is mapped: at most ${LONGEST} on a side fit.`};
 }

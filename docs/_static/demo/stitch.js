@@ -1,8 +1,6 @@
 // Windows and stitching, as in unetkit.patches (lesson 03) and unetkit.stitching (lesson 08). Pure functions: no network, no page.
 // A window reads the rows top to bottom and the columns left to right, and keeps the rows r0 to r1 and the columns c0 to c1; ends are exclusive.
 
-export const METHODS = ['patches', 'blend', 'exact'];
-
 // Starts of windows that cover every pixel of one axis; the last window is shifted inwards.
 export function windowStarts(length, size, stride) {
   const starts = [];
