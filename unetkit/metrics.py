@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 from fastcore.basics import patch
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 # %% ../nbs/07_metrics.ipynb #c013-462393de
 def _check_num_classes(num_classes):
@@ -323,7 +323,7 @@ def mean_interval(
     values = values[~np.isnan(values)]
     if len(values) < 2 or not 0 < level < 1:
         raise ValueError(f"an interval needs 2 or more runs and a level in (0, 1), got {len(values)} and {level}: run more seeds")
-    half = student_t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 # %% ../nbs/07_metrics.ipynb #s007-interval-code

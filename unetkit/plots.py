@@ -16,7 +16,6 @@ from matplotlib.collections import PatchCollection
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
-from sklearn.metrics import ConfusionMatrixDisplay
 
 # %% ../nbs/80_plots.ipynb #c015-873afb66
 IGNORED = (110, 110, 110)  # Colour of pixels without a class, in every figure
@@ -291,6 +290,7 @@ def plot_confusion(
     normalise: bool = True,  # Print percentages of each row? Otherwise counts
 ) -> plt.Axes:               # The axes
     "Plot a confusion matrix, coloured by the share of each row."
+    from sklearn.metrics import ConfusionMatrixDisplay
     matrix = np.asarray(matrix)
     _check_matrix(matrix, names)
     total = matrix.sum(axis=1, keepdims=True)
