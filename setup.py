@@ -1,4 +1,5 @@
 "Build and install unetkit. Everything that can change is in settings.ini, which nbdev reads too."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -28,11 +29,20 @@ extras = {
     if key.endswith('_requirements')
 }
 
+
+
+def readme():
+    "README.md with links that lead somewhere from outside the repository as well."
+    text = (HERE / 'README.md').read_text(encoding='utf-8')
+    text = re.sub(r'\]\((nbs/[^)]*\.(?:png|svg))\)', rf"]({settings['git_url']}/raw/{settings['branch']}/\1)", text)
+    return re.sub(r'\]\((nbs/[^)]*)\)', rf"]({settings['git_url']}/blob/{settings['branch']}/\1)", text)
+
+
 setup(
     name=settings['lib_name'],
     version=settings['version'],
     description=settings['description'],
-    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description=readme(),
     long_description_content_type='text/markdown',
     author=settings['author'],
     author_email=settings['author_email'],

@@ -1,24 +1,14 @@
-"""Check the demo page in a browser: `check_demo(page, url)` for .ci/check-site, or by hand
-
-usage: python .ci/demo_check.py SITE [--shots FOLDER]
-
-SITE is the folder of the built site. It needs the extras [dev] and [onnx], and Chromium.
-"""
-import argparse
+"""Check the demo page in a browser: `check_demo(page, url)`, for .ci/check-site (by hand: `.ci/check-site --pages demo.html`)."""
 import base64
-import functools
 import io
 import re
-import sys
 import tempfile
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, TimeoutError as Late, sync_playwright
+from playwright.sync_api import Page, TimeoutError as Late
 
 from unetkit.deploy import onnx_predictor, read_onnx_metadata
 from unetkit.labels import Palette, colours_to_labels
@@ -27,8 +17,6 @@ from unetkit.stitching import predict_tile
 PATIENCE = 120_000  # Milliseconds that a map may take on a busy machine
 TIES = 1e-4         # Share of the labels that may differ where two classes are as likely as each other
 NUMBERS = 'changed', 'windows', 'work', 'time', 'speed', 'accuracy'
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-         '--disable-sync', '--disable-dev-shm-usage']
 
 
 def said(page):
@@ -207,43 +195,3 @@ def check_demo(
     assert wide <= 360, f'a screen of 360 pixels has to scroll sideways: the page is {wide} wide'
     assert not troubles, f'the page complains: {troubles}'
     return shares
-
-
-def serve(folder):
-    "Serve a folder on this machine; return the server, whose thread ends with the program."
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_): pass
-    server = ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-def shots(browser, url, folder):
-    "Pictures of the page: desktop and phone, light and dark."
-    for width, scheme in [(1280, 'light'), (1280, 'dark'), (390, 'light'), (390, 'dark')]:
-        page = browser.new_page(viewport={'width': width, 'height': 900}, color_scheme=scheme)
-        open_demo(page, url)
-        page.screenshot(path=folder / f'demo-{width}-{scheme}.png', full_page=True)
-        page.close()
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('site', type=Path, metavar='SITE')
-    parser.add_argument('--shots', type=Path, metavar='FOLDER')
-    args = parser.parse_args()
-    url = f'http://127.0.0.1:{serve(args.site).server_address[1]}/demo.html'
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path='/usr/bin/chromium', args=FLAGS)
-        if args.shots:
-            args.shots.mkdir(parents=True, exist_ok=True)
-            shots(browser, url, args.shots)
-        try:
-            shares = check_demo(browser.new_page(viewport={'width': 1280, 'height': 900}), url)
-        except AssertionError as fault:
-            sys.exit(f'demo: {fault}')
-    print('demo: ok; labels that differ from the whole image, in %:', ', '.join(f'{name} {share}' for name, share in shares.items()))
-
-
-if __name__ == '__main__':
-    main()

@@ -4,16 +4,18 @@ What Sphinx does not know by itself stands here: the docments of the library bec
 list of ours instead of a download, and every page gets the lines that a shared link shows.
 """
 import configparser
+import html
 import inspect
 import os
 import re
 import zlib
 from pathlib import Path
 
+from docutils import nodes
 from fastcore.docments import docments
 
 HERE = Path(__file__).resolve().parent
-GENERATED = Path(os.environ.get('UNETKIT_SITE', HERE))  # where .ci/site puts what it made: npm packages, frames, demo
+GENERATED = Path(os.environ['UNETKIT_SITE'])  # where .ci/site puts what it made: npm packages, frames, demo
 parser = configparser.ConfigParser(delimiters=['='])
 parser.read(HERE.parent / 'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
@@ -26,7 +28,7 @@ description = settings['description'] + '.'
 
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.viewcode', 'sphinx.ext.intersphinx', 'sphinx.ext.mathjax', 'sphinx_copybutton']
 exclude_patterns = ['_static', '_build']
-templates_path = ['_templates']
+smartquotes = False
 suppress_warnings = ['mystnb.unknown_mime_type']
 maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
@@ -37,7 +39,6 @@ add_module_names = False
 nb_execution_mode = 'off'
 nb_merge_streams = True
 nb_render_markdown_format = 'myst'
-nb_code_prompt_show, nb_code_prompt_hide = 'Show the code of this cell', 'Hide the code of this cell'
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'attrs_inline', 'attrs_block']
 myst_heading_anchors = 4
 
@@ -103,7 +104,7 @@ def type_text(annotation):
     if annotation in (inspect.Parameter.empty, None):
         return ''
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    text = re.sub(r'\b(?:typing|types|collections\.abc|pathlib|numpy|torch|torch\.nn(?:\.modules)?(?:\.\w+)?|matplotlib\.\w+|unetkit\.\w+)\.(?=\w)', '', text)
+    text = re.sub(r'\b(?:typing|types|collections|pathlib|numpy|torch|matplotlib|unetkit)(?:\.[a-z_]\w*)*\.(?=[A-Za-z])', '', text)
     return re.sub(r'ForwardRef\(\'([^\']+)\'.*?\)', r'\1', text)
 
 
@@ -147,12 +148,14 @@ def add_docments(app, what, name, obj, options, lines):
 
 def shared_link(app, pagename, templatename, context, doctree):
     "What a page says about itself where a link to it is shown."
-    title = re.sub(r'<[^>]+>', '', context.get('title') or project)
+    title, promise = re.sub(r'<[^>]+>', '', context.get('title') or project), None
+    if doctree is not None and (quote := doctree.next_node(nodes.block_quote)):
+        promise = html.escape(quote.astext().replace('\n', ' '))
     address = html_baseurl + ('' if pagename == 'index' else f'{pagename}.html')
-    tags = {'og:title': title, 'og:type': 'website', 'og:url': address, 'og:site_name': project, 'og:description': description,
+    tags = {'og:title': title, 'og:type': 'website', 'og:url': address, 'og:site_name': project, 'og:description': promise or description,
             'og:image': f'{html_baseurl}_static/card.png', 'og:image:alt': 'An aerial image and the map that a U-Net made of it'}
     lines = [f'<meta property="{key}" content="{value}" />' for key, value in tags.items()]
-    lines += [f'<meta name="description" content="{description}" />', '<meta name="twitter:card" content="summary_large_image" />']
+    lines += [f'<meta name="description" content="{promise or description}" />', '<meta name="twitter:card" content="summary_large_image" />']
     context['metatags'] = context.get('metatags', '') + '\n'.join(lines)
 
 
