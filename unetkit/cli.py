@@ -8,7 +8,7 @@ __all__ = ['COMMANDS', 'report', 'train', 'predict', 'evaluate', 'export', 'scen
 # %% ../nbs/82_cli.ipynb #c003-e33638f3
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 import argparse
 import inspect
@@ -25,9 +25,9 @@ import torch
 from . import __version__
 from .deploy import check_export, export_onnx
 from .experiments import CHOICES, ModelPipeline, Settings, built_in, check_job, check_tiles, compare, read_labelled
-from .labels import ISPRS, labels_to_colours, read_palette
+from .labels import IGNORE_INDEX, ISPRS, labels_to_colours, read_palette
 from .report import REPORT_FILES, accuracy_table, write_report, write_result
-from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file
+from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
 from .scenes import CLASSES, synthetic_scene
 from .tiles import image_pairs, read_tile, write_image, write_label_map
 from .training import process_group, rank_and_world
@@ -168,14 +168,18 @@ def predict(
     for file in _all_different([*files, *(probabilities_file(file) for file in files if probabilities)]): _writable_file(file, model, image)
     for file, part in zip(files, parts):
         if method == "exact": predict_raster(model, part, file, tta, probabilities, _bytes(memory), device, precision, scheduler or None, restart)
-        else: _predict_in_memory(pipeline, part, file, method, tta)
+        else:
+            tile = read_tile(part)
+            write_label_map(file, _map_in_memory(pipeline, part, tile, method, tta), pipeline.palette.colours, tile.georeference)
         print(f"wrote {file}", flush=True)
 
 # %% ../nbs/82_cli.ipynb #z002-cli
-def _predict_in_memory(pipeline, image, file, method, tta):
-    "Map a tile that fits into memory."
-    tile = read_tile(image)
-    write_label_map(file, pipeline.predict(tile, method, tta), pipeline.palette.colours, tile.georeference)
+def _map_in_memory(pipeline, image, tile, method, tta):
+    "The map of a tile that was read from `image`, without an opacity that the model does not know; without data there is no class."
+    check_raster(pipeline, image)
+    label_map = pipeline.predict(replace(tile, image=tile.image[..., :pipeline.model.in_channels]), method, tta)
+    label_map[~with_data(pipeline, image, 0, 0, *tile.size)] = IGNORE_INDEX
+    return label_map
 
 def _map_files(out, parts):
     "A name for the map of every part; a folder is left as it is, to be refused."
@@ -213,7 +217,9 @@ def evaluate(
     else:
         tiles = read_labelled(image, reference, pipeline.palette)
         check_tiles(tiles, pipeline.palette, "test")
-        scores = pipeline.evaluate(tiles, [pipeline.predict(tile, method, tta) for tile in tiles])
+        maps = [_map_in_memory(pipeline, part, tile, method, tta) for tile, (part, _) in zip(tiles, image_pairs(image, reference))]
+        for tile, label_map in zip(tiles, maps): tile.labels[label_map == IGNORE_INDEX] = IGNORE_INDEX
+        scores = pipeline.evaluate(tiles, maps)
     print(scores.table(pipeline.palette.names))
 
 # %% ../nbs/82_cli.ipynb #x002-export

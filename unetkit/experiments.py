@@ -25,7 +25,7 @@ from .metrics import Scores, confusion_matrix
 from .patches import Batches, blocked_split, check_window, grid_windows, random_split, to_device
 from .scenes import synthetic_scene
 from .stitching import METHODS, best_core, dihedral_average, predict_tile
-from .tiles import Tile, read_tiles
+from .tiles import Tile, image_pairs, raster_info, read_tiles, read_valid
 from . import training
 from .training import PRECISIONS, Epoch, History, compiled, load_model, make_optimizer, make_predictor, pick_device, pick_precision
 from .training import prepare, rank_and_world, save_model, seed_everything, track, wants_channels_last
@@ -116,10 +116,18 @@ def read_labelled(
 ) -> list[Tile]:            # Tiles with labels
     "Read tiles and code their references."
     try:
-        return [label_tile(tile, palette) for tile in read_tiles(image, reference)]
+        tiles = [label_tile(tile, palette) for tile in read_tiles(image, reference)]
     except ValueError as error:
         if not str(error).startswith("tile "): raise
         raise type(error)(f"{reference}: {error}") from None
+    for tile, (part, _) in zip(tiles, image_pairs(image, reference)): tile.labels[_without_data(part, tile.size)] = IGNORE_INDEX
+    return tiles
+
+# %% ../nbs/09_experiments.ipynb #c023c-nodata
+def _without_data(image, size):
+    "Which pixels (H, W) an image file says hold no data; none if its last band is opacity."
+    if raster_info(image).alpha: return np.zeros(size, bool)
+    return ~read_valid(image, 0, 0, *size)
 
 # %% ../nbs/09_experiments.ipynb #c027-87272b98
 SCENE_SIZE = 1024, 1280  # Rows and columns of the built-in scenes, in pixels
@@ -154,7 +162,7 @@ def check_tiles(
             raise ValueError(f"the {role} tile {tile.name} has no reference: its classes are needed")
     counts = sum(class_counts(tile.labels, palette.num_classes) for tile in tiles)
     if not counts.sum():
-        raise ValueError(f"the {role} reference has no scored pixel: every pixel has an ignored colour; check palette and reference")
+        raise ValueError(f"the {role} reference has no scored pixel: every pixel has an ignored colour, or no data in the image; check palette, reference and image")
     return counts
 
 # %% ../nbs/09_experiments.ipynb #c039-4a5bb970

@@ -36,8 +36,8 @@ import rasterio
 from rasterio._err import CPLE_BaseError
 import rasterio.shutil
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Compression
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.enums import ColorInterp, Compression, MaskFlags
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
@@ -222,9 +222,9 @@ _STRICT = {'GDAL_ERROR_ON_LIBJPEG_WARNING': True, 'GDAL_PNG_WHOLE_IMAGE_OPTIM': 
 
 @contextmanager
 def _quiet():
-    "Read and write strictly, with a small block cache, and without the remark that a georeference is missing."
+    "Read and write strictly, with a small block cache, and without the remarks that a georeference is missing or that a nodata value outdoes opacity."
     with warnings.catch_warnings(), rasterio.Env(**_STRICT):
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        for remark in (NotGeoreferencedWarning, NodataShadowWarning): warnings.simplefilter('ignore', remark)
         yield
 
 # %% ../nbs/00_tiles.ipynb #c068-9ac3963f
@@ -494,7 +494,10 @@ def read_valid(
     width: int,        # Columns, at least 1
 ) -> np.ndarray:       # (height, width) bool: False where the file says that there is no data
     "Which pixels of a rectangle hold data, by nodata value, mask or opacity."
-    with _open(path) as raster: return raster.dataset_mask(window=_inside(path, raster, row, col, height, width)) > 0
+    with _open(path) as raster:
+        window, flags = _inside(path, raster, row, col, height, width), raster.mask_flag_enums
+        by_value = raster.colorinterp[-1] != ColorInterp.alpha and all(MaskFlags.nodata in flag for flag in flags)
+        return raster.read_masks(window=window).any(0) if by_value else raster.dataset_mask(window=window) > 0
 
 # %% ../nbs/00_tiles.ipynb #c160-ee2f5351
 def map_image(
