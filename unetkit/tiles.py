@@ -222,7 +222,7 @@ _STRICT = {'GDAL_ERROR_ON_LIBJPEG_WARNING': True, 'GDAL_PNG_WHOLE_IMAGE_OPTIM': 
 
 @contextmanager
 def _quiet():
-    "Read and write strictly, with a small block cache, and without the remarks that a georeference is missing or that a nodata value outdoes opacity."
+    "Read and write strictly, with a small block cache, and without the remarks that a georeference is missing or that a file has both opacity and a nodata value."
     with warnings.catch_warnings(), rasterio.Env(**_STRICT):
         for remark in (NotGeoreferencedWarning, NodataShadowWarning): warnings.simplefilter('ignore', remark)
         yield
