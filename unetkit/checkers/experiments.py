@@ -80,7 +80,7 @@ def _unrounded(*args): return _chain(*args, batches=float)
 # %% ../../nbs/checkers/09_experiments.ipynb #na52b8e5eb30
 _MISTAKES = [
     Mistake("With so few windows a fifth rounds to none; at least one is kept for validation.", _fifth_of_few),
-    Mistake("The tile's border is missing: what does lesson 03 do with the last row and column of windows?", _no_border),
+    Mistake("The tile's border is missing: what does lesson 04 do with the last row and column of windows?", _no_border),
     Mistake("Windows overlap when the stride is smaller than the patch: what does that do to their number?", _no_overlap),
     Mistake("Some of these windows would stick out of the tile: where does the last one start?", _sticking_out),
     Mistake("Is the tile square? Rows and columns are counted one by one.", _rows_twice),

@@ -126,9 +126,9 @@ _HOW_MUCH = "This is how much of the ground is the class: the question is in how
 _WINDOW_MISTAKES = [
     Mistake("Class 0 is a class: what does `any` say of a row of zeros?", _any_of_values),
     Mistake("Height and width have changed places: rows come first.", _width_first),
-    Mistake("Windows at the far edge are smaller than the others: how does lesson 03 keep them whole?", _cut_short),
+    Mistake("Windows at the far edge are smaller than the others: how does lesson 04 keep them whole?", _cut_short),
     Mistake("A shifted window is needed only where the grid does not end at the edge by itself: how often does yours stand there?", _twice),
-    Mistake("The last rows or columns belong to no window: how does lesson 03 reach them?", _ends_early),
+    Mistake("The last rows or columns belong to no window: how does lesson 04 reach them?", _ends_early),
     Mistake("The windows lie side by side whatever the stride.", _side_by_side),
     Mistake("One pixel of the class is enough; here a window has to consist of it.", _with_test(lambda w: w.all())),
     Mistake("Only the middle of each window is looked at.", _with_test(lambda w: w[len(w) // 2, len(w) // 2])),
