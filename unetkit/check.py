@@ -28,9 +28,21 @@ import numpy as np
 from fastcore.basics import patch
 
 # %% ../nbs/library/check.ipynb #n56098637665
-_KINDS = ((type(None), "None"), (type(...), "`...`"), ((bool, np.bool_), "a bool"), ((int, np.integer), "an int"),
-          ((float, np.floating), "a float"), (str, "a str"), (list, "a list"), (tuple, "a tuple"), (Mapping, "a dict"),
-          ((set, frozenset), "a set"), (np.ndarray, "an array"), (types.GeneratorType, "a generator"), (types.FunctionType, "a function"))
+_KINDS = (
+    (type(None), "None"),
+    (type(...), "`...`"),
+    ((bool, np.bool_), "a bool"),
+    ((int, np.integer), "an int"),
+    ((float, np.floating), "a float"),
+    (str, "a str"),
+    (list, "a list"),
+    (tuple, "a tuple"),
+    (Mapping, "a dict"),
+    ((set, frozenset), "a set"),
+    (np.ndarray, "an array"),
+    (types.GeneratorType, "a generator"),
+    (types.FunctionType, "a function"),
+)
 
 # %% ../nbs/library/check.ipynb #n2bb8bf8b7cb
 def _is_tensor(value):
@@ -40,10 +52,12 @@ def _is_tensor(value):
 # %% ../nbs/library/check.ipynb #n09bdf5c7758
 def kind_of(
     value: Any,  # Anything
-) -> str:        # Its kind with an article, such as "an int" or "a list"
+) -> str:  # Its kind with an article, such as "an int" or "a list"
     "What kind of value this is, in plain words."
-    if _is_tensor(value): return "a tensor"
-    if isinstance(value, np.ndarray) and value.ndim == 0: value = value[()]
+    if _is_tensor(value):
+        return "a tensor"
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
     names = (name for types_, name in _KINDS if isinstance(value, types_))
     name = type(value).__name__
     return next(names, f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}")
@@ -51,27 +65,39 @@ def kind_of(
 # %% ../nbs/library/check.ipynb #nb0d20d20921
 _RTOL, _ATOL = 1e-5, 1e-8  # Two numbers are the same within this share of their size, or this much
 
+
 def _compare_numbers(given, expected):
     "How one number differs from another, or None."
-    if isinstance(expected, (int, np.integer)): same = int(given) == int(expected)
-    else: same = math.isclose(given, expected, rel_tol=_RTOL, abs_tol=_ATOL) or (math.isnan(given) and math.isnan(expected))
+    if isinstance(expected, (int, np.integer)):
+        same = int(given) == int(expected)
+    else:
+        same = math.isclose(given, expected, rel_tol=_RTOL, abs_tol=_ATOL) or (
+            math.isnan(given) and math.isnan(expected)
+        )
     return None if same else f"{_brief(given)} instead of {_brief(expected)}"
 
 # %% ../nbs/library/check.ipynb #nd1961f2fc51
 def _brief(value, limit=60):
     "A value on one line of at most `limit` characters."
-    if isinstance(value, np.generic): value = value.item()
-    try: text = f"{value:.7g}" if type(value) is float else repr(value)
-    except BaseException: text = f"<{type(value).__name__}>"
+    if isinstance(value, np.generic):
+        value = value.item()
+    try:
+        text = f"{value:.7g}" if type(value) is float else repr(value)
+    except BaseException:
+        text = f"<{type(value).__name__}>"
     text = " ".join(text.split())
-    return text if len(text) <= limit else text[:limit - 4] + " ..."
+    return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 # %% ../nbs/library/check.ipynb #nc5d937090fc
-_FAMILIES = dict(b="bool", i="integers", u="integers", f="floats", c="complex numbers", O="objects", U="text", S="text")
+_FAMILIES = dict(
+    b="bool", i="integers", u="integers", f="floats", c="complex numbers", O="objects", U="text", S="text"
+)
+
 
 def _array(value):
     "A tensor or an array as a plain array."
-    if not _is_tensor(value): return np.asarray(value)
+    if not _is_tensor(value):
+        return np.asarray(value)
     value = value.detach().cpu()
     return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
 
@@ -79,12 +105,18 @@ def _array(value):
 def _compare_arrays(given, expected):
     "How one array differs from another, or None."
     given, expected = _array(given), _array(expected)
-    if given.shape != expected.shape: return f"the shape is {given.shape} instead of {expected.shape}"
+    if given.shape != expected.shape:
+        return f"the shape is {given.shape} instead of {expected.shape}"
     held, wanted = (_FAMILIES.get(a.dtype.kind, str(a.dtype)) for a in (given, expected))
-    if held != wanted and (held, wanted) != ("integers", "floats"): return f"it holds {held} ({given.dtype}) instead of {wanted} ({expected.dtype})"
-    if held == "objects": return compare(given.tolist(), expected.tolist())
-    same = np.isclose(given, expected, _RTOL, _ATOL, equal_nan=True) if wanted == "floats" else given == expected
-    if same.all(): return None
+    if held != wanted and (held, wanted) != ("integers", "floats"):
+        return f"it holds {held} ({given.dtype}) instead of {wanted} ({expected.dtype})"
+    if held == "objects":
+        return compare(given.tolist(), expected.tolist())
+    same = (
+        np.isclose(given, expected, _RTOL, _ATOL, equal_nan=True) if wanted == "floats" else given == expected
+    )
+    if same.all():
+        return None
     at = tuple(int(i) for i in np.argwhere(~same)[0])
     return f"{(~same).sum()} of {same.size} values differ, the first at {list(at)}: {_brief(given[at])} instead of {_brief(expected[at])}"
 
@@ -92,35 +124,49 @@ def _compare_arrays(given, expected):
 def _compare_items(given, expected, word):
     "The first pair of items that differs, or None; both are tables with the same keys."
     for key in expected:
-        if (fault := compare(given[key], expected[key])) is not None: return f"{word} {_brief(key)}: {fault}"
+        if (fault := compare(given[key], expected[key])) is not None:
+            return f"{word} {_brief(key)}: {fault}"
 
 # %% ../nbs/library/check.ipynb #n4227a4731ce
 def _compare_sequences(given, expected):
     "How one list or tuple differs from another, or None."
-    if len(given) != len(expected): return f"the length is {len(given)} instead of {len(expected)}"
+    if len(given) != len(expected):
+        return f"the length is {len(given)} instead of {len(expected)}"
     return _compare_items(dict(enumerate(given)), dict(enumerate(expected)), "element")
+
 
 def _compare_tables(given, expected):
     "How one dict differs from another, or None."
-    for word, keys in (("missing", expected.keys() - given.keys()), ("not expected", given.keys() - expected.keys())):
-        if keys: return f"{len(keys)} key{'s are' if len(keys) > 1 else ' is'} {word}: {_brief(sorted(keys, key=repr))}"
+    for word, keys in (
+        ("missing", expected.keys() - given.keys()),
+        ("not expected", given.keys() - expected.keys()),
+    ):
+        if keys:
+            return f"{len(keys)} key{'s are' if len(keys) > 1 else ' is'} {word}: {_brief(sorted(keys, key=repr))}"
     return _compare_items(given, expected, "key")
 
 # %% ../nbs/library/check.ipynb #nb3557c1cc0c
 def compare(
-    given: Any,      # What the student's function returned
-    expected: Any,   # What it should have returned
-    *args,           # The arguments of the call; not looked at here, other judges need them
-) -> str | None:     # None where they are the same, else how they differ, in one sentence
+    given: Any,  # What the student's function returned
+    expected: Any,  # What it should have returned
+    *args,  # The arguments of the call; not looked at here, other judges need them
+) -> str | None:  # None where they are the same, else how they differ, in one sentence
     "Compare two values from the outside in: kind, shape, type, content."
     got, want = kind_of(given), kind_of(expected)
-    if got != want and (got, want) != ("an int", "a float"): return f"{got} where {want} is expected"
-    if want in ("an int", "a float", "a bool"): return _compare_numbers(given, expected)
-    if want in ("an array", "a tensor"): return _compare_arrays(given, expected)
-    if want in ("a list", "a tuple"): return _compare_sequences(given, expected)
-    if want == "a dict": return _compare_tables(given, expected)
-    if is_dataclass(expected): return _compare_items(_fields(given), _fields(expected), "field")
+    if got != want and (got, want) != ("an int", "a float"):
+        return f"{got} where {want} is expected"
+    if want in ("an int", "a float", "a bool"):
+        return _compare_numbers(given, expected)
+    if want in ("an array", "a tensor"):
+        return _compare_arrays(given, expected)
+    if want in ("a list", "a tuple"):
+        return _compare_sequences(given, expected)
+    if want == "a dict":
+        return _compare_tables(given, expected)
+    if is_dataclass(expected):
+        return _compare_items(_fields(given), _fields(expected), "field")
     return None if given == expected else f"{_brief(given)} instead of {_brief(expected)}"
+
 
 def _fields(value):
     "A dataclass as a table of its fields."
@@ -128,18 +174,21 @@ def _fields(value):
 
 # %% ../nbs/library/check.ipynb #nd69909d8118
 def show_value(
-    value: Any,        # Anything
+    value: Any,  # Anything
     limit: int = 400,  # Longest text, in characters
-) -> str:              # One or several lines; shortened in the middle of arrays and at the end of everything else
+) -> str:  # One or several lines; shortened in the middle of arrays and at the end of everything else
     "A value as text for a message."
-    if kind_of(value) not in ("an array", "a tensor"): return _brief(value, limit)
+    if kind_of(value) not in ("an array", "a tensor"):
+        return _brief(value, limit)
     array = _array(value)
-    with np.printoptions(threshold=64, edgeitems=3, linewidth=90, precision=5, suppress=True): body = str(array)
-    return f"{kind_of(value)[3 if kind_of(value)[1] == 'n' else 2:]} {array.shape} {array.dtype}\n{body[:limit]}"
+    with np.printoptions(threshold=64, edgeitems=3, linewidth=90, precision=5, suppress=True):
+        body = str(array)
+    return f"{kind_of(value)[3 if kind_of(value)[1] == 'n' else 2 :]} {array.shape} {array.dtype}\n{body[:limit]}"
 
 # %% ../nbs/library/check.ipynb #n65b0ba02662
 class TimeUp(SystemExit):
     "Raised inside a function whose time is up."
+
 
 def _stop(thread, patience):
     "Raise `TimeUp` in a thread until it ends, at most for `patience` seconds; did it end?"
@@ -152,10 +201,13 @@ def _stop(thread, patience):
 # %% ../nbs/library/check.ipynb #n104861a9f95
 class _Printed(io.TextIOBase):
     "Keeps the first characters of what is printed."
-    def __init__(self, limit=400, lines=8): self.text, self.limit, self.lines = "", limit, lines
+
+    def __init__(self, limit=400, lines=8):
+        self.text, self.limit, self.lines = "", limit, lines
 
     def write(self, text):
-        if self.text.count("\n") < self.lines: self.text += text[:max(0, self.limit - len(self.text))]
+        if self.text.count("\n") < self.lines:
+            self.text += text[: max(0, self.limit - len(self.text))]
         return len(text)
 
 # %% ../nbs/library/check.ipynb #n06d6f028833
@@ -163,9 +215,14 @@ def _ask_nobody(prompt=""):
     "In place of `input`."
     raise EOFError("input() has nobody to ask while an answer is checked")
 
+
 def _doors(scope):
     "The ways out that a scope offers, each with what it does meanwhile."
-    exits = {name: sys.exit for name in ("exit", "quit") if type(scope.get(name)).__name__ in ("ExitAutocall", "ZMQExitAutocall", "Quitter")}
+    exits = {
+        name: sys.exit
+        for name in ("exit", "quit")
+        if type(scope.get(name)).__name__ in ("ExitAutocall", "ZMQExitAutocall", "Quitter")
+    }
     return {**exits, "input": _ask_nobody} if scope is vars(builtins) else exits
 
 # %% ../nbs/library/check.ipynb #nd0686fde595
@@ -175,57 +232,76 @@ def _closed_doors(fn):
     scopes = [vars(builtins), getattr(fn, "__globals__", {})]
     closed = [(scope, _doors(scope)) for scope in scopes]
     saved = [(scope, {name: scope[name] for name in doors}) for scope, doors in closed]
-    for scope, doors in closed: scope.update(doors)
-    try: yield
+    for scope, doors in closed:
+        scope.update(doors)
+    try:
+        yield
     finally:
-        for scope, doors in saved: scope.update(doors)
+        for scope, doors in saved:
+            scope.update(doors)
 
 # %% ../nbs/library/check.ipynb #nc4892c3c59b
 @dataclass
 class Outcome:
     "What became of a call."
-    value: Any = None                    # What it returned
-    error: BaseException | None = None   # What it raised
-    printed: str = ""                    # What it printed, shortened
-    late: bool = False                   # Was it stopped because its time was up?
-    stuck: bool = False                  # Did it refuse to stop?
-    changed: str | None = None           # How it changed its arguments, None if it did not
+
+    value: Any = None  # What it returned
+    error: BaseException | None = None  # What it raised
+    printed: str = ""  # What it printed, shortened
+    late: bool = False  # Was it stopped because its time was up?
+    stuck: bool = False  # Did it refuse to stop?
+    changed: str | None = None  # How it changed its arguments, None if it did not
 
 # %% ../nbs/library/check.ipynb #n09d4844d7ff
 def _record(outcome, fn, args):
     "Call a function, and write down what it returned or raised."
-    try: outcome.value = fn(*args)
-    except BaseException as error: outcome.error = error
+    try:
+        outcome.value = fn(*args)
+    except BaseException as error:
+        outcome.error = error
 
 # %% ../nbs/library/check.ipynb #n65bc35ecd34
 def run_limited(
-    fn: Callable,          # A function that may do anything
-    args: Sequence,        # Its arguments, handed over as they are
+    fn: Callable,  # A function that may do anything
+    args: Sequence,  # Its arguments, handed over as they are
     seconds: float = 2.0,  # Time limit, in seconds
-) -> Outcome:              # What became of the call; this function itself always returns
+) -> Outcome:  # What became of the call; this function itself always returns
     "Call a function in a thread of its own, for a limited time."
     outcome = Outcome()
     thread = threading.Thread(target=_record, args=(outcome, fn, args), daemon=True)
-    with _closed_doors(fn), redirect_stdout(_Printed()) as printed, redirect_stderr(printed), warnings.catch_warnings():
+    with (
+        _closed_doors(fn),
+        redirect_stdout(_Printed()) as printed,
+        redirect_stderr(printed),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("always", RuntimeWarning)
         thread.start()
-        try: thread.join(seconds)
-        except BaseException: _stop(thread, 1.0); raise
-        if thread.is_alive(): outcome = Outcome(late=True, stuck=not _stop(thread, 1.0))
+        try:
+            thread.join(seconds)
+        except BaseException:
+            _stop(thread, 1.0)
+            raise
+        if thread.is_alive():
+            outcome = Outcome(late=True, stuck=not _stop(thread, 1.0))
     outcome.printed = printed.text
     return outcome
 
 # %% ../nbs/library/check.ipynb #n876a512c3d8
 def attempt(
-    fn: Callable,          # A function that may do anything
-    args: Sequence,        # Its arguments; it gets copies
+    fn: Callable,  # A function that may do anything
+    args: Sequence,  # Its arguments; it gets copies
     seconds: float = 2.0,  # Time limit, in seconds
-) -> Outcome:              # What became of the call, with `changed` filled in
+) -> Outcome:  # What became of the call, with `changed` filled in
     "Call a function with copies of its arguments, and see whether it changed them."
     copies = copy.deepcopy(tuple(args))
     comparable = [compare(a, b) is None for a, b in zip(copies, args)]
     outcome = run_limited(fn, copies, seconds)
-    changes = [(i, run_limited(compare, (a, b)).value) for i, (a, b, ok) in enumerate(zip(copies, args, comparable), 1) if ok and not outcome.stuck]
+    changes = [
+        (i, run_limited(compare, (a, b)).value)
+        for i, (a, b, ok) in enumerate(zip(copies, args, comparable), 1)
+        if ok and not outcome.stuck
+    ]
     outcome.changed = next((f"argument {i} is not as it was: {how}" for i, how in changes if how), None)
     return outcome
 
@@ -233,29 +309,36 @@ def attempt(
 @dataclass(frozen=True)
 class Mistake:
     "A wrong answer of the kind that students give."
-    hint: str         # The likely cause, in one sentence to the student; never the solution
+
+    hint: str  # The likely cause, in one sentence to the student; never the solution
     answer: Callable  # The wrong function itself, with the signature of the exercise
 
 # %% ../nbs/library/check.ipynb #nac7198f6971
 @dataclass(frozen=True)
 class Exercise:
     "A function to be written, and all that is needed to judge it."
-    name: str                          # Name of the student's function
-    cases: Callable                    # numpy Generator -> list of (why, arguments): simple first, then edge cases, then random ones
-    expected: Callable                 # The oracle: arguments -> value, or `ValueError` where the input has to be refused
-    mistakes: Sequence[Mistake] = ()   # Usual mistakes; the first that explains a wrong value gives the hint
-    judge: Callable = compare          # (given, expected, *arguments) -> None if right, else one sentence
-    seconds: float = 2.0               # Time limit of one case
+
+    name: str  # Name of the student's function
+    cases: Callable  # numpy Generator -> list of (why, arguments): simple first, then edge cases, then random ones
+    expected: Callable  # The oracle: arguments -> value, or `ValueError` where the input has to be refused
+    mistakes: Sequence[Mistake] = ()  # Usual mistakes; the first that explains a wrong value gives the hint
+    judge: Callable = compare  # (given, expected, *arguments) -> None if right, else one sentence
+    seconds: float = 2.0  # Time limit of one case
 
 # %% ../nbs/library/check.ipynb #n8d698b2844d
 def _fault(exercise, args, got, want):
     "How the outcome of a student's function differs from the oracle's, or None."
-    if got.late: return f"it was stopped after {exercise.seconds:g} seconds"
-    if want.error: return None if isinstance(got.error, type(want.error)) else _not_refused(got, want)
-    if got.error: return f"it raised {type(got.error).__name__}"
+    if got.late:
+        return f"it was stopped after {exercise.seconds:g} seconds"
+    if want.error:
+        return None if isinstance(got.error, type(want.error)) else _not_refused(got, want)
+    if got.error:
+        return f"it raised {type(got.error).__name__}"
     judged = run_limited(exercise.judge, (got.value, want.value, *args), exercise.seconds)
-    if judged.error or judged.late: return f"{kind_of(got.value)} that cannot be compared with {kind_of(want.value)}"
-    if judged.value: return f"{judged.value}; and {got.changed}" if got.changed else judged.value
+    if judged.error or judged.late:
+        return f"{kind_of(got.value)} that cannot be compared with {kind_of(want.value)}"
+    if judged.value:
+        return f"{judged.value}; and {got.changed}" if got.changed else judged.value
     return got.changed and f"the value is right, but {got.changed}"
 
 # %% ../nbs/library/check.ipynb #neb9ddf8cee2
@@ -266,107 +349,154 @@ def _not_refused(got, want):
 # %% ../nbs/library/check.ipynb #n8233a01bfa8
 def _ask(oracle, args):
     "The outcome of the oracle."
-    try: return Outcome(oracle(*copy.deepcopy(tuple(args))))
-    except ValueError as error: return Outcome(error=error)
+    try:
+        return Outcome(oracle(*copy.deepcopy(tuple(args))))
+    except ValueError as error:
+        return Outcome(error=error)
 
 # %% ../nbs/library/check.ipynb #n78f8777b29e
 def _alike(a, b):
     "Are two outcomes wrong in the same way?"
-    if a.late or b.late: return a.late == b.late
-    if a.error or b.error: return type(a.error) is type(b.error)
+    if a.late or b.late:
+        return a.late == b.late
+    if a.error or b.error:
+        return type(a.error) is type(b.error)
     return bool(a.changed) == bool(b.changed) and compare(a.value, b.value) is None
+
 
 def _known_mistake(exercise, args, got):
     "The hint of the first known mistake with the same outcome, or None."
     for mistake in exercise.mistakes:
-        if _alike(got, attempt(mistake.answer, args, exercise.seconds)): return mistake.hint
+        if _alike(got, attempt(mistake.answer, args, exercise.seconds)):
+            return mistake.hint
 
 # %% ../nbs/library/check.ipynb #n5af3427e253
-_ERRORS = ((NotImplementedError, "This part is still to be written."),
-           (EOFError, "A function gets what it needs as arguments: it does not ask for it."),
-           (RecursionError, "The function calls itself without ever reaching an end."),
-           (IndexError, "An index lies beyond the end: the last one is the length minus one."),
-           (KeyError, "A key is looked up that is not there."),
-           (ZeroDivisionError, "The divisor is 0 in this case: which answer makes sense then?"),
-           (NameError, "A name is used that has no value yet: a typing mistake, or an import that is missing?"),
-           (AttributeError, "The value has no such attribute: is it of the kind that you think it is?"),
-           (TypeError, "A value has another kind than its use: look at what stands in that line."),
-           ((SystemExit, KeyboardInterrupt), "The function leaves Python: `return` ends a function, `exit` does not."),
-           (MemoryError, "The function asks for more memory than there is."),
-           (ValueError, "A value does not fit: look at its shape and range in this case."))
+_ERRORS = (
+    (NotImplementedError, "This part is still to be written."),
+    (EOFError, "A function gets what it needs as arguments: it does not ask for it."),
+    (RecursionError, "The function calls itself without ever reaching an end."),
+    (IndexError, "An index lies beyond the end: the last one is the length minus one."),
+    (KeyError, "A key is looked up that is not there."),
+    (ZeroDivisionError, "The divisor is 0 in this case: which answer makes sense then?"),
+    (NameError, "A name is used that has no value yet: a typing mistake, or an import that is missing?"),
+    (AttributeError, "The value has no such attribute: is it of the kind that you think it is?"),
+    (TypeError, "A value has another kind than its use: look at what stands in that line."),
+    (
+        (SystemExit, KeyboardInterrupt),
+        "The function leaves Python: `return` ends a function, `exit` does not.",
+    ),
+    (MemoryError, "The function asks for more memory than there is."),
+    (ValueError, "A value does not fit: look at its shape and range in this case."),
+)
 
 # %% ../nbs/library/check.ipynb #nb703cd8b8e9
 _PARAMETERS = "Compare the parameters of your function with those in the text: their number and order."
 _CALL = "This line calls a function with other arguments than it takes: look at its signature."
-_RETURNS = {"None": "Nothing is returned yet: is there a `return` on every path, and has `...` been replaced?",
-            "`...`": "The `...` is still there: it stands for what you have to write.",
-            "a generator": "`yield`, or a comprehension in round brackets, makes a generator: put its values into what was asked for.",
-            "a function": "A function is returned instead of its value: are the brackets of a call missing?"}
+_RETURNS = {
+    "None": "Nothing is returned yet: is there a `return` on every path, and has `...` been replaced?",
+    "`...`": "The `...` is still there: it stands for what you have to write.",
+    "a generator": "`yield`, or a comprehension in round brackets, makes a generator: put its values into what was asked for.",
+    "a function": "A function is returned instead of its value: are the brackets of a call missing?",
+}
 
 # %% ../nbs/library/check.ipynb #n7e6c5528766
 def _kind_hint(got, want):
     "A likely cause where kinds differ, or None."
-    if got in _RETURNS: return _RETURNS[got]
-    if (got, want) == ("a float", "an int"): return "`/` always gives a float: a count needs whole numbers all the way."
-    if (got, want) == ("a bool", "an int"): return "A comparison is true or false: what should be counted?"
-    if got in ("a tensor", "an array") and want in ("an int", "a float"): return "One number is asked for: has every axis been summed or averaged away?"
-    if got != want: return f"Look at the last line: it should return {want}."
+    if got in _RETURNS:
+        return _RETURNS[got]
+    if (got, want) == ("a float", "an int"):
+        return "`/` always gives a float: a count needs whole numbers all the way."
+    if (got, want) == ("a bool", "an int"):
+        return "A comparison is true or false: what should be counted?"
+    if got in ("a tensor", "an array") and want in ("an int", "a float"):
+        return "One number is asked for: has every axis been summed or averaged away?"
+    if got != want:
+        return f"Look at the last line: it should return {want}."
 
 # %% ../nbs/library/check.ipynb #nf6f00649471
-_SLIPS = ((lambda g, e: g - e == 1, "One too many: look at the first and the last step."),
-          (lambda g, e: g - e == -1, "One too few: look at the first and the last step."),
-          (lambda g, e: g == -e, "The sign is wrong: what is subtracted from what?"),
-          (lambda g, e: np.isclose(g, 100 * e), "A hundred times too large: percent, or a share?"),
-          (lambda g, e: np.isclose(100 * g, e), "A hundred times too small: percent, or a share?"),
-          (lambda g, e: np.isclose(g * e, 1), "Upside down: what is divided by what?"),
-          (lambda g, e: g == np.rint(e), "It was rounded: return the number itself."),
-          (lambda g, e: np.isnan(g) & ~np.isnan(e), "`nan` comes from 0 / 0: what should this case give?"))
+_SLIPS = (
+    (lambda g, e: g - e == 1, "One too many: look at the first and the last step."),
+    (lambda g, e: g - e == -1, "One too few: look at the first and the last step."),
+    (lambda g, e: g == -e, "The sign is wrong: what is subtracted from what?"),
+    (lambda g, e: np.isclose(g, 100 * e), "A hundred times too large: percent, or a share?"),
+    (lambda g, e: np.isclose(100 * g, e), "A hundred times too small: percent, or a share?"),
+    (lambda g, e: np.isclose(g * e, 1), "Upside down: what is divided by what?"),
+    (lambda g, e: g == np.rint(e), "It was rounded: return the number itself."),
+    (lambda g, e: np.isnan(g) & ~np.isnan(e), "`nan` comes from 0 / 0: what should this case give?"),
+)
 
 # %% ../nbs/library/check.ipynb #naf0e2a82d5a
 def _slip_hint(given, expected):
     "A likely cause that holds wherever two arrays of numbers differ, or None."
     given, expected = (np.asarray(v, float) for v in (given, expected))
     wrong = ~np.isclose(given, expected, _RTOL, _ATOL, equal_nan=True)
-    if not wrong.any(): return None
+    if not wrong.any():
+        return None
     with np.errstate(all="ignore"):
         return next((hint for test, hint in _SLIPS if test(given[wrong], expected[wrong]).all()), None)
 
 # %% ../nbs/library/check.ipynb #n7046d4c61b1
-_TYPES = {("floats", "integers"): "The type is wrong: whole numbers are asked for, and `/`, `mean` and `np.zeros` give floats.",
-          ("bool", "integers"): "The array holds only true and false: numbers are asked for.",
-          ("bool", "floats"): "The array holds only true and false: numbers are asked for.",
-          ("integers", "bool"): "True and false are asked for, not the numbers 1 and 0.",
-          ("floats", "bool"): "True and false are asked for, not the numbers 1 and 0.",
-          ("integers", "floats"): "An array of integers cuts off what stands behind the point: with which type does it begin?"}
+_TYPES = {
+    (
+        "floats",
+        "integers",
+    ): "The type is wrong: whole numbers are asked for, and `/`, `mean` and `np.zeros` give floats.",
+    ("bool", "integers"): "The array holds only true and false: numbers are asked for.",
+    ("bool", "floats"): "The array holds only true and false: numbers are asked for.",
+    ("integers", "bool"): "True and false are asked for, not the numbers 1 and 0.",
+    ("floats", "bool"): "True and false are asked for, not the numbers 1 and 0.",
+    (
+        "integers",
+        "floats",
+    ): "An array of integers cuts off what stands behind the point: with which type does it begin?",
+}
 
 # %% ../nbs/library/check.ipynb #nd1ba69dc6b9
 _AXES = "The values may be right, the axes are not: their order, or one that was flattened or added."
 
+
 def _array_hint(given, expected):
     "A likely cause where arrays differ, or None."
     families = tuple(_FAMILIES.get(a.dtype.kind) for a in (given, expected))
-    if given.ndim > 1 and not np.array_equal(given, expected) and np.array_equal(given.T, expected): return "Rows and columns are exchanged."
-    if given.size == expected.size and given.shape != expected.shape: return _AXES
-    if given.ndim != expected.ndim: return f"{given.ndim} axes instead of {expected.ndim}: was one summed away, or kept that should not be?"
-    if given.shape != expected.shape: return "Look at the sizes: the first and the last element of each axis, and rows before columns."
-    if families in _TYPES and families[1] != "floats": return _TYPES[families]
-    if families == ("bool", "bool") and np.array_equal(given, ~expected): return "True and false are exchanged."
+    if given.ndim > 1 and not np.array_equal(given, expected) and np.array_equal(given.T, expected):
+        return "Rows and columns are exchanged."
+    if given.size == expected.size and given.shape != expected.shape:
+        return _AXES
+    if given.ndim != expected.ndim:
+        return (
+            f"{given.ndim} axes instead of {expected.ndim}: was one summed away, or kept that should not be?"
+        )
+    if given.shape != expected.shape:
+        return "Look at the sizes: the first and the last element of each axis, and rows before columns."
+    if families in _TYPES and families[1] != "floats":
+        return _TYPES[families]
+    if families == ("bool", "bool") and np.array_equal(given, ~expected):
+        return "True and false are exchanged."
     return given.dtype.kind in "iuf" and _slip_hint(given, expected) or _TYPES.get(families)
 
 # %% ../nbs/library/check.ipynb #n79ad57c755e
 def _list_hint(given, expected):
     "A likely cause where lists or tuples differ, or None."
-    if compare(given[::-1], expected) is None: return "The order is reversed: rows come before columns, and first before last."
-    kinds = next(((kind_of(g), kind_of(e)) for g, e in zip(given, expected) if kind_of(g) != kind_of(e)), None)
-    if kinds not in (None, ("an int", "a float")): return _kind_hint(*kinds)
-    if abs(len(given) - len(expected)) == 1: return "One element too many or too few: look at the first and the last."
-    if all(kind_of(v) in ("an int", "a float") for v in [*given, *expected]) and len(given) == len(expected): return _slip_hint(given, expected)
+    if compare(given[::-1], expected) is None:
+        return "The order is reversed: rows come before columns, and first before last."
+    kinds = next(
+        ((kind_of(g), kind_of(e)) for g, e in zip(given, expected) if kind_of(g) != kind_of(e)), None
+    )
+    if kinds not in (None, ("an int", "a float")):
+        return _kind_hint(*kinds)
+    if abs(len(given) - len(expected)) == 1:
+        return "One element too many or too few: look at the first and the last."
+    if all(kind_of(v) in ("an int", "a float") for v in [*given, *expected]) and len(given) == len(expected):
+        return _slip_hint(given, expected)
 
 # %% ../nbs/library/check.ipynb #n82832b46ee8
 def _likely_cause(exercise, args, got, want):
     "One sentence on why an outcome may be wrong; a value that resists being looked at has none of its own."
     hints = lambda: _known_mistake(exercise, args, got) or _general_cause(got, want, exercise.name)
-    return run_limited(hints, (), 60.0).value or "Work this case out by hand, and compare each step with your code."
+    return (
+        run_limited(hints, (), 60.0).value
+        or "Work this case out by hand, and compare each step with your code."
+    )
 
 # %% ../nbs/library/check.ipynb #arghint-code
 def _argument_hint(error, name):
@@ -377,35 +507,48 @@ def _argument_hint(error, name):
 # %% ../nbs/library/check.ipynb #n348ba4c9ac2
 def _general_cause(got, want, name):
     "A likely cause that needs no knowledge of the exercise, or None."
-    if got.stuck: return "A loop does not end, and could not be stopped: restart the kernel before you go on."
-    if got.late: return "A loop does not end: does its condition ever become false?"
-    if isinstance(got.error, TypeError) and not want.error and "positional argument" in _message(got.error): return _argument_hint(got.error, name)
-    if got.error and not want.error: return next((hint for types_, hint in _ERRORS if isinstance(got.error, types_)), None)
-    if want.error: return "This input has no answer: check it first, and raise the error yourself."
+    if got.stuck:
+        return "A loop does not end, and could not be stopped: restart the kernel before you go on."
+    if got.late:
+        return "A loop does not end: does its condition ever become false?"
+    if isinstance(got.error, TypeError) and not want.error and "positional argument" in _message(got.error):
+        return _argument_hint(got.error, name)
+    if got.error and not want.error:
+        return next((hint for types_, hint in _ERRORS if isinstance(got.error, types_)), None)
+    if want.error:
+        return "This input has no answer: check it first, and raise the error yourself."
     got_kind, kind = kind_of(got.value), kind_of(want.value)
-    if got_kind != kind and (got_kind, kind) != ("an int", "a float"): return _kind_hint(got_kind, kind)
-    if compare(got.value, want.value) is not None: return _content_hint(got.value, want.value, kind)
+    if got_kind != kind and (got_kind, kind) != ("an int", "a float"):
+        return _kind_hint(got_kind, kind)
+    if compare(got.value, want.value) is not None:
+        return _content_hint(got.value, want.value, kind)
     return "Work on a copy, or build a new value." if got.changed else None
 
 # %% ../nbs/library/check.ipynb #n61f3634edd3
 def _content_hint(given, expected, kind):
     "A likely cause where two values of one kind differ, or None."
-    if kind in ("an array", "a tensor"): return _array_hint(_array(given), _array(expected))
-    if kind in ("a list", "a tuple"): return _list_hint(given, expected)
-    if kind in ("an int", "a float"): return _slip_hint([given], [expected])
+    if kind in ("an array", "a tensor"):
+        return _array_hint(_array(given), _array(expected))
+    if kind in ("a list", "a tuple"):
+        return _list_hint(given, expected)
+    if kind in ("an int", "a float"):
+        return _slip_hint([given], [expected])
 
 # %% ../nbs/library/check.ipynb #na668cabbcfe
 @dataclass(frozen=True)
 class Verdict:
     "What a checker says of an answer; true only if it is right."
-    right: bool              # Is the answer right in all cases?
-    text: str                # What was printed
-    hint: str = ""           # The likely cause, empty if right
+
+    right: bool  # Is the answer right in all cases?
+    text: str  # What was printed
+    hint: str = ""  # The likely cause, empty if right
     case: int | None = None  # Number of the case that failed, from 1; None if right or if no case was run
 
-    def __bool__(self): return self.right
+    def __bool__(self):
+        return self.right
 
-    def _ipython_display_(self): pass
+    def _ipython_display_(self):
+        pass
 
 # %% ../nbs/library/check.ipynb #nb4538dd488b
 def _what_was_raised(fn, error):
@@ -418,16 +561,21 @@ def _what_was_raised(fn, error):
 # %% ../nbs/library/check.ipynb #nc7351ea9277
 def _message(error):
     "The message of an error, shortened."
-    try: return str(error)[:300]
-    except BaseException: return ""
+    try:
+        return str(error)[:300]
+    except BaseException:
+        return ""
 
 # %% ../nbs/library/check.ipynb #n9e424a68488
 def _named(fn, oracle, args):
     "Pairs of parameter name and shown value."
     for f in (fn, oracle):
-        try: names = list(inspect.signature(f).bind(*args).arguments)
-        except (TypeError, ValueError): continue
-        if len(names) == len(args): return [(name, show_value(v)) for name, v in zip(names, args)]
+        try:
+            names = list(inspect.signature(f).bind(*args).arguments)
+        except (TypeError, ValueError):
+            continue
+        if len(names) == len(args):
+            return [(name, show_value(v)) for name, v in zip(names, args)]
     return [(f"argument {i}", show_value(v)) for i, v in enumerate(args, 1)]
 
 # %% ../nbs/library/check.ipynb #nd49643c3eef
@@ -441,24 +589,30 @@ def _wrong(exercise, fn, number, total, why, args, got, want, fault):
     "The verdict on a function that failed in a case."
     hint = _likely_cause(exercise, args, got, want)
     given = "-" if got.late else _what_was_raised(fn, got.error) if got.error else show_value(got.value)
-    rows = [("input", "\n".join(f"{name} = {text}" for name, text in _named(fn, exercise.expected, args))),
-            ("expected", f"{type(want.error).__name__}: {want.error}" if want.error else show_value(want.value)),
-            ("given", given), ("differs", fault), ("printed", got.printed.rstrip()), ("likely", hint)]
+    rows = [
+        ("input", "\n".join(f"{name} = {text}" for name, text in _named(fn, exercise.expected, args))),
+        ("expected", f"{type(want.error).__name__}: {want.error}" if want.error else show_value(want.value)),
+        ("given", given),
+        ("differs", fault),
+        ("printed", got.printed.rstrip()),
+        ("likely", hint),
+    ]
     head = f"Not yet: {exercise.name}, case {number} of {total}: {why}."
     return Verdict(False, "\n".join([head, *(_row(word, text) for word, text in rows if text)]), hint, number)
 
 # %% ../nbs/library/check.ipynb #n8274a3f7848
 class Checker:
     "Checks the answers to one or more exercises."
-    def __init__(self,
-                 exercises: Sequence[Exercise]):  # Exercises, each with a name of its own
+
+    def __init__(self, exercises: Sequence[Exercise]):  # Exercises, each with a name of its own
         self.exercises = {e.name: e for e in exercises}
 
-    def __call__(self,
-                 fn: Callable,              # The student's function
-                 name: str | None = None,   # Name of the exercise; the function's own name if None
-                 seed: int | None = None,   # Seed of the random cases; a fresh one if None
-                 ) -> Verdict:              # True only if the answer is right
+    def __call__(
+        self,
+        fn: Callable,  # The student's function
+        name: str | None = None,  # Name of the exercise; the function's own name if None
+        seed: int | None = None,  # Seed of the random cases; a fresh one if None
+    ) -> Verdict:  # True only if the answer is right
         "Check an answer, and print the verdict."
         verdict = self.verdict(fn, name, seed)
         print(verdict.text)
@@ -468,15 +622,23 @@ class Checker:
 @patch
 def verdict(
     self: Checker,
-    fn: Callable,              # The student's function
-    name: str | None = None,   # Name of the exercise; the function's own name if None
-    seed: int | None = None,   # Seed of the random cases; a fresh one if None
-) -> Verdict:                  # True only if the answer is right
+    fn: Callable,  # The student's function
+    name: str | None = None,  # Name of the exercise; the function's own name if None
+    seed: int | None = None,  # Seed of the random cases; a fresh one if None
+) -> Verdict:  # True only if the answer is right
     "Check an answer without printing."
-    if not callable(fn): return Verdict(False, f"Not yet: check wants the function itself, without brackets, and got {kind_of(fn)}.")
+    if not callable(fn):
+        return Verdict(
+            False, f"Not yet: check wants the function itself, without brackets, and got {kind_of(fn)}."
+        )
     if (name := name or getattr(fn, "__name__", "")) not in self.exercises:
-        return Verdict(False, f"Not yet: there is no exercise {name!r} here, only {', '.join(self.exercises)}. Is the function's name spelt like that?")
-    return _check(self.exercises[name], fn, int(np.random.default_rng().integers(10**6)) if seed is None else seed)
+        return Verdict(
+            False,
+            f"Not yet: there is no exercise {name!r} here, only {', '.join(self.exercises)}. Is the function's name spelt like that?",
+        )
+    return _check(
+        self.exercises[name], fn, int(np.random.default_rng().integers(10**6)) if seed is None else seed
+    )
 
 # %% ../nbs/library/check.ipynb #n16f188097aa
 def _check(exercise, fn, seed):
@@ -485,40 +647,68 @@ def _check(exercise, fn, seed):
     for number, (why, args) in enumerate(cases, 1):
         want, got = _ask(exercise.expected, args), attempt(fn, args, exercise.seconds)
         fault = _fault(exercise, args, got, want)
-        if fault is None: continue
+        if fault is None:
+            continue
         verdict = _wrong(exercise, fn, number, len(cases), why, args, got, want, fault)
         others = exercise.cases(np.random.default_rng(seed + 1))
-        if number <= len(others) and compare(others[number - 1], cases[number - 1]) is None: return verdict
-        return replace(verdict, text=verdict.text + "\n" + _row("again", f"check({exercise.name}, seed={seed})"))
+        if number <= len(others) and compare(others[number - 1], cases[number - 1]) is None:
+            return verdict
+        return replace(
+            verdict, text=verdict.text + "\n" + _row("again", f"check({exercise.name}, seed={seed})")
+        )
     return Verdict(True, f"Right: {exercise.name} passes all {len(cases)} cases.")
 
 # %% ../nbs/library/check.ipynb #n4ab4498e51f
 def _always_wrong(exercise):
     "Pairs of name and function, wrong for every exercise: constants, a learnt table, nothing, other kinds, errors, a loop without end."
-    def raises(*args): raise RuntimeError("planted")
+
+    def raises(*args):
+        raise RuntimeError("planted")
+
     def loops(*args):
-        while True: pass
-    known = [(repr(args), _ask(exercise.expected, args).value) for _, args in exercise.cases(np.random.default_rng(0))]
+        while True:
+            pass
+
+    known = [
+        (repr(args), _ask(exercise.expected, args).value)
+        for _, args in exercise.cases(np.random.default_rng(0))
+    ]
     constants = [("a constant", lambda *args, value=value: copy.deepcopy(value)) for _, value in known]
     learnt = ("a learnt table", lambda *args: copy.deepcopy(dict(known).get(repr(args), known[-1][1])))
-    return [*constants, learnt, ("nothing", lambda *args: None), ("`...`", lambda *args: ...), ("an object", lambda *args: object()),
-            ("text", lambda *args: "no"), ("an error", raises), ("an exit", lambda *args: sys.exit()), ("a loop", loops)]
+    return [
+        *constants,
+        learnt,
+        ("nothing", lambda *args: None),
+        ("`...`", lambda *args: ...),
+        ("an object", lambda *args: object()),
+        ("text", lambda *args: "no"),
+        ("an error", raises),
+        ("an exit", lambda *args: sys.exit()),
+        ("a loop", loops),
+    ]
 
 # %% ../nbs/library/check.ipynb #n7b5ac8cb0fd
 def assert_sound(
-    check: Checker,                 # A checker, each of its exercises with five mistakes or more
-    wrong: Sequence = (),           # Pairs (name of the exercise, wrong function) beyond the mistakes
+    check: Checker,  # A checker, each of its exercises with five mistakes or more
+    wrong: Sequence = (),  # Pairs (name of the exercise, wrong function) beyond the mistakes
     seeds: Sequence[int] = (1, 2),  # Seeds of the random cases
-) -> int:                           # How many wrong answers were rejected
+) -> int:  # How many wrong answers were rejected
     "Assert that a checker accepts its oracles, and rejects everything else with a hint."
     for exercise in check.exercises.values():
         quick = Checker([replace(exercise, seconds=min(exercise.seconds, 0.5))])
-        assert len(exercise.mistakes) >= 5, f"{exercise.name}: {len(exercise.mistakes)} mistakes, at least 5 are wanted"
+        assert len(exercise.mistakes) >= 5, (
+            f"{exercise.name}: {len(exercise.mistakes)} mistakes, at least 5 are wanted"
+        )
         for seed in seeds:
-            assert (verdict := check.verdict(exercise.expected, exercise.name, seed)), f"the oracle fails: {verdict.text}"
-            for mistake in exercise.mistakes: _assert_hint(check, exercise.name, mistake.answer, seed, mistake.hint)
-        for name, fn in _always_wrong(exercise): _assert_hint(quick, exercise.name, fn, seeds[0], None)
-    for name, fn in wrong: _assert_hint(check, name, fn, seeds[0], None)
+            assert (verdict := check.verdict(exercise.expected, exercise.name, seed)), (
+                f"the oracle fails: {verdict.text}"
+            )
+            for mistake in exercise.mistakes:
+                _assert_hint(check, exercise.name, mistake.answer, seed, mistake.hint)
+        for name, fn in _always_wrong(exercise):
+            _assert_hint(quick, exercise.name, fn, seeds[0], None)
+    for name, fn in wrong:
+        _assert_hint(check, name, fn, seeds[0], None)
     return sum(len(e.mistakes) + len(_always_wrong(e)) for e in check.exercises.values()) + len(wrong)
 
 # %% ../nbs/library/check.ipynb #n7726cf0f500
@@ -526,4 +716,6 @@ def _assert_hint(check, name, fn, seed, hint):
     "Assert that an answer is rejected, with this hint or with any."
     verdict = check.verdict(fn, name, seed)
     assert not verdict, f"{name}: a wrong answer passes: {hint or fn}"
-    assert verdict.hint and hint in (None, verdict.hint), f"{name}: expected the hint {hint!r}, got {verdict.text}"
+    assert verdict.hint and hint in (None, verdict.hint), (
+        f"{name}: expected the hint {hint!r}, got {verdict.text}"
+    )

@@ -24,7 +24,16 @@ import torch
 
 from . import __version__
 from .deploy import check_export, export_onnx
-from .experiments import CHOICES, ModelPipeline, Settings, built_in, check_job, check_tiles, compare, read_labelled
+from unetkit.experiments import (
+    CHOICES,
+    ModelPipeline,
+    Settings,
+    built_in,
+    check_job,
+    check_tiles,
+    compare,
+    read_labelled,
+)
 from .labels import IGNORE_INDEX, ISPRS, labels_to_colours, read_palette
 from .report import REPORT_FILES, accuracy_table, write_report, write_result
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
@@ -49,31 +58,41 @@ def _report_tiles(paths, palette):
     if not any(paths):
         return *built_in(palette), {role: "built-in scene" for role in ("train", "test")}
     if not all(paths):
-        raise ValueError("give all four of --train-image, --train-reference, --test-image and --test-reference, "
-                         "or none of them for the built-in scenes")
+        raise ValueError(
+            "give all four of --train-image, --train-reference, --test-image and --test-reference, "
+            "or none of them for the built-in scenes"
+        )
     sources = {"train": _source(paths[0]), "test": _source(paths[2])}
     return read_labelled(*paths[:2], palette), read_labelled(*paths[2:], palette), sources
 
 # %% ../nbs/library/cli.ipynb #c015-dea3b434
 def _writable_folder(path):
     "Make a folder, and check that files can be written there."
-    if not str(path): raise ValueError("--out is empty: give the name of a folder, or . for this one")
+    if not str(path):
+        raise ValueError("--out is empty: give the name of a folder, or . for this one")
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path): pass
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
-        raise OSError(f"cannot write to the folder {path} ({error.strerror}): choose another with --out") from None
+        raise OSError(
+            f"cannot write to the folder {path} ({error.strerror}): choose another with --out"
+        ) from None
     return Path(path)
 
 # %% ../nbs/library/cli.ipynb #c017-1a690748
 def _writable_file(path, *inputs):
     "Check that a file can be written, and that it is none of the inputs."
-    if not str(path): raise ValueError("--out is empty: give the name of a file")
+    if not str(path):
+        raise ValueError("--out is empty: give the name of a file")
     if Path(path).is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give the name of a file with --out")
     if Path(path).resolve() in _all_files(inputs):
-        raise ValueError(f"{path} is an input of this command and would be lost: choose another name with --out")
+        raise ValueError(
+            f"{path} is an input of this command and would be lost: choose another name with --out"
+        )
     return _writable_folder(Path(path).parent) / Path(path).name
+
 
 def _all_files(paths):
     "Paths, and the files in those that are folders, resolved."
@@ -82,25 +101,29 @@ def _all_files(paths):
 
 # %% ../nbs/library/cli.ipynb #c020-13e43d33
 def report(
-    train_image: str = "",      # Image to train on, a file or a folder of parts; the built-in scenes if none is given
+    train_image: str = "",  # Image to train on, a file or a folder of parts; the built-in scenes if none is given
     train_reference: str = "",  # Its colour-coded reference
-    test_image: str = "",       # Image to test on
-    test_reference: str = "",   # Its colour-coded reference
-    palette: str = "isprs",     # Classes and colours: isprs, dubai or a JSON file
-    ignore: str = "",           # Classes to leave out of training and scores, separated by commas
+    test_image: str = "",  # Image to test on
+    test_reference: str = "",  # Its colour-coded reference
+    palette: str = "isprs",  # Classes and colours: isprs, dubai or a JSON file
+    ignore: str = "",  # Classes to leave out of training and scores, separated by commas
     patch_sizes: Sequence[int] = (32, 64, 128),  # One model for each, in pixels
-    out: str = "report",        # Folder to write
-    restart: bool = False,      # Forget the checkpoints of an interrupted run
+    out: str = "report",  # Folder to write
+    restart: bool = False,  # Forget the checkpoints of an interrupted run
     settings: Settings = Settings(),  # What all models have in common
-) -> None:                      # Nothing; tables, maps, models and a page are written
+) -> None:  # Nothing; tables, maps, models and a page are written
     "Train and test one model per patch size and write tables, maps, models and a page."
     classes = _read_palette(palette, ignore)
     train, test, sources = _report_tiles((train_image, train_reference, test_image, test_reference), classes)
     check_job(train, test, classes, patch_sizes, settings)
     folder = _writable_folder(out)
     checkpoints = [folder / f"checkpoint_{p}.safetensors" for p in patch_sizes]
-    if restart: _remove(checkpoints)
-    results = [_written(result, folder, test) for result in compare(train, test, classes, settings, patch_sizes, folder)]
+    if restart:
+        _remove(checkpoints)
+    results = [
+        _written(result, folder, test)
+        for result in compare(train, test, classes, settings, patch_sizes, folder)
+    ]
     _print_report(write_report(folder, results, train, test, sources), folder)
     _remove(checkpoints)
 
@@ -111,147 +134,202 @@ def _written(result, folder, test):
     write_result(folder, result, test)
     return result
 
+
 def _remove(paths):
     "Delete files that may exist."
-    for path in paths: path.unlink(missing_ok=True)
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 # %% ../nbs/library/cli.ipynb #c024-3a063f16
 def _print_report(document, folder):
     "Print the accuracies, and what was written."
     header, rows = accuracy_table(document)
-    for row in [header, *rows]: print("  ".join(f"{cell:>{len(title)}}" for cell, title in zip(row, header)))
-    print(f"wrote {folder}/report.html, scores.json, scores.csv, and the maps and models of {len(rows)} patch sizes", flush=True)
+    for row in [header, *rows]:
+        print("  ".join(f"{cell:>{len(title)}}" for cell, title in zip(row, header)))
+    print(
+        f"wrote {folder}/report.html, scores.json, scores.csv, and the maps and models of {len(rows)} patch sizes",
+        flush=True,
+    )
 
 # %% ../nbs/library/cli.ipynb #c026-9b5f311d
 def train(
-    image: str,                # Image to train on, a file or a folder of parts
-    reference: str,            # Its colour-coded reference
-    palette: str = "isprs",    # Classes and colours: isprs, dubai or a JSON file
-    ignore: str = "",          # Classes to leave out, separated by commas
+    image: str,  # Image to train on, a file or a folder of parts
+    reference: str,  # Its colour-coded reference
+    palette: str = "isprs",  # Classes and colours: isprs, dubai or a JSON file
+    ignore: str = "",  # Classes to leave out, separated by commas
     out: str = "model.safetensors",  # Model file to write
-    restart: bool = False,     # Forget the checkpoint of an interrupted run
+    restart: bool = False,  # Forget the checkpoint of an interrupted run
     settings: Settings = Settings(),  # How to train
-) -> None:                     # Nothing; the model is written
+) -> None:  # Nothing; the model is written
     "Train a model on labelled tiles."
     classes = _read_palette(palette, ignore)
     tiles = read_labelled(image, reference, classes)
     check_job(tiles, tiles, classes, [settings.patch_size], settings)
     path = _writable_file(out, image, reference, palette)
     checkpoint = path.with_name(f"{path.name}.checkpoint")
-    if restart: _remove([checkpoint])
+    if restart:
+        _remove([checkpoint])
     pipeline = ModelPipeline(classes, settings).fit(tiles, checkpoint)
-    if rank_and_world()[0] > 0: return
+    if rank_and_world()[0] > 0:
+        return
     pipeline.save(path)
-    print(f"wrote {out}: best epoch {pipeline.history.best.number}, validation accuracy {pipeline.history.best.valid_accuracy:.1%}", flush=True)
+    print(
+        f"wrote {out}: best epoch {pipeline.history.best.number}, validation accuracy {pipeline.history.best.valid_accuracy:.1%}",
+        flush=True,
+    )
     _remove([checkpoint])
 
 # %% ../nbs/library/cli.ipynb #c028-a645b6dd
 def predict(
-    model: str,                  # Model file from `unetkit train` or `unetkit report`
-    image: str,                  # Image to map, a file of any size or a folder of parts
+    model: str,  # Model file from `unetkit train` or `unetkit report`
+    image: str,  # Image to map, a file of any size or a folder of parts
     out: str = "label_map.tif",  # GeoTIFF to write; for several parts, label_map_<part>.tif
-    method: str = "exact",       # How windows are stitched: exact, or in memory blend or patches
-    tta: bool = False,           # Average over eight orientations (test-time augmentation)
+    method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
+    tta: bool = False,  # Average over eight orientations (test-time augmentation)
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
-    memory: float = 0.0,          # Memory for a window, in GB; half of what is free, at most 0.8, when 0
-    scheduler: str = "",         # Address of a Dask scheduler whose workers share these files
-    restart: bool = False,       # Forget the blocks of an interrupted run
-    device: str = "auto",        # auto, cpu or cuda
-    precision: str = "auto",     # auto, float32 or bfloat16
-) -> None:                       # Nothing; the map is written
+    memory: float = 0.0,  # Memory for a window, in GB; half of what is free, at most 0.8, when 0
+    scheduler: str = "",  # Address of a Dask scheduler whose workers share these files
+    restart: bool = False,  # Forget the blocks of an interrupted run
+    device: str = "auto",  # auto, cpu or cuda
+    precision: str = "auto",  # auto, float32 or bfloat16
+) -> None:  # Nothing; the map is written
     "Write the label map of an image."
     pipeline, parts = ModelPipeline.load(model, device, precision), [part for part, _ in image_pairs(image)]
-    for part in parts: check_raster(pipeline, part)
+    for part in parts:
+        check_raster(pipeline, part)
     if method != "exact" and (probabilities or scheduler):
-        raise ValueError(f"--probabilities and --scheduler belong to --method exact, got {method}: leave one of them out")
+        raise ValueError(
+            f"--probabilities and --scheduler belong to --method exact, got {method}: leave one of them out"
+        )
     files = _map_files(out, parts)
-    for file in _all_different([*files, *(probabilities_file(file) for file in files if probabilities)]): _writable_file(file, model, image)
+    for file in _all_different([*files, *(probabilities_file(file) for file in files if probabilities)]):
+        _writable_file(file, model, image)
     for file, part in zip(files, parts):
-        if method == "exact": predict_raster(model, part, file, tta, probabilities, _bytes(memory), device, precision, scheduler or None, restart)
+        if method == "exact":
+            predict_raster(
+                model,
+                part,
+                file,
+                tta,
+                probabilities,
+                _bytes(memory),
+                device,
+                precision,
+                scheduler or None,
+                restart,
+            )
         else:
             tile = read_tile(part)
-            write_label_map(file, _map_in_memory(pipeline, part, tile, method, tta), pipeline.palette.colours, tile.georeference)
+            write_label_map(
+                file,
+                _map_in_memory(pipeline, part, tile, method, tta),
+                pipeline.palette.colours,
+                tile.georeference,
+            )
         print(f"wrote {file}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
 def _map_in_memory(pipeline, image, tile, method, tta):
     "The map of a tile that was read from `image`, without an opacity that the model does not know; without data there is no class."
     check_raster(pipeline, image)
-    label_map = pipeline.predict(replace(tile, image=tile.image[..., :pipeline.model.in_channels]), method, tta)
+    label_map = pipeline.predict(
+        replace(tile, image=tile.image[..., : pipeline.model.in_channels]), method, tta
+    )
     label_map[~with_data(pipeline, image, 0, 0, *tile.size)] = IGNORE_INDEX
     return label_map
+
 
 def _map_files(out, parts):
     "A name for the map of every part; a folder is left as it is, to be refused."
     path = Path(out)
-    if path.is_dir(): return [path]
+    if path.is_dir():
+        return [path]
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"the map is a GeoTIFF, and --out {out} does not end in .tif: give it that ending")
     return [path] if len(parts) == 1 else [path.with_stem(f"{path.stem}_{Path(part).stem}") for part in parts]
 
+
 def _bytes(gigabytes):
     "Gigabytes of the command line as bytes; None for 0, which means: choose."
-    if not 0 <= gigabytes < math.inf: raise ValueError(f"--memory must be a number of gigabytes, at least 0, got {gigabytes}: leave it out for the default")
+    if not 0 <= gigabytes < math.inf:
+        raise ValueError(
+            f"--memory must be a number of gigabytes, at least 0, got {gigabytes}: leave it out for the default"
+        )
     return gigabytes * 1e9 or None
+
 
 def _all_different(files):
     "The files themselves; raises `ValueError` if two have one name."
     for file in files:
-        if files.count(file) > 1: raise ValueError(f"two parts would be written to {file}: rename one of them")
+        if files.count(file) > 1:
+            raise ValueError(f"two parts would be written to {file}: rename one of them")
     return files
 
 # %% ../nbs/library/cli.ipynb #c030-7865f4a2
 def evaluate(
-    model: str,               # Model file
-    image: str,               # Image, a file of any size or a folder of parts
-    reference: str,           # Its colour-coded reference
-    method: str = "exact",    # How windows are stitched: exact, or in memory blend or patches
-    tta: bool = False,        # Average over eight orientations (test-time augmentation)
-    memory: float = 0.0,       # Memory for a window, in GB; half of what is free, at most 0.8, when 0
-    device: str = "auto",     # auto, cpu or cuda
+    model: str,  # Model file
+    image: str,  # Image, a file of any size or a folder of parts
+    reference: str,  # Its colour-coded reference
+    method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
+    tta: bool = False,  # Average over eight orientations (test-time augmentation)
+    memory: float = 0.0,  # Memory for a window, in GB; half of what is free, at most 0.8, when 0
+    device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
-) -> None:                    # Nothing; the scores are printed
+) -> None:  # Nothing; the scores are printed
     "Score a model on labelled tiles."
     pipeline = ModelPipeline.load(model, device, precision)
-    if method == "exact": scores = evaluate_raster(model, image, reference, tta, _bytes(memory), device, precision)
+    if method == "exact":
+        scores = evaluate_raster(model, image, reference, tta, _bytes(memory), device, precision)
     else:
         tiles = read_labelled(image, reference, pipeline.palette)
         check_tiles(tiles, pipeline.palette, "test")
-        maps = [_map_in_memory(pipeline, part, tile, method, tta) for tile, (part, _) in zip(tiles, image_pairs(image, reference))]
-        for tile, label_map in zip(tiles, maps): tile.labels[label_map == IGNORE_INDEX] = IGNORE_INDEX
+        maps = [
+            _map_in_memory(pipeline, part, tile, method, tta)
+            for tile, (part, _) in zip(tiles, image_pairs(image, reference))
+        ]
+        for tile, label_map in zip(tiles, maps):
+            tile.labels[label_map == IGNORE_INDEX] = IGNORE_INDEX
         scores = pipeline.evaluate(tiles, maps)
     print(scores.table(pipeline.palette.names))
 
 # %% ../nbs/library/cli.ipynb #x002-export
 def export(
-    model: str,                   # Model file from `unetkit train` or `unetkit report`
-    out: str = "model.onnx",      # ONNX file to write
-    tile_size: int | None = None,  # Side of the only square that the file takes, in pixels, such as 640 for QGIS; any size when not given
+    model: str,  # Model file from `unetkit train` or `unetkit report`
+    out: str = "model.onnx",  # ONNX file to write
+    tile_size: int
+    | None = None,  # Side of the only square that the file takes, in pixels, such as 640 for QGIS; any size when not given
     probabilities: bool = False,  # Write a softmax behind the logits, as QGIS needs it
-    resolution: float = 0.0,      # Side of a pixel of the training images on the ground, in centimetres; not noted when 0
-) -> None:                        # Nothing; the file is written
+    resolution: float = 0.0,  # Side of a pixel of the training images on the ground, in centimetres; not noted when 0
+) -> None:  # Nothing; the file is written
     "Write a model as ONNX, for a browser, QGIS and other programs."
     pipeline, ground = ModelPipeline.load(model, "cpu", "float32"), resolution or None
     check_export(pipeline, tile_size, ground)
     export_onnx(pipeline, _writable_file(out, model), tile_size, probabilities, ground)
-    print(f"wrote {out}: {Path(out).stat().st_size / 1e6:.2f} MB, {'probabilities' if probabilities else 'logits'} of {pipeline.palette.num_classes} classes", flush=True)
+    print(
+        f"wrote {out}: {Path(out).stat().st_size / 1e6:.2f} MB, {'probabilities' if probabilities else 'logits'} of {pipeline.palette.num_classes} classes",
+        flush=True,
+    )
 
 # %% ../nbs/library/cli.ipynb #c032-2d107f56
 def scene(
     out: str = "scene",  # Folder to write image.tif and reference.tif to
     height: int = 1024,  # Rows, in pixels
-    width: int = 1024,   # Columns, in pixels
-    seed: int = 0,       # Which scene
-) -> None:               # Nothing; two files are written
+    width: int = 1024,  # Columns, in pixels
+    seed: int = 0,  # Which scene
+) -> None:  # Nothing; two files are written
     "Write a synthetic aerial scene and its reference."
     files = [Path(out) / name for name in ("image.tif", "reference.tif")]
     if any(file.exists() for file in files):
-        raise ValueError(f"{out} holds an image.tif or reference.tif already: choose another folder with --out")
+        raise ValueError(
+            f"{out} holds an image.tif or reference.tif already: choose another folder with --out"
+        )
     tile = synthetic_scene(height, width, seed=seed)
     folder = _writable_folder(out)
     write_image(folder / "image.tif", tile.image, tile.georeference)
     write_image(folder / "reference.tif", labels_to_colours(tile.labels, ISPRS), tile.georeference)
-    print(f"wrote {folder}/image.tif and {folder}/reference.tif: {height} x {width} pixels, classes {', '.join(CLASSES)}")
+    print(
+        f"wrote {folder}/image.tif and {folder}/reference.tif: {height} x {width} pixels, classes {', '.join(CLASSES)}"
+    )
 
 # %% ../nbs/library/cli.ipynb #c034-94722ce3
 COMMANDS = {f.__name__: f for f in (report, train, predict, evaluate, export, scene)}
@@ -259,27 +337,41 @@ COMMANDS = {f.__name__: f for f in (report, train, predict, evaluate, export, sc
 # %% ../nbs/library/cli.ipynb #c036-b8929f12
 def _whole_numbers(text):
     "The numbers in '32' or '32,64,128'."
-    try: return [int(part) for part in text.split(",")]
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 32,64,128") from None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of whole numbers such as 32,64,128"
+        ) from None
+
 
 def _kind(name, default):
     "What argparse needs to know about an option with this default."
-    if isinstance(default, bool): return {"action": "store_true"}
-    if isinstance(default, tuple): return {"nargs": "+", "type": _whole_numbers, "default": [default], "metavar": "N"}
-    return {"type": int if default is None else type(default), "default": default, "choices": CHOICES.get(name)}
+    if isinstance(default, bool):
+        return {"action": "store_true"}
+    if isinstance(default, tuple):
+        return {"nargs": "+", "type": _whole_numbers, "default": [default], "metavar": "N"}
+    return {
+        "type": int if default is None else type(default),
+        "default": default,
+        "choices": CHOICES.get(name),
+    }
 
 # %% ../nbs/library/cli.ipynb #c040-aa4abe32
 def _add_option(parser, name, info):
     "Add one parameter to a parser; `info` is its entry from `docments`."
     text, default = (info.docment or "").replace("%", "%%"), info.default
-    if default is inspect.Parameter.empty: return parser.add_argument(name, help=text)
+    if default is inspect.Parameter.empty:
+        return parser.add_argument(name, help=text)
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    if shown not in (None, "", False): text += f" (default: {shown})"
+    if shown not in (None, "", False):
+        text += f" (default: {shown})"
     parser.add_argument("--" + name.replace("_", "-"), help=text, **_kind(name, default))
 
 # %% ../nbs/library/cli.ipynb #c042-ba1c7ae7
 class _Parser(argparse.ArgumentParser):
     "A parser that complains in one line."
+
     def error(self, message):
         raise ValueError(f"{message}; see {self.prog} --help")
 
@@ -289,27 +381,38 @@ def _parser(command):
     parser = _Parser(f"unetkit {command.__name__}", description=command.__doc__, allow_abbrev=False)
     own = docments(command, full=True, returns=False)
     has_settings = own.pop("settings", None)
-    for name, info in own.items(): _add_option(parser, name, info)
+    for name, info in own.items():
+        _add_option(parser, name, info)
     if has_settings:
         for name, info in docments(Settings, full=True, returns=False).items():
-            if f"{name}s" not in own: _add_option(parser, name, info)
+            if f"{name}s" not in own:
+                _add_option(parser, name, info)
     return parser
 
 # %% ../nbs/library/cli.ipynb #c046-d0ed3ed3
 def _run(command, argv):
     "Parse arguments and call a command."
     given, (_, world) = vars(_parser(command).parse_args(argv)), rank_and_world()
-    if world > 1 and command is not train: raise ValueError(f"torchrun has started {world} processes, and only train can share its work: start it without torchrun")
-    if "patch_sizes" in given: given["patch_sizes"] = sorted({p for part in given["patch_sizes"] for p in part})
+    if world > 1 and command is not train:
+        raise ValueError(
+            f"torchrun has started {world} processes, and only train can share its work: start it without torchrun"
+        )
+    if "patch_sizes" in given:
+        given["patch_sizes"] = sorted({p for part in given["patch_sizes"] for p in part})
     if "settings" in inspect.signature(command).parameters:
-        given["settings"] = Settings(**{f.name: given.pop(f.name) for f in fields(Settings) if f.name in given})
+        given["settings"] = Settings(
+            **{f.name: given.pop(f.name) for f in fields(Settings) if f.name in given}
+        )
     command(**given)
 
 # %% ../nbs/library/cli.ipynb #c048-464e0b52
 def _bad_input(error):
     "Can the user mend this error? torch reports too little memory as a RuntimeError."
     mendable = (ValueError, OSError, ArithmeticError, MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, mendable) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    return isinstance(error, mendable) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
 
 def _one_line(error):
     "An error as a sentence; lack of memory with the remedy."
@@ -319,14 +422,20 @@ def _one_line(error):
     return text
 
 # %% ../nbs/library/cli.ipynb #k-cli-1
-_SIGNALS = {signal.SIGINT: ("interrupted", signal.default_int_handler), signal.SIGTERM: ("terminated", signal.SIG_DFL)}
+_SIGNALS = {
+    signal.SIGINT: ("interrupted", signal.default_int_handler),
+    signal.SIGTERM: ("terminated", signal.SIG_DFL),
+}
+
 
 def _stopper(arrived):
     "A handler that notes its signal and interrupts the program; the next signal of this kind ends it at once."
+
     def stop(number, frame):
         arrived.append(number)
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
+
     return stop
 
 # %% ../nbs/library/cli.ipynb #k-cli-3
@@ -335,55 +444,84 @@ def _stoppable(arrived):
     "Let Ctrl-C and SIGTERM interrupt what runs, where nobody else minds them; `arrived` takes note of them."
     first = threading.current_thread() is threading.main_thread()
     mine = [number for number, (_, usual) in _SIGNALS.items() if first and signal.getsignal(number) == usual]
-    for number in mine: signal.signal(number, _stopper(arrived))
-    try: yield
+    for number in mine:
+        signal.signal(number, _stopper(arrived))
+    try:
+        yield
     finally:
-        for number in mine: signal.signal(number, _SIGNALS[number][1])
+        for number in mine:
+            signal.signal(number, _SIGNALS[number][1])
 
 # %% ../nbs/library/cli.ipynb #c051-34f8a362
 def _interrupted(name, number=signal.SIGINT):
     "Say what an interrupted command leaves behind, and return the exit code."
     work = {"report": "epochs", "train": "epochs", "predict": "blocks"}.get(name)
-    kept = f"finished {work} are kept, the same command goes on from there" if work else "nothing half-written is left"
+    kept = (
+        f"finished {work} are kept, the same command goes on from there"
+        if work
+        else "nothing half-written is left"
+    )
     return _complain(f"{name}: {_SIGNALS[number][0]}; {kept}", 128 + number)
+
 
 def _help():
     "The commands, one line each."
     lines = [f"  unetkit {name:9} {command.__doc__}" for name, command in COMMANDS.items()]
-    return "\n".join([f"unetkit {__version__}: semantic segmentation of aerial images with a U-Net", "", *lines, "",
-                      "unetkit COMMAND --help lists the options of a command."])
+    return "\n".join(
+        [
+            f"unetkit {__version__}: semantic segmentation of aerial images with a U-Net",
+            "",
+            *lines,
+            "",
+            "unetkit COMMAND --help lists the options of a command.",
+        ]
+    )
 
 # %% ../nbs/library/cli.ipynb #c053-2d896764
 def _reader_gone():
     "Drop what is left of the output, and return the exit code."
-    with open(os.devnull, "w") as nowhere: os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return 141
+
 
 def _call(name, rest):
     "Do what the first argument says, and deliver the output."
     try:
-        if name in ("-h", "--help"): print(_help())
-        elif name == "--version": print(__version__)
+        if name in ("-h", "--help"):
+            print(_help())
+        elif name == "--version":
+            print(__version__)
         elif name in COMMANDS:
-            with process_group(): _run(COMMANDS[name], rest)
-        else: raise ValueError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
-    finally: sys.stdout.flush()
+            with process_group():
+                _run(COMMANDS[name], rest)
+        else:
+            raise ValueError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
+    finally:
+        sys.stdout.flush()
 
 # %% ../nbs/library/cli.ipynb #c055-c656f4af
 def main(
     argv: Sequence[str] | None = None,  # Arguments; those of the process when None
-) -> int:                               # Exit code: 0 success, 2 bad input, 130 interrupted, 143 terminated, 141 output not wanted any more
+) -> (
+    int
+):  # Exit code: 0 success, 2 bad input, 130 interrupted, 143 terminated, 141 output not wanted any more
     "The `unetkit` command."
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     arrived = []
     try:
-        with _stoppable(arrived): _call(name, rest)
-    except BrokenPipeError: return _reader_gone()
+        with _stoppable(arrived):
+            _call(name, rest)
+    except BrokenPipeError:
+        return _reader_gone()
     except (Exception, KeyboardInterrupt) as error:
-        if arrived or isinstance(error, KeyboardInterrupt): return _interrupted(name, *arrived[:1])
-        if not _bad_input(error): raise
+        if arrived or isinstance(error, KeyboardInterrupt):
+            return _interrupted(name, *arrived[:1])
+        if not _bad_input(error):
+            raise
         return _complain(f"{name}: error: {_one_line(error)}", 2)
     return 0
+
 
 def _complain(text, code):
     "Print one printable line on the error stream and return the exit code."

@@ -37,10 +37,13 @@ def _number(value):
 # %% ../nbs/library/deploy.ipynb #d009-field
 def _field(number, value):
     "One field of a message: its number, then its value."
-    if isinstance(value, int): return _number(number << 3) + _number(value)
-    if isinstance(value, float): return _number(number << 3 | 5) + np.array(value, '<f4').tobytes()
+    if isinstance(value, int):
+        return _number(number << 3) + _number(value)
+    if isinstance(value, float):
+        return _number(number << 3 | 5) + np.array(value, '<f4').tobytes()
     content = value.encode() if isinstance(value, str) else value
     return _number(number << 3 | 2) + _number(len(content)) + content
+
 
 def _message(*fields):
     "A message of pairs of number and value."
@@ -52,13 +55,19 @@ def _weights(name, values):
     values = np.asarray(values, '<f4')
     return _message(*((1, length) for length in values.shape), (2, 1), (8, name), (9, values.tobytes()))
 
+
 def _setting(name, value):
     "A setting of an operation: a text, a float, a whole number or several."
-    if isinstance(value, str): kind, fields = 3, [(4, value)]
-    elif isinstance(value, float): kind, fields = 1, [(2, value)]
-    elif isinstance(value, int): kind, fields = 2, [(3, value)]
-    else: kind, fields = 7, [(8, part) for part in value]
+    if isinstance(value, str):
+        kind, fields = 3, [(4, value)]
+    elif isinstance(value, float):
+        kind, fields = 1, [(2, value)]
+    elif isinstance(value, int):
+        kind, fields = 2, [(3, value)]
+    else:
+        kind, fields = 7, [(8, part) for part in value]
     return _message((1, name), *fields, (20, kind))
+
 
 def _end(name, shape):
     "An array of float32 that goes in or comes out; a side with a name can have any length."
@@ -68,16 +77,20 @@ def _end(name, shape):
 # %% ../nbs/library/deploy.ipynb #d015-graph
 _OPSET, _FORMAT = 17, 8  # Versions of the operations and of the file; old enough for runtimes of 2022
 
+
 @dataclass
 class _Graph:
     "The operations and the weights of a network, in the order of computation."
+
     operations: list = field(default_factory=list)
     weights: list = field(default_factory=list)
 
     def add(self, operation, inputs, name, settings):
         "Add an operation; returns the name of what it gives."
         details = [(5, _setting(*pair)) for pair in settings.items()]
-        self.operations.append(_message(*((1, x) for x in inputs), (2, name), (3, name), (4, operation), *details))
+        self.operations.append(
+            _message(*((1, x) for x in inputs), (2, name), (3, name), (4, operation), *details)
+        )
         return name
 
     def keep(self, name, values):
@@ -88,31 +101,59 @@ class _Graph:
 # %% ../nbs/library/deploy.ipynb #d016-close
 def _file(graph, name, first, last, about):
     "The content of an ONNX file: a graph, a message for what goes in and one for what comes out, and a note of texts."
-    operations, weights = [(1, message) for message in graph.operations], [(5, message) for message in graph.weights]
+    operations, weights = (
+        [(1, message) for message in graph.operations],
+        [(5, message) for message in graph.weights],
+    )
     network = _message(*operations, (2, name), *weights, (11, first), (12, last))
     notes = [(14, _message((1, key), (2, text))) for key, text in about.items()]
-    return _message((1, _FORMAT), (2, 'unetkit'), (3, __version__), (7, network), (8, _message((1, ''), (2, _OPSET))), *notes)
+    return _message(
+        (1, _FORMAT),
+        (2, 'unetkit'),
+        (3, __version__),
+        (7, network),
+        (8, _message((1, ''), (2, _OPSET))),
+        *notes,
+    )
 
 # %% ../nbs/library/deploy.ipynb #d020-layer
 def _operation(layer):
     "The operation that does what a layer of torch does, and its settings."
-    if isinstance(layer, nn.Conv2d): return 'Conv', {'pads': [*layer.padding, *layer.padding]}
-    if isinstance(layer, nn.ConvTranspose2d): return 'ConvTranspose', {'strides': [*layer.stride]}
-    if isinstance(layer, nn.MaxPool2d): return 'MaxPool', {'kernel_shape': [layer.kernel_size] * 2, 'strides': [layer.stride] * 2}
-    if isinstance(layer, nn.ReLU): return 'Relu', {}
-    if isinstance(layer, nn.BatchNorm2d): return 'BatchNormalization', {'epsilon': layer.eps}
-    if isinstance(layer, nn.Upsample): return 'Resize', {'mode': 'nearest', 'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'floor'}
-    raise ValueError(f"no ONNX operation is known for the layer {type(layer).__name__}: build the network of the layers of lesson 05")
+    if isinstance(layer, nn.Conv2d):
+        return 'Conv', {'pads': [*layer.padding, *layer.padding]}
+    if isinstance(layer, nn.ConvTranspose2d):
+        return 'ConvTranspose', {'strides': [*layer.stride]}
+    if isinstance(layer, nn.MaxPool2d):
+        return 'MaxPool', {'kernel_shape': [layer.kernel_size] * 2, 'strides': [layer.stride] * 2}
+    if isinstance(layer, nn.ReLU):
+        return 'Relu', {}
+    if isinstance(layer, nn.BatchNorm2d):
+        return 'BatchNormalization', {'epsilon': layer.eps}
+    if isinstance(layer, nn.Upsample):
+        return 'Resize', {
+            'mode': 'nearest',
+            'coordinate_transformation_mode': 'asymmetric',
+            'nearest_mode': 'floor',
+        }
+    raise ValueError(
+        f"no ONNX operation is known for the layer {type(layer).__name__}: build the network of the layers of lesson 05"
+    )
 
 # %% ../nbs/library/deploy.ipynb #d022-chain
 def _chain(graph, module, name, x):
     "Add a layer, or several one after the other, to a graph; `x` is what comes in, returned is what goes out, by name."
     if isinstance(module, nn.Sequential):
-        for key, part in module.named_children(): x = _chain(graph, part, f'{name}.{key}', x)
+        for key, part in module.named_children():
+            x = _chain(graph, part, f'{name}.{key}', x)
         return x
     operation, settings = _operation(module)
-    weights = [graph.keep(f'{name}.{key}', value.detach().cpu()) for key, value in module.state_dict().items() if key != 'num_batches_tracked']
-    if operation == 'Resize': weights = ['', graph.keep(f'{name}.scales', [1, 1, module.scale_factor, module.scale_factor])]
+    weights = [
+        graph.keep(f'{name}.{key}', value.detach().cpu())
+        for key, value in module.state_dict().items()
+        if key != 'num_batches_tracked'
+    ]
+    if operation == 'Resize':
+        weights = ['', graph.keep(f'{name}.scales', [1, 1, module.scale_factor, module.scale_factor])]
     return graph.add(operation, [x, *weights], name, settings)
 
 # %% ../nbs/library/deploy.ipynb #d024-network
@@ -133,115 +174,180 @@ def _onnx(model, about, tile_size=None, probabilities=False):
     "A U-Net as the content of an ONNX file."
     graph, sides = _Graph(), [tile_size, tile_size] if tile_size else ['height', 'width']
     out = _network(graph, model)
-    if probabilities: out = graph.add('Softmax', [out], 'probabilities', {'axis': 1})
-    ends = [_end(name, ['batch', channels, *sides]) for name, channels in (('image', model.in_channels), (out, model.num_classes))]
+    if probabilities:
+        out = graph.add('Softmax', [out], 'probabilities', {'axis': 1})
+    ends = [
+        _end(name, ['batch', channels, *sides])
+        for name, channels in (('image', model.in_channels), (out, model.num_classes))
+    ]
     return _file(graph, 'U-Net', *ends, about)
 
 # %% ../nbs/library/deploy.ipynb #d026-parity
 def parity(
-    ours: torch.Tensor,    # Logits (N, K, H, W); K at least 2
+    ours: torch.Tensor,  # Logits (N, K, H, W); K at least 2
     theirs: torch.Tensor,  # Logits of the same pixels from another program
-) -> tuple[float, int, int]:  # Largest difference; labels that differ; pixels where they could, because the two highest logits tie
+) -> tuple[
+    float, int, int
+]:  # Largest difference; labels that differ; pixels where they could, because the two highest logits tie
     "How far two programs agree about the same pixels."
     if ours.shape != theirs.shape:
-        raise ValueError(f"logits of shape {tuple(ours.shape)} and {tuple(theirs.shape)}: give both programs the same pixels")
+        raise ValueError(
+            f"logits of shape {tuple(ours.shape)} and {tuple(theirs.shape)}: give both programs the same pixels"
+        )
     largest = (ours - theirs).abs().max().item()
     first, second = ours.topk(2, dim=1).values.unbind(1)
-    return largest, int((ours.argmax(1) != theirs.argmax(1)).sum()), int((first - second <= 2 * largest).sum())
+    return (
+        largest,
+        int((ours.argmax(1) != theirs.argmax(1)).sum()),
+        int((first - second <= 2 * largest).sum()),
+    )
 
 # %% ../nbs/library/deploy.ipynb #d032-facts
 def _halo(model):
     "The reach of a network, as a multiple of 2**depth."
     return -(-reach(model.depth, model.up) // model.multiple) * model.multiple
 
+
 def _facts(pipeline, tile_size, probabilities):
     "What a user of the file must know, JSON-ready."
     model = pipeline.model
-    return {"version": __version__, "palette": asdict(pipeline.palette), "settings": asdict(pipeline.settings), "images": pipeline.image_dtype,
-            "unet": model.settings, "multiple": model.multiple, "reach": reach(model.depth, model.up), "halo": _halo(model),
-            "tile_size": tile_size, "output": "probabilities" if probabilities else "logits"}
+    return {
+        "version": __version__,
+        "palette": asdict(pipeline.palette),
+        "settings": asdict(pipeline.settings),
+        "images": pipeline.image_dtype,
+        "unet": model.settings,
+        "multiple": model.multiple,
+        "reach": reach(model.depth, model.up),
+        "halo": _halo(model),
+        "tile_size": tile_size,
+        "output": "probabilities" if probabilities else "logits",
+    }
 
 # %% ../nbs/library/deploy.ipynb #d034-overlap
 def tile_overlap(
-    tile_size: int,      # Side of the tiles, in pixels
-    halo: int = 96,      # Pixels that the network sees beyond what is kept, on each side
+    tile_size: int,  # Side of the tiles, in pixels
+    halo: int = 96,  # Pixels that the network sees beyond what is kept, on each side
     multiple: int = 16,  # 2**depth of the network
-) -> int:                # Whole percent of the tile, 0 to 90
+) -> int:  # Whole percent of the tile, 0 to 90
     "The least overlap with which square tiles give the map of the whole image."
     if type(tile_size) is not int or tile_size < 1:
-        raise ValueError(f"tile_size must be a whole number of pixels, at least {multiple}, got {tile_size!r}: 640 is usual")
+        raise ValueError(
+            f"tile_size must be a whole number of pixels, at least {multiple}, got {tile_size!r}: 640 is usual"
+        )
     if (percent := _least_overlap(tile_size, halo, multiple)) is None:
-        better = next(size for size in count(-(-tile_size // multiple) * multiple, multiple) if _least_overlap(size, halo, multiple) is not None)
-        raise ValueError(f"tile_size must be a multiple of {multiple} with room for a halo of {halo} pixels, got {tile_size}: "
-                         f"the next that fits is {better}")
+        better = next(
+            size
+            for size in count(-(-tile_size // multiple) * multiple, multiple)
+            if _least_overlap(size, halo, multiple) is not None
+        )
+        raise ValueError(
+            f"tile_size must be a multiple of {multiple} with room for a halo of {halo} pixels, got {tile_size}: "
+            f"the next that fits is {better}"
+        )
     return percent
+
 
 def _least_overlap(tile_size, halo, multiple):
     "The least whole percent that fits, or None."
     for percent in range(91):
         overlap = tile_size * percent // 100
-        if not tile_size % multiple and not overlap % multiple and overlap >= 2 * halo: return percent
+        if not tile_size % multiple and not overlap % multiple and overlap >= 2 * halo:
+            return percent
 
 # %% ../nbs/library/deploy.ipynb #d038-deepness
 _TILE = 640  # Side of the tiles that a file of any size proposes
 
+
 def _for_deepness(pipeline, tile_size, resolution):
     "The metadata that QGIS's Deepness reads, JSON-ready."
     model, names = pipeline.model, pipeline.palette.names
-    size = tile_size or next(size for size in count(_TILE, _TILE) if _least_overlap(size, _halo(model), model.multiple) is not None)
-    about = {"model_type": "Segmentor", "class_names": dict(enumerate(names)), "tile_size": size, "tiles_size": size,
-             "tiles_overlap": tile_overlap(size, _halo(model), model.multiple), "seg_thresh": 0.0, "seg_small_segment": 0,
-             "standardization_mean": [0.0] * model.in_channels, "standardization_std": [1.0] * model.in_channels}
+    size = tile_size or next(
+        size for size in count(_TILE, _TILE) if _least_overlap(size, _halo(model), model.multiple) is not None
+    )
+    about = {
+        "model_type": "Segmentor",
+        "class_names": dict(enumerate(names)),
+        "tile_size": size,
+        "tiles_size": size,
+        "tiles_overlap": tile_overlap(size, _halo(model), model.multiple),
+        "seg_thresh": 0.0,
+        "seg_small_segment": 0,
+        "standardization_mean": [0.0] * model.in_channels,
+        "standardization_std": [1.0] * model.in_channels,
+    }
     return about | ({} if resolution is None else {"resolution": resolution})
 
 # %% ../nbs/library/deploy.ipynb #d040-check
 def check_export(
-    pipeline: ModelPipeline,          # A trained pipeline
-    tile_size: int | None = None,     # As for `export_onnx`
+    pipeline: ModelPipeline,  # A trained pipeline
+    tile_size: int | None = None,  # As for `export_onnx`
     resolution: float | None = None,  # As for `export_onnx`
-) -> None:                            # Nothing; raises `ValueError` with the reason
+) -> None:  # Nothing; raises `ValueError` with the reason
     "Check that a pipeline can be written as ONNX."
     model = pipeline.model
-    if model is None: raise ValueError("this pipeline has no model yet: call fit(tiles) or ModelPipeline.load(path) first")
-    if type(model) is not UNet: raise ValueError(f"the model must be a UNet, got {type(model).__name__}: torch.onnx.export writes other networks")
-    if tile_size is not None: tile_overlap(tile_size, _halo(model), model.multiple)
+    if model is None:
+        raise ValueError("this pipeline has no model yet: call fit(tiles) or ModelPipeline.load(path) first")
+    if type(model) is not UNet:
+        raise ValueError(
+            f"the model must be a UNet, got {type(model).__name__}: torch.onnx.export writes other networks"
+        )
+    if tile_size is not None:
+        tile_overlap(tile_size, _halo(model), model.multiple)
     if resolution is not None and not (isinstance(resolution, (int, float)) and 0 < resolution < math.inf):
-        raise ValueError(f"resolution must be a number of centimetres above 0, got {resolution!r}: leave it out if it is not known")
+        raise ValueError(
+            f"resolution must be a number of centimetres above 0, got {resolution!r}: leave it out if it is not known"
+        )
 
 # %% ../nbs/library/deploy.ipynb #d042-export
 def export_onnx(
-    pipeline: ModelPipeline,          # A trained pipeline
-    path: str | Path,                 # File to write, usually *.onnx
-    tile_size: int | None = None,     # Side of the only square that the file takes, in pixels; any multiple of 2**depth when None
-    probabilities: bool = False,      # Put a softmax behind the logits, for programs that expect probabilities?
-    resolution: float | None = None,  # Side of a pixel of the training images on the ground, in centimetres, if it is to be noted
-) -> Path:                            # The file: `image` float32 (N, C, H, W) in [0, 1] -> `logits` or `probabilities` (N, K, H, W)
+    pipeline: ModelPipeline,  # A trained pipeline
+    path: str | Path,  # File to write, usually *.onnx
+    tile_size: int
+    | None = None,  # Side of the only square that the file takes, in pixels; any multiple of 2**depth when None
+    probabilities: bool = False,  # Put a softmax behind the logits, for programs that expect probabilities?
+    resolution: float
+    | None = None,  # Side of a pixel of the training images on the ground, in centimetres, if it is to be noted
+) -> Path:  # The file: `image` float32 (N, C, H, W) in [0, 1] -> `logits` or `probabilities` (N, K, H, W)
     "Write a trained network, with all that its user must know, as one ONNX file."
     check_export(pipeline, tile_size, resolution)
-    about = _for_deepness(pipeline, tile_size, resolution) | {"unetkit": _facts(pipeline, tile_size, probabilities)}
-    content = _onnx(pipeline.model, {key: json.dumps(value) for key, value in about.items()}, tile_size, probabilities)
-    with atomic_path(path) as temporary: temporary.write_bytes(content)
+    about = _for_deepness(pipeline, tile_size, resolution) | {
+        "unetkit": _facts(pipeline, tile_size, probabilities)
+    }
+    content = _onnx(
+        pipeline.model, {key: json.dumps(value) for key, value in about.items()}, tile_size, probabilities
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
     return Path(path)
 
 # %% ../nbs/library/deploy.ipynb #d044-session
 def _session(path):
     "onnxruntime's session for an ONNX file."
-    try: runtime = import_module('onnxruntime')
+    try:
+        runtime = import_module('onnxruntime')
     except ImportError as error:
-        raise ValueError(f"to run an ONNX file takes the package onnxruntime ({error}): pip install 'unetkit[onnx]'") from None
-    if not Path(path).is_file(): raise FileNotFoundError(f"no file {path}: write one with `unetkit export`, or check the path")
+        raise ValueError(
+            f"to run an ONNX file takes the package onnxruntime ({error}): pip install 'unetkit[onnx]'"
+        ) from None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}: write one with `unetkit export`, or check the path")
     options, content = runtime.SessionOptions(), Path(path).read_bytes()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
-    try: return runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    try:
+        return runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
     except Exception as error:  # onnxruntime's errors have no class in common
-        raise ValueError(f"{path} is not a whole ONNX file ({' '.join(str(error).split())[:200]}): export the model again") from None
+        raise ValueError(
+            f"{path} is not a whole ONNX file ({' '.join(str(error).split())[:200]}): export the model again"
+        ) from None
 
 # %% ../nbs/library/deploy.ipynb #d046-read
 def read_onnx_metadata(
     path: str | Path,  # File written by `export_onnx`
-) -> dict:             # Key -> value as JSON gives it; under "unetkit" palette, settings, unet, multiple, reach, halo, tile_size and output
+) -> dict:  # Key -> value as JSON gives it; under "unetkit" palette, settings, unet, multiple, reach, halo, tile_size and output
     "What an ONNX file says of itself."
     return _about(path, _session(path))
+
 
 def _about(path, session):
     "The metadata of a session, checked."
@@ -249,27 +355,39 @@ def _about(path, session):
         about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
         facts, ends = about["unetkit"], [end.name for end in (*session.get_inputs(), *session.get_outputs())]
         Palette(**facts["palette"])
-        sizes = facts["multiple"], facts["reach"], facts["halo"], facts["unet"]["in_channels"], facts["tile_size"] or 1
+        sizes = (
+            facts["multiple"],
+            facts["reach"],
+            facts["halo"],
+            facts["unet"]["in_channels"],
+            facts["tile_size"] or 1,
+        )
         if not all(type(size) is int and size > 0 for size in sizes) or ends != ["image", facts["output"]]:
             raise ValueError(f"it takes and gives {ends}")
         return about
     except KeyError as error:
-        raise ValueError(f"{path} was not written by this version of unetkit (it lacks {error}): write it with `unetkit export`") from None
+        raise ValueError(
+            f"{path} was not written by this version of unetkit (it lacks {error}): write it with `unetkit export`"
+        ) from None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} holds metadata of another kind ({error}): write it with `unetkit export`") from None
+        raise ValueError(
+            f"{path} holds metadata of another kind ({error}): write it with `unetkit export`"
+        ) from None
 
 # %% ../nbs/library/deploy.ipynb #d048-predictor
 def onnx_predictor(
     path: str | Path,  # File written by `export_onnx`
-) -> Callable:         # float32 (N, C, H, W) in [0, 1] -> float32 (N, K, H, W): logits, or logarithms if the file gives probabilities
+) -> Callable:  # float32 (N, C, H, W) in [0, 1] -> float32 (N, K, H, W): logits, or logarithms if the file gives probabilities
     "The network in an ONNX file as a function for stitching."
     session = _session(path)
     facts = _about(path, session)["unetkit"]
+
     def predict(batch):
         _check_shape(path, facts, tuple(batch.shape))
-        answer, = session.run(None, {'image': np.ascontiguousarray(batch.cpu().numpy(), np.float32)})
+        (answer,) = session.run(None, {'image': np.ascontiguousarray(batch.cpu().numpy(), np.float32)})
         answer = torch.from_numpy(answer).to(batch.device)
         return answer.log() if facts["output"] == "probabilities" else answer
+
     return predict
 
 # %% ../nbs/library/deploy.ipynb #d050-shape
@@ -277,17 +395,25 @@ def _check_shape(path, facts, shape):
     "Raise `ValueError` for a batch that the file does not take."
     side, multiple, bands = facts["tile_size"], facts["multiple"], facts["unet"]["in_channels"]
     if len(shape) != 4 or shape[1] != bands:
-        raise ValueError(f"the batch has shape {shape}, {path} takes (N, {bands}, H, W): give it {bands} bands")
+        raise ValueError(
+            f"the batch has shape {shape}, {path} takes (N, {bands}, H, W): give it {bands} bands"
+        )
     if side and shape[2:] != (side, side):
-        raise ValueError(f"{path} takes tiles of {side} x {side} pixels only, got {shape[2]} x {shape[3]}: "
-                         f"stitch patches of {side}, or export without a tile size")
+        raise ValueError(
+            f"{path} takes tiles of {side} x {side} pixels only, got {shape[2]} x {shape[3]}: "
+            f"stitch patches of {side}, or export without a tile size"
+        )
     if shape[2] % multiple or shape[3] % multiple:
-        raise ValueError(f"rows and columns must be multiples of {multiple}, got {shape[2]} x {shape[3]}: pad the batch first (pad_to_multiple)")
+        raise ValueError(
+            f"rows and columns must be multiples of {multiple}, got {shape[2]} x {shape[3]}: pad the batch first (pad_to_multiple)"
+        )
 
 # %% ../nbs/library/deploy.ipynb #d063-demo
 def demo_model(
-    device: str = 'auto',     # Where to predict
+    device: str = 'auto',  # Where to predict
     precision: str = 'auto',  # Number format inside the network
-) -> ModelPipeline:           # A trained pipeline for infrared, red and green in 8 bits
+) -> ModelPipeline:  # A trained pipeline for infrared, red and green in 8 bits
     "The small network that comes with the package."
-    return ModelPipeline.load(str(files('unetkit') / 'recorded' / 'demo' / 'model.safetensors'), device, precision)
+    return ModelPipeline.load(
+        str(files('unetkit') / 'recorded' / 'demo' / 'model.safetensors'), device, precision
+    )

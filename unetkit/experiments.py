@@ -27,13 +27,29 @@ from .scenes import synthetic_scene
 from .stitching import METHODS, best_core, dihedral_average, predict_tile
 from .tiles import Tile, image_pairs, raster_info, read_tiles, read_valid
 from . import training
-from .training import PRECISIONS, Epoch, History, compiled, load_model, make_optimizer, make_predictor, pick_device, pick_precision
+from unetkit.training import (
+    PRECISIONS,
+    Epoch,
+    History,
+    compiled,
+    load_model,
+    make_optimizer,
+    make_predictor,
+    pick_device,
+    pick_precision,
+)
 from .training import prepare, rank_and_world, save_model, seed_everything, track, wants_channels_last
 from .unet import UNet, pixel_bytes, reach
 
 # %% ../nbs/09_experiments.ipynb #c007-53338fee
-CHOICES = {"loss": LOSSES, "weights": SCHEMES, "split": ("random", "blocked"), "method": METHODS,
-           "precision": PRECISIONS, "compile": ("auto", "on", "off")}
+CHOICES = {
+    "loss": LOSSES,
+    "weights": SCHEMES,
+    "split": ("random", "blocked"),
+    "method": METHODS,
+    "precision": PRECISIONS,
+    "compile": ("auto", "on", "off"),
+}
 CHOICES
 
 # %% ../nbs/09_experiments.ipynb #c009-00cad616
@@ -41,9 +57,12 @@ def _check_counts(settings):
     "Raise `ValueError` for a count that is no whole number, or too small."
     for name in ("patch_size", "stride", "epochs", "batch_size", "patience", "width", "depth"):
         value = getattr(settings, name)
-        if name == "stride" and value is None: continue
+        if name == "stride" and value is None:
+            continue
         if type(value) is not int:
-            raise ValueError(f"{name} must be a whole number, got {value!r}: round it, or leave it out for the default")
+            raise ValueError(
+                f"{name} must be a whole number, got {value!r}: round it, or leave it out for the default"
+            )
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}: leave it out for the default")
 
@@ -57,12 +76,19 @@ def _check_settings(settings):
     if not (_is_number(share) and 0 < share < 1):
         raise ValueError(f"the validation share must lie between 0 and 1, got {share!r}: 0.2 keeps a fifth")
     if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be a whole number in [0, {2**32}), got {seed!r}: choose 0 or a small number")
+        raise ValueError(
+            f"seed must be a whole number in [0, {2**32}), got {seed!r}: choose 0 or a small number"
+        )
     if settings.focus and not settings.crops:
-        raise ValueError(f"focus must be empty unless crops are drawn, got {settings.focus!r}: set crops (--crops) too")
+        raise ValueError(
+            f"focus must be empty unless crops are drawn, got {settings.focus!r}: set crops (--crops) too"
+        )
     for name, allowed in CHOICES.items():
         if getattr(settings, name) not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}: leave it out for the default")
+            raise ValueError(
+                f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}: leave it out for the default"
+            )
+
 
 def _is_number(value):
     "Is it a plain number?"
@@ -72,28 +98,32 @@ def _is_number(value):
 @dataclass(frozen=True)
 class Settings:
     "Everything a run depends on besides its data."
-    patch_size: int = 128              # Side of the training windows, in pixels
-    stride: int | None = None          # Step between the training windows, in pixels; the patch size when not given
-    epochs: int = 20                   # Passes over the training windows, at most
-    batch_size: int = 10               # Windows per optimiser step
-    patience: int = 10                 # Epochs without a better validation loss before stopping
-    loss: str = "weighted_cross_entropy"  # What training minimises
-    lr: float = 1e-3                   # Learning rate of Adam
-    weights: str = "inverse"           # How classes are weighted in weighted_cross_entropy; the other losses do not use it
-    width: int = 16                    # Channels of the first block; 64 in the standard U-Net
-    depth: int = 4                     # Steps down of the U-Net; each halves rows and columns
-    validation: float = 0.2            # Share of the windows kept for validation
-    split: str = "random"              # How: random windows as in the report, or a blocked strip with a guard band
-    augment: bool = False              # Turn and mirror the training windows at random
-    crops: bool = False                # Draw new random windows in every epoch
-    focus: str = ""                    # Class that half of the random windows hold, by name; needs crops
-    method: str = "patches"            # How maps are stitched
-    seed: int = 0                      # Seed of initial weights, split and order
-    device: str = "auto"               # auto, cpu or cuda
-    precision: str = "auto"            # Number format inside the network
-    compile: str = "auto"              # Translate the network for training with torch.compile: auto (on a GPU), on or off
 
-    def __post_init__(self): _check_settings(self)
+    patch_size: int = 128  # Side of the training windows, in pixels
+    stride: int | None = None  # Step between the training windows, in pixels; the patch size when not given
+    epochs: int = 20  # Passes over the training windows, at most
+    batch_size: int = 10  # Windows per optimiser step
+    patience: int = 10  # Epochs without a better validation loss before stopping
+    loss: str = "weighted_cross_entropy"  # What training minimises
+    lr: float = 1e-3  # Learning rate of Adam
+    weights: str = (
+        "inverse"  # How classes are weighted in weighted_cross_entropy; the other losses do not use it
+    )
+    width: int = 16  # Channels of the first block; 64 in the standard U-Net
+    depth: int = 4  # Steps down of the U-Net; each halves rows and columns
+    validation: float = 0.2  # Share of the windows kept for validation
+    split: str = "random"  # How: random windows as in the report, or a blocked strip with a guard band
+    augment: bool = False  # Turn and mirror the training windows at random
+    crops: bool = False  # Draw new random windows in every epoch
+    focus: str = ""  # Class that half of the random windows hold, by name; needs crops
+    method: str = "patches"  # How maps are stitched
+    seed: int = 0  # Seed of initial weights, split and order
+    device: str = "auto"  # auto, cpu or cuda
+    precision: str = "auto"  # Number format inside the network
+    compile: str = "auto"  # Translate the network for training with torch.compile: auto (on a GPU), on or off
+
+    def __post_init__(self):
+        _check_settings(self)
 
 # %% ../nbs/09_experiments.ipynb #c015-16f72154
 @patch(as_prop=True)
@@ -110,50 +140,56 @@ def _focus(palette, name):
 
 # %% ../nbs/09_experiments.ipynb #c023-681e3aa5
 def read_labelled(
-    image: str | Path,      # Image file, or folder of parts
+    image: str | Path,  # Image file, or folder of parts
     reference: str | Path,  # Colour-coded reference file, or folder of parts
-    palette: Palette,       # Classes and their colours
-) -> list[Tile]:            # Tiles with labels
+    palette: Palette,  # Classes and their colours
+) -> list[Tile]:  # Tiles with labels
     "Read tiles and code their references."
     try:
         tiles = [label_tile(tile, palette) for tile in read_tiles(image, reference)]
     except ValueError as error:
-        if not str(error).startswith("tile "): raise
+        if not str(error).startswith("tile "):
+            raise
         raise type(error)(f"{reference}: {error}") from None
-    for tile, (part, _) in zip(tiles, image_pairs(image, reference)): tile.labels[_without_data(part, tile.size)] = IGNORE_INDEX
+    for tile, (part, _) in zip(tiles, image_pairs(image, reference)):
+        tile.labels[_without_data(part, tile.size)] = IGNORE_INDEX
     return tiles
 
 # %% ../nbs/09_experiments.ipynb #c023c-nodata
 def _without_data(image, size):
     "Which pixels (H, W) an image file says hold no data; none if its last band is opacity."
-    if raster_info(image).alpha: return np.zeros(size, bool)
+    if raster_info(image).alpha:
+        return np.zeros(size, bool)
     return ~read_valid(image, 0, 0, *size)
 
 # %% ../nbs/09_experiments.ipynb #c027-87272b98
 SCENE_SIZE = 1024, 1280  # Rows and columns of the built-in scenes, in pixels
 
+
 def built_in(
-    palette: Palette = ISPRS,        # Classes; their colours must be those of ISPRS
+    palette: Palette = ISPRS,  # Classes; their colours must be those of ISPRS
 ) -> tuple[list[Tile], list[Tile]]:  # Training and test tiles with labels
     "The two scenes of `unetkit report` without files."
     scenes = (synthetic_scene(*SCENE_SIZE, seed=seed) for seed in (1, 2))
-    painted = (replace(scene, reference=labels_to_colours(scene.labels, ISPRS), labels=None) for scene in scenes)
+    painted = (
+        replace(scene, reference=labels_to_colours(scene.labels, ISPRS), labels=None) for scene in scenes
+    )
     train, test = (label_tile(tile, palette) for tile in painted)
     return [train], [test]
 
 # %% ../nbs/09_experiments.ipynb #c031-56276914
 def checksum(
     tile: Tile,  # Tile with labels
-) -> str:        # CRC-32 of its pixels and labels, eight hexadecimal digits
+) -> str:  # CRC-32 of its pixels and labels, eight hexadecimal digits
     "A fingerprint of what a tile holds, whatever it is called."
     return f"{crc32(np.ascontiguousarray(tile.labels), crc32(np.ascontiguousarray(tile.image))):08x}"
 
 # %% ../nbs/09_experiments.ipynb #c035-48d2df75
 def check_tiles(
     tiles: Sequence[Tile],  # Tiles with labels
-    palette: Palette,       # Their classes
-    role: str,              # "training" or "test", for messages
-) -> np.ndarray:            # int64 (K,): pixels of each class
+    palette: Palette,  # Their classes
+    role: str,  # "training" or "test", for messages
+) -> np.ndarray:  # int64 (K,): pixels of each class
     "Check that tiles can be used, and count their classes."
     if not tiles:
         raise ValueError(f"no {role} tile: give at least one image with its reference")
@@ -162,7 +198,9 @@ def check_tiles(
             raise ValueError(f"the {role} tile {tile.name} has no reference: its classes are needed")
     counts = sum(class_counts(tile.labels, palette.num_classes) for tile in tiles)
     if not counts.sum():
-        raise ValueError(f"the {role} reference has no scored pixel: every pixel has an ignored colour, or no data in the image; check palette, reference and image")
+        raise ValueError(
+            f"the {role} reference has no scored pixel: every pixel has an ignored colour, or no data in the image; check palette, reference and image"
+        )
     return counts
 
 # %% ../nbs/09_experiments.ipynb #c039-4a5bb970
@@ -171,8 +209,10 @@ def _check_bands(train, test=()):
     first = train[0]
     for role, tile in [("training", tile) for tile in train] + [("test", tile) for tile in test]:
         if (tile.in_channels, tile.image.dtype) != (first.in_channels, first.image.dtype):
-            raise ValueError(f"the {role} tile {tile.name} has {tile.in_channels} bands of {tile.image.dtype}, the training tile {first.name} has "
-                             f"{first.in_channels} of {first.image.dtype}: one network needs the same bands everywhere")
+            raise ValueError(
+                f"the {role} tile {tile.name} has {tile.in_channels} bands of {tile.image.dtype}, the training tile {first.name} has "
+                f"{first.in_channels} of {first.image.dtype}: one network needs the same bands everywhere"
+            )
 
 # %% ../nbs/09_experiments.ipynb #c041-97a889b5
 def _split(settings, sizes):
@@ -185,65 +225,86 @@ def _split(settings, sizes):
 
 # %% ../nbs/09_experiments.ipynb #c043-8313d62a
 def check_job(
-    train: Sequence[Tile],       # Training tiles with labels
-    test: Sequence[Tile],        # Test tiles with labels
-    palette: Palette,            # Their classes
+    train: Sequence[Tile],  # Training tiles with labels
+    test: Sequence[Tile],  # Test tiles with labels
+    palette: Palette,  # Their classes
     patch_sizes: Sequence[int],  # Sides of the windows, in pixels
     settings: Settings = Settings(),  # What the runs have in common
-) -> None:                       # Nothing; raises `ValueError` with the reason
+) -> None:  # Nothing; raises `ValueError` with the reason
     "Check data, windows and machine of a comparison before any time is spent on it."
     counts = check_tiles(train, palette, "training")
     check_tiles(test, palette, "test")
     if (counts > 0).sum() < 2:
         only = palette.names[int(counts.argmax())]
-        raise ValueError(f"the training reference holds one class only ({only}): there is nothing to tell apart; choose another tile")
+        raise ValueError(
+            f"the training reference holds one class only ({only}): there is nothing to tell apart; choose another tile"
+        )
     _check_bands(train, test)
     _check_windows(train, test, patch_sizes, settings.stride)
     _check_depth(settings.depth, max(patch_sizes))
     _focus(palette, settings.focus)
     pick_precision(settings.precision, pick_device(settings.device))
-    for p in patch_sizes: _split(replace(settings, patch_size=p), [tile.size for tile in train])
+    for p in patch_sizes:
+        _split(replace(settings, patch_size=p), [tile.size for tile in train])
 
 # %% ../nbs/09_experiments.ipynb #c045-c17d7ce3
 def _check_windows(train, test, patch_sizes, stride):
     "Raise `ValueError` unless windows of every size cover every tile."
     if not len(patch_sizes) or len(set(patch_sizes)) < len(patch_sizes):
-        raise ValueError(f"patch_sizes must be one or more different sizes, got {list(patch_sizes)}: name each size once")
+        raise ValueError(
+            f"patch_sizes must be one or more different sizes, got {list(patch_sizes)}: name each size once"
+        )
     for p in patch_sizes:
-        for tile in train: check_window(min(tile.size), p, p if stride is None else stride)
-        for tile in test: check_window(min(tile.size), p, p)
+        for tile in train:
+            check_window(min(tile.size), p, p if stride is None else stride)
+        for tile in test:
+            check_window(min(tile.size), p, p)
+
 
 def _check_depth(depth, patch_size):
     "Raise `ValueError` if a window has fewer pixels than the network halves it to."
     if depth >= int(patch_size).bit_length():
-        raise ValueError(f"depth {depth} halves a window {depth} times: patch size {patch_size} allows at most {int(patch_size).bit_length() - 1}")
+        raise ValueError(
+            f"depth {depth} halves a window {depth} times: patch size {patch_size} allows at most {int(patch_size).bit_length() - 1}"
+        )
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
 class ModelPipeline:
     "From labelled tiles to a trained model, maps and scores."
+
     def __init__(
         self,
-        palette: Palette,                 # Classes and their colours
+        palette: Palette,  # Classes and their colours
         settings: Settings = Settings(),  # What the run depends on
     ):
         self.palette, self.settings = palette, settings
         self.device = pick_device(settings.device)
         self.dtype = pick_precision(settings.precision, self.device)
-        self.compiles = settings.compile == "on" or (settings.compile == "auto" and self.device.type == "cuda")
+        self.compiles = settings.compile == "on" or (
+            settings.compile == "auto" and self.device.type == "cuda"
+        )
         self.model, self.history, self.image_dtype = None, History(), None
 
 # %% ../nbs/09_experiments.ipynb #c057-db7ac3b9
 @patch
 def batches(
     self: ModelPipeline,
-    tiles: Sequence[Tile],        # Training tiles with labels
-) -> tuple[Batches, Batches]:     # Training and validation batches
+    tiles: Sequence[Tile],  # Training tiles with labels
+) -> tuple[Batches, Batches]:  # Training and validation batches
     "Split the windows of the training tiles into batches for training and validation."
     s = self.settings
     train, valid = _split(s, [tile.size for tile in tiles])
-    pairs, layout = to_device(tiles, self.device), dict(channels_last=self._channels_last(), ignore_index=IGNORE_INDEX, shard=rank_and_world())
-    chance = dict(shuffle=True, crops=s.crops, focus=_focus(self.palette, s.focus), augment=s.augment, seed=s.seed)
-    return Batches(pairs, train, s.batch_size, fill=self.compiles, **chance, **layout), Batches(pairs, valid, s.batch_size, once=True, **layout)
+    pairs, layout = (
+        to_device(tiles, self.device),
+        dict(channels_last=self._channels_last(), ignore_index=IGNORE_INDEX, shard=rank_and_world()),
+    )
+    chance = dict(
+        shuffle=True, crops=s.crops, focus=_focus(self.palette, s.focus), augment=s.augment, seed=s.seed
+    )
+    return Batches(pairs, train, s.batch_size, fill=self.compiles, **chance, **layout), Batches(
+        pairs, valid, s.batch_size, once=True, **layout
+    )
+
 
 @patch
 def _channels_last(self: ModelPipeline):
@@ -253,26 +314,50 @@ def _channels_last(self: ModelPipeline):
 # %% ../nbs/09_experiments.ipynb #c063-782ce6ae
 def _origin(pipeline, tiles, counts):
     "What the epochs of a training run depend on, JSON-ready: not how many there are, how maps are stitched or who does the work."
-    settings = {name: value for name, value in asdict(pipeline.settings).items() if name not in ("epochs", "patience", "method", "compile")}
-    return settings | {"precision": str(pipeline.dtype), "device": pipeline.device.type, "class counts": counts.tolist(), "pixels": [checksum(tile) for tile in tiles]}
+    settings = {
+        name: value
+        for name, value in asdict(pipeline.settings).items()
+        if name not in ("epochs", "patience", "method", "compile")
+    }
+    return settings | {
+        "precision": str(pipeline.dtype),
+        "device": pipeline.device.type,
+        "class counts": counts.tolist(),
+        "pixels": [checksum(tile) for tile in tiles],
+    }
 
 # %% ../nbs/09_experiments.ipynb #c065-9de15c26
 @patch
 def epochs(
     self: ModelPipeline,
-    tiles: Sequence[Tile],                 # Training tiles with labels
+    tiles: Sequence[Tile],  # Training tiles with labels
     checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
-) -> Iterator[Epoch]:                      # A record per epoch; after the last the best weights are in the model
+) -> Iterator[Epoch]:  # A record per epoch; after the last the best weights are in the model
     "Train a model on tiles, one epoch at a time."
     s, counts = self.settings, check_tiles(tiles, self.palette, "training")
     _check_bands(tiles)
     seed_everything(s.seed)
     train, valid = self.batches(tiles)
     self.image_dtype, self.history = str(tiles[0].image.dtype), History()
-    self.model = prepare(UNet(tiles[0].in_channels, self.palette.num_classes, s.width, s.depth), self.device, self._channels_last())
+    self.model = prepare(
+        UNet(tiles[0].in_channels, self.palette.num_classes, s.width, s.depth),
+        self.device,
+        self._channels_last(),
+    )
     loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
-    for epoch in training.fit(self.model, train, valid, loss_fn, make_optimizer(self.model, s.lr), s.epochs, s.patience, self.dtype,
-                              checkpoint, _origin(self, tiles, counts), self._forward()):
+    for epoch in training.fit(
+        self.model,
+        train,
+        valid,
+        loss_fn,
+        make_optimizer(self.model, s.lr),
+        s.epochs,
+        s.patience,
+        self.dtype,
+        checkpoint,
+        _origin(self, tiles, counts),
+        self._forward(),
+    ):
         self.history.append(epoch)
         yield epoch
 
@@ -288,12 +373,13 @@ def _forward(self: ModelPipeline):
 @patch
 def fit(
     self: ModelPipeline,
-    tiles: Sequence[Tile],                 # Training tiles with labels
+    tiles: Sequence[Tile],  # Training tiles with labels
     checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
-    label: str = "",                       # Printed in front of the progress
-) -> ModelPipeline:                        # Itself, trained
+    label: str = "",  # Printed in front of the progress
+) -> ModelPipeline:  # Itself, trained
     "Train a model on tiles."
-    for _ in track(self.epochs(tiles, checkpoint), self.settings.epochs, label): pass
+    for _ in track(self.epochs(tiles, checkpoint), self.settings.epochs, label):
+        pass
     return self
 
 # %% ../nbs/09_experiments.ipynb #c067-2f4d4a9d
@@ -303,25 +389,30 @@ def _check_fitted(self: ModelPipeline):
     if self.model is None:
         raise ValueError("this pipeline has no model yet: call fit(tiles) or ModelPipeline.load(path) first")
 
+
 @patch
 def check_image(
     self: ModelPipeline,
-    name: str,         # What the image is called, for messages
+    name: str,  # What the image is called, for messages
     in_channels: int,  # Its bands
-    dtype: str,        # "uint8" or "uint16"
-) -> None:             # Nothing; raises `ValueError` without a model, or for other bands than those of the training tiles
+    dtype: str,  # "uint8" or "uint16"
+) -> (
+    None
+):  # Nothing; raises `ValueError` without a model, or for other bands than those of the training tiles
     "Check that this pipeline can predict an image."
     self._check_fitted()
     if (in_channels, dtype) != (self.model.in_channels, self.image_dtype):
-        raise ValueError(f"{name} has {in_channels} bands of {dtype}, the model was trained on {self.model.in_channels} "
-                         f"of {self.image_dtype}: give it the same bands")
+        raise ValueError(
+            f"{name} has {in_channels} bands of {dtype}, the model was trained on {self.model.in_channels} "
+            f"of {self.image_dtype}: give it the same bands"
+        )
 
 # %% ../nbs/09_experiments.ipynb #y001-pred
 @patch
 def predictor(
     self: ModelPipeline,
     tta: bool = False,  # Average over the eight orientations (test-time augmentation)?
-) -> Callable:          # float32 (N, C, H, W) in [0, 1] -> float32 logits (N, K, H, W)
+) -> Callable:  # float32 (N, C, H, W) in [0, 1] -> float32 logits (N, K, H, W)
     "The model as a function for stitching."
     predict = make_predictor(self.model, self.dtype)
     return dihedral_average(predict) if tta else predict
@@ -330,8 +421,9 @@ def predictor(
 @patch
 def windows(
     self: ModelPipeline,
-    memory: float | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
-) -> dict:                        # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
+    memory: float
+    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+) -> dict:  # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
     "Sizes of exact windows for this model on this machine."
     multiple = self.model.multiple
     halo = -(-reach(self.model.depth, self.model.up) // multiple) * multiple
@@ -342,35 +434,46 @@ def windows(
 @patch
 def predict(
     self: ModelPipeline,
-    tile: Tile,                  # Tile with the bands of the training tiles
-    method: str | None = None,   # One of `stitching.METHODS`; that of the settings when None
-    tta: bool = False,           # Average over the eight orientations?
-) -> np.ndarray:                 # label_map: uint8 (H, W)
+    tile: Tile,  # Tile with the bands of the training tiles
+    method: str | None = None,  # One of `stitching.METHODS`; that of the settings when None
+    tta: bool = False,  # Average over the eight orientations?
+) -> np.ndarray:  # label_map: uint8 (H, W)
     "The label map of a tile."
     self.check_image(tile.name, tile.in_channels, str(tile.image.dtype))
     s = self.settings
-    return predict_tile(self.predictor(tta), tile.image, method or s.method, s.patch_size, device=self.device, **self.windows())
+    return predict_tile(
+        self.predictor(tta),
+        tile.image,
+        method or s.method,
+        s.patch_size,
+        device=self.device,
+        **self.windows(),
+    )
 
 # %% ../nbs/09_experiments.ipynb #c071-d5495cce
 @patch
 def evaluate(
     self: ModelPipeline,
-    tiles: Sequence[Tile],                         # Tiles with labels
+    tiles: Sequence[Tile],  # Tiles with labels
     label_maps: Sequence[np.ndarray] | None = None,  # Their maps, if they are predicted already
-) -> Scores:                                       # Scores over all pixels of all tiles, each counted once
+) -> Scores:  # Scores over all pixels of all tiles, each counted once
     "Score the maps of tiles against their labels."
     check_tiles(tiles, self.palette, "test")
     label_maps = [self.predict(tile) for tile in tiles] if label_maps is None else label_maps
     if len(label_maps) != len(tiles):
-        raise ValueError(f"{len(tiles)} tiles but {len(label_maps)} label maps: give one map per tile, in the same order")
-    return Scores(sum(confusion_matrix(t.labels, m, self.palette.num_classes) for t, m in zip(tiles, label_maps)))
+        raise ValueError(
+            f"{len(tiles)} tiles but {len(label_maps)} label maps: give one map per tile, in the same order"
+        )
+    return Scores(
+        sum(confusion_matrix(t.labels, m, self.palette.num_classes) for t, m in zip(tiles, label_maps))
+    )
 
 # %% ../nbs/09_experiments.ipynb #c073-77252792
 @patch
 def save(
     self: ModelPipeline,
     path: str | Path,  # File to write, usually *.safetensors
-) -> Path:             # The file
+) -> Path:  # The file
     "Write the model with its palette, settings and history."
     self._check_fitted()
     about = {"palette": asdict(self.palette), "settings": asdict(self.settings), "images": self.image_dtype}
@@ -390,13 +493,17 @@ def _read_header(path, about, num_classes):
         _check_header(palette, settings, about["images"], num_classes)
         return palette, settings, history, about["images"]
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"{path} was not written by this version of unetkit ({training._one_line(error)}): train the model again") from None
+        raise ValueError(
+            f"{path} was not written by this version of unetkit ({training._one_line(error)}): train the model again"
+        ) from None
 
 # %% ../nbs/09_experiments.ipynb #sf-header-code
 def _check_header(palette, settings, images, num_classes):
     "Raise `ValueError` unless palette, settings and image type fit the model and are of the right kind."
-    if palette.num_classes != num_classes: raise ValueError(f"its palette has {palette.num_classes} classes, its network {num_classes}")
-    if images not in ("uint8", "uint16"): raise ValueError(f"images must be uint8 or uint16, got {images!r}")
+    if palette.num_classes != num_classes:
+        raise ValueError(f"its palette has {palette.num_classes} classes, its network {num_classes}")
+    if images not in ("uint8", "uint16"):
+        raise ValueError(f"images must be uint8 or uint16, got {images!r}")
     for field in fields(settings):
         value = getattr(settings, field.name)
         if type(field.default) in (bool, str) and type(value) is not type(field.default):
@@ -406,10 +513,10 @@ def _check_header(palette, settings, images, num_classes):
 @patch(cls_method=True)
 def load(
     cls: ModelPipeline,
-    path: str | Path,         # File written by `save`
-    device: str = "auto",     # Where to predict
+    path: str | Path,  # File written by `save`
+    device: str = "auto",  # Where to predict
     precision: str = "auto",  # Number format inside the network
-) -> ModelPipeline:           # A trained pipeline
+) -> ModelPipeline:  # A trained pipeline
     "Read a model with its palette, settings and history."
     model, about = load_model(path)
     palette, settings, history, image_dtype = _read_header(path, about, model.num_classes)
@@ -421,10 +528,11 @@ def load(
 @dataclass(frozen=True)
 class Result:
     "A finished run: what was trained, what it says, and how right it is."
+
     pipeline: ModelPipeline  # The trained pipeline with settings and history
-    label_maps: list         # uint8 (H, W) for each test tile
-    scores: Scores           # Over all test tiles
-    seconds: float           # Training, prediction and scoring, in an interrupted run all parts
+    label_maps: list  # uint8 (H, W) for each test tile
+    scores: Scores  # Over all test tiles
+    seconds: float  # Training, prediction and scoring, in an interrupted run all parts
 
 # %% ../nbs/09_experiments.ipynb #c103-00fd025d
 def _run(pipeline, train, test, checkpoint):
@@ -433,17 +541,19 @@ def _run(pipeline, train, test, checkpoint):
     start = time.perf_counter()
     label_maps = [pipeline.predict(tile) for tile in test]
     scores = pipeline.evaluate(test, label_maps)
-    return Result(pipeline, label_maps, scores, sum(e.seconds for e in pipeline.history) + time.perf_counter() - start)
+    return Result(
+        pipeline, label_maps, scores, sum(e.seconds for e in pipeline.history) + time.perf_counter() - start
+    )
 
 # %% ../nbs/09_experiments.ipynb #c105-f7f3911e
 def compare(
-    train: Sequence[Tile],            # Training tiles with labels
-    test: Sequence[Tile],             # Test tiles with labels
-    palette: Palette,                 # Their classes
+    train: Sequence[Tile],  # Training tiles with labels
+    test: Sequence[Tile],  # Test tiles with labels
+    palette: Palette,  # Their classes
     settings: Settings = Settings(),  # What all runs have in common
     patch_sizes: Sequence[int] = (32, 64, 128),  # One run for each
     checkpoints: Path | None = None,  # Folder for checkpoints; none are written when None
-) -> Iterator[Result]:                # One result per patch size
+) -> Iterator[Result]:  # One result per patch size
     "Train and test one model per patch size, everything else equal."
     check_job(train, test, palette, patch_sizes, settings)
     for p in patch_sizes:
@@ -453,60 +563,86 @@ def compare(
 # %% ../nbs/09_experiments.ipynb #c107-fd64ef05
 def result_record(
     result: Result,  # A finished run
-) -> dict:           # JSON-ready; scores are fractions, None where undefined
+) -> dict:  # JSON-ready; scores are fractions, None where undefined
     "A result as plain data."
     s, history = result.pipeline.settings, result.pipeline.history
-    return {"patch_size": s.patch_size, "stride": s.step, "epochs_run": len(history), "best_epoch": history.best.number,
-            "steps": history[-1].steps, "seconds": round(result.seconds, 2), **result.scores.as_dict(result.pipeline.palette.names)}
+    return {
+        "patch_size": s.patch_size,
+        "stride": s.step,
+        "epochs_run": len(history),
+        "best_epoch": history.best.number,
+        "steps": history[-1].steps,
+        "seconds": round(result.seconds, 2),
+        **result.scores.as_dict(result.pipeline.palette.names),
+    }
 
 # %% ../nbs/09_experiments.ipynb #t001-trial-code
 def _matrices(pipeline, tiles, methods):
     "One confusion matrix per way of stitching and tile, as lists."
-    return {method: [pipeline.evaluate([tile], [pipeline.predict(tile, method)]).confusion_matrix.tolist() for tile in tiles] for method in methods}
+    return {
+        method: [
+            pipeline.evaluate([tile], [pipeline.predict(tile, method)]).confusion_matrix.tolist()
+            for tile in tiles
+        ]
+        for method in methods
+    }
 
 # %% ../nbs/09_experiments.ipynb #t003-trial-code
 def trial(
-    train: Sequence[Tile],             # Training tiles with labels
-    test: Sequence[Tile],              # Test tiles with labels
-    palette: Palette,                  # Their classes
-    settings: Settings = Settings(),   # What the run depends on; all its epochs are run
+    train: Sequence[Tile],  # Training tiles with labels
+    test: Sequence[Tile],  # Test tiles with labels
+    palette: Palette,  # Their classes
+    settings: Settings = Settings(),  # What the run depends on; all its epochs are run
     methods: Sequence[str] = ("patches", "exact"),  # Ways of stitching to score
-) -> dict:                             # settings as given (patience is not used), steps, seconds, best_epoch, and per moment ("kept", "last") validation accuracy and matrices
+) -> dict:  # settings as given (patience is not used), steps, seconds, best_epoch, and per moment ("kept", "last") validation accuracy and matrices
     "Train once, and keep what repeated runs are compared by, JSON-ready."
     pipeline, moments = ModelPipeline(palette, replace(settings, patience=settings.epochs)), {}
     for epoch in pipeline.epochs(train):
-        if epoch.number == settings.epochs: moments["last"] = {"validation": epoch.valid_accuracy, "matrices": _matrices(pipeline, test, methods)}
+        if epoch.number == settings.epochs:
+            moments["last"] = {
+                "validation": epoch.valid_accuracy,
+                "matrices": _matrices(pipeline, test, methods),
+            }
     best = pipeline.history.best
     moments["kept"] = {"validation": best.valid_accuracy, "matrices": _matrices(pipeline, test, methods)}
-    return {"settings": asdict(settings), "steps": epoch.steps, "seconds": round(sum(e.seconds for e in pipeline.history), 1), "best_epoch": best.number, **moments}
+    return {
+        "settings": asdict(settings),
+        "steps": epoch.steps,
+        "seconds": round(sum(e.seconds for e in pipeline.history), 1),
+        "best_epoch": best.number,
+        **moments,
+    }
 
 # %% ../nbs/09_experiments.ipynb #t009-study-code
 @dataclass(frozen=True)
 class Study:
     "Repeated trainings: several arms, the same seeds in each."
-    about: dict       # What was run, when and on which machine
+
+    about: dict  # What was run, when and on which machine
     runs: list[dict]  # Records of `trial`, each with its "arm" and "seed"
 
     def of(
         self,
-        arm: str,      # Name of an arm
-    ) -> list[dict]:   # Its runs, in the order of their seeds
+        arm: str,  # Name of an arm
+    ) -> list[dict]:  # Its runs, in the order of their seeds
         "The runs of one arm."
         some = sorted((run for run in self.runs if run["arm"] == arm), key=lambda run: run["seed"])
         if not some:
-            raise ValueError(f"no arm {arm!r}: this study has {', '.join(dict.fromkeys(run['arm'] for run in self.runs))}")
+            raise ValueError(
+                f"no arm {arm!r}: this study has {', '.join(dict.fromkeys(run['arm'] for run in self.runs))}"
+            )
         return some
 
 # %% ../nbs/09_experiments.ipynb #t011-study-code
 @patch
 def values(
     self: Study,
-    arm: str,                            # Name of an arm
-    score: Callable[[Scores], float],    # What to compute, for example `lambda s: s.accuracy`
-    moment: str = "kept",                # "kept", the weights of the best validation loss, or "last", those of the last epoch
-    method: str = "exact",               # How the map was stitched
-    tile: int | None = None,             # Index of a test tile; all of them together when None
-) -> np.ndarray:                         # One value per seed, in the order of the seeds
+    arm: str,  # Name of an arm
+    score: Callable[[Scores], float],  # What to compute, for example `lambda s: s.accuracy`
+    moment: str = "kept",  # "kept", the weights of the best validation loss, or "last", those of the last epoch
+    method: str = "exact",  # How the map was stitched
+    tile: int | None = None,  # Index of a test tile; all of them together when None
+) -> np.ndarray:  # One value per seed, in the order of the seeds
     "A score of every run of an arm."
     matrices = [np.array(run[moment]["matrices"][method]) for run in self.of(arm)]
     return np.array([score(Scores(m.sum(0) if tile is None else m[tile])) for m in matrices])
@@ -514,19 +650,31 @@ def values(
 # %% ../nbs/09_experiments.ipynb #t013-study-code
 def read_study(
     name: str,  # "fair", "fair_plain", "rare", "leaks" or "dubai", or the path of a file that .ci/study wrote
-) -> Study:     # Its runs
+) -> Study:  # Its runs
     "Read a saved study."
-    path = Path(name) if name.endswith(".json") else Path(str(files("unetkit") / "recorded" / "studies" / f"{name}.json"))
+    path = (
+        Path(name)
+        if name.endswith(".json")
+        else Path(str(files("unetkit") / "recorded" / "studies" / f"{name}.json"))
+    )
     if not path.is_file():
-        raise FileNotFoundError(f"no study {name!r}: there is no file {path.name}; name a saved one, or the path of one that .ci/study wrote")
+        raise FileNotFoundError(
+            f"no study {name!r}: there is no file {path.name}; name a saved one, or the path of one that .ci/study wrote"
+        )
     found = json.loads(path.read_text())
     _check_pairs(path, found["runs"])
     return Study({key: value for key, value in found.items() if key != "runs"}, found["runs"])
 
+
 def _check_pairs(path, runs):
     "Raise `ValueError` unless every arm has the same seeds."
-    seeds = {arm: sorted(run["seed"] for run in runs if run["arm"] == arm) for arm in dict.fromkeys(run["arm"] for run in runs)}
+    seeds = {
+        arm: sorted(run["seed"] for run in runs if run["arm"] == arm)
+        for arm in dict.fromkeys(run["arm"] for run in runs)
+    }
     first, *others = seeds
     for arm in others:
         if seeds[arm] != seeds[first]:
-            raise ValueError(f"{path.name}: {first!r} has the seeds {seeds[first]}, {arm!r} has {seeds[arm]}: finish the study first")
+            raise ValueError(
+                f"{path.name}: {first!r} has the seeds {seeds[first]}, {arm!r} has {seeds[arm]}: finish the study first"
+            )

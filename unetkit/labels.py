@@ -28,7 +28,9 @@ def _check_names(names):
         raise ValueError(f"class names must be a list of non-empty strings, got {names!r}")
     names = tuple(names)
     if not 1 <= len(names) <= 254:
-        raise ValueError(f"a palette holds 1 to 254 classes, got {len(names)}: labels are 8 bit and 255 means 'not scored'")
+        raise ValueError(
+            f"a palette holds 1 to 254 classes, got {len(names)}: labels are 8 bit and 255 means 'not scored'"
+        )
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise ValueError(f"class names must be unique, got twice: {', '.join(twice)}")
@@ -59,8 +61,9 @@ def _check_unique(owners):
 @dataclass(frozen=True)
 class Palette:
     "Class names in index order, the colour of each, and the colours that are not scored."
-    names: Sequence[str]                          # Class names; the position is the class index; 1 to 254
-    colours: Sequence[tuple[int, int, int]]       # One (red, green, blue) per class, each 0 to 255
+
+    names: Sequence[str]  # Class names; the position is the class index; 1 to 254
+    colours: Sequence[tuple[int, int, int]]  # One (red, green, blue) per class, each 0 to 255
     ignored: Sequence[tuple[int, int, int]] = ()  # Colours that become 255, "do not score"
 
     def __post_init__(self):
@@ -75,7 +78,7 @@ class Palette:
     def ignoring(
         self,
         *names: str,  # Classes to stop scoring; each must be in the palette
-    ) -> 'Palette':   # The smaller palette; classes behind a dropped one move up
+    ) -> 'Palette':  # The smaller palette; classes behind a dropped one move up
         "The same palette with some classes moved to the ignored colours."
         return _without(self, names)
 
@@ -84,7 +87,9 @@ def _checked(palette):
     "The three fields as checked tuples."
     names = _check_names(palette.names)
     if len(names) != len(palette.colours):
-        raise ValueError(f"{len(names)} class names but {len(palette.colours)} colours: give one colour per class")
+        raise ValueError(
+            f"{len(names)} class names but {len(palette.colours)} colours: give one colour per class"
+        )
     colours = tuple(_check_colour(c, n) for n, c in zip(names, palette.colours))
     ignored = tuple(_check_colour(c, 'ignored') for c in palette.ignored)
     _check_unique([*zip(colours, names), *((c, 'an ignored colour') for c in ignored)])
@@ -98,32 +103,43 @@ def _without(palette, names):
             raise ValueError(f"no class {name!r} to ignore: the palette has {', '.join(palette.names)}")
     kept = [i for i, n in enumerate(palette.names) if n not in names]
     dropped = [c for n, c in zip(palette.names, palette.colours) if n in names]
-    return Palette([palette.names[i] for i in kept], [palette.colours[i] for i in kept], [*palette.ignored, *dropped])
+    return Palette(
+        [palette.names[i] for i in kept], [palette.colours[i] for i in kept], [*palette.ignored, *dropped]
+    )
 
 # %% ../nbs/02_labels.ipynb #c025-acc51f17
 ISPRS = Palette(
     names=('impervious', 'building', 'low vegetation', 'tree', 'car', 'clutter'),
     colours=((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)),
-    ignored=((0, 0, 0),))
+    ignored=((0, 0, 0),),
+)
 
 # %% ../nbs/02_labels.ipynb #c027-a62336d2
 DUBAI = Palette(
     names=('building', 'land', 'road', 'vegetation', 'water'),
-    colours=((0x3C, 0x10, 0x98), (0x84, 0x29, 0xF6), (0x6E, 0xC1, 0xE4), (0xFE, 0xDD, 0x3A), (0xE2, 0xA9, 0x29)),
-    ignored=((0x9B, 0x9B, 0x9B), (0, 0, 0)))
+    colours=(
+        (0x3C, 0x10, 0x98),
+        (0x84, 0x29, 0xF6),
+        (0x6E, 0xC1, 0xE4),
+        (0xFE, 0xDD, 0x3A),
+        (0xE2, 0xA9, 0x29),
+    ),
+    ignored=((0x9B, 0x9B, 0x9B), (0, 0, 0)),
+)
 
 PALETTES = {'isprs': ISPRS, 'dubai': DUBAI}
 
 # %% ../nbs/02_labels.ipynb #c037-5bf1112b
 def _pack(
     colours,  # (..., 3) uint8
-):            # (...) uint32, 0xRRGGBB
+):  # (...) uint32, 0xRRGGBB
     "Three bytes as one number."
     c = colours.astype(np.uint32)
     return c[..., 0] << 16 | c[..., 1] << 8 | c[..., 2]
 
 # %% ../nbs/02_labels.ipynb #c041-9ea6b5da
 _UNKNOWN = 254  # marks an unknown colour inside the lookup table; no class has this index
+
 
 def _lookup(palette):
     "(2**24,) uint8: the label of every colour there is."
@@ -135,6 +151,7 @@ def _lookup(palette):
 
 # %% ../nbs/02_labels.ipynb #c043-d58a7084
 _STRIP = 2**18  # pixels worked on at a time
+
 
 def _strips(shape):
     "Slices along the first axis that hold about `_STRIP` pixels each."
@@ -151,22 +168,29 @@ def _unknown_colour(reference, labels):
     rows, cols = np.nonzero(labels == _UNKNOWN)
     values, first, counts = np.unique(_pack(reference[rows, cols]), return_index=True, return_counts=True)
     order = np.argsort(-counts, kind='stable')[:3]
-    said = [f"({v >> 16}, {v >> 8 & 255}, {v & 255}) in {n} pixel{'' if n == 1 else 's'}, first at row {rows[f]}, column {cols[f]}"
-            for v, f, n in zip(values[order], first[order], counts[order])]
+    said = [
+        f"({v >> 16}, {v >> 8 & 255}, {v & 255}) in {n} pixel{'' if n == 1 else 's'}, first at row {rows[f]}, column {cols[f]}"
+        for v, f, n in zip(values[order], first[order], counts[order])
+    ]
     more = f"; and {len(values) - 3} more colours" if len(values) > 3 else ''
-    remedy = ("add it to the palette's classes or to its ignored colours, or choose the palette of this reference" if len(values) <= 20 else
-              "this is an image and no reference, or a reference that was resized or saved as JPEG; give the lossless original")
+    remedy = (
+        "add it to the palette's classes or to its ignored colours, or choose the palette of this reference"
+        if len(values) <= 20
+        else "this is an image and no reference, or a reference that was resized or saved as JPEG; give the lossless original"
+    )
     return UnknownColour(f"unknown colour {'; '.join(said)}{more}: {remedy}")
 
 # %% ../nbs/02_labels.ipynb #c051-bc370db5
 def colours_to_labels(
     reference: np.ndarray,  # (H, W, 3) uint8, one palette colour per pixel
-    palette: Palette,       # The colours and their classes
-) -> np.ndarray:            # (H, W) uint8 class indices; 255 where the colour is an ignored one
+    palette: Palette,  # The colours and their classes
+) -> np.ndarray:  # (H, W) uint8 class indices; 255 where the colour is an ignored one
     "The class index of every pixel of a colour-coded reference."
     reference = np.asarray(reference)
     if reference.ndim != 3 or reference.shape[2] != 3 or reference.dtype != np.uint8:
-        raise ValueError(f"a reference is (H, W, 3) uint8, got {reference.shape} {reference.dtype}: read it with read_reference")
+        raise ValueError(
+            f"a reference is (H, W, 3) uint8, got {reference.shape} {reference.dtype}: read it with read_reference"
+        )
     table, labels = _lookup(palette), np.empty(reference.shape[:2], np.uint8)
     for rows in _strips(labels.shape):
         labels[rows] = table[_pack(reference[rows])]
@@ -179,10 +203,14 @@ def _check_labels(labels, num_classes):
     "The labels as an integer array whose values are all classes or ignored."
     labels = np.asarray(labels)
     if labels.dtype.kind not in 'iu' or labels.ndim < 1:
-        raise ValueError(f"labels must be an array of integers, got {labels.dtype} {labels.shape}: pass class indices, not probabilities or a mask")
+        raise ValueError(
+            f"labels must be an array of integers, got {labels.dtype} {labels.shape}: pass class indices, not probabilities or a mask"
+        )
     whole = isinstance(num_classes, (int, np.integer)) and not isinstance(num_classes, bool)
     if not whole or not 1 <= num_classes <= 254:
-        raise ValueError(f"num_classes must be an integer in [1, 254], got {num_classes!r}: count the palette's classes")
+        raise ValueError(
+            f"num_classes must be an integer in [1, 254], got {num_classes!r}: count the palette's classes"
+        )
     for rows in _strips(labels.shape):
         if _no_class(labels[rows], num_classes).any():
             raise _outside(labels, num_classes)
@@ -193,22 +221,25 @@ def _no_class(labels, num_classes):
     "True where a label is neither a class nor ignored."
     return (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_classes))
 
+
 def _outside(labels, num_classes):
     "The error for labels that are no class."
     bad = _no_class(labels, num_classes)
     at = tuple(map(int, np.unravel_index(bad.argmax(), bad.shape)))
-    return ValueError(f"{bad.sum()} labels are outside [0, {num_classes - 1}], first {labels[at]} at {at}: "
-                      f"raise num_classes, or mark pixels not to be scored as {IGNORE_INDEX}")
+    return ValueError(
+        f"{bad.sum()} labels are outside [0, {num_classes - 1}], first {labels[at]} at {at}: "
+        f"raise num_classes, or mark pixels not to be scored as {IGNORE_INDEX}"
+    )
 
 # %% ../nbs/02_labels.ipynb #c063-8f4786a2
 def labels_to_colours(
     labels: np.ndarray,  # (H, W) integer class indices, 255 = ignored
-    palette: Palette,    # The colours and their classes
-) -> np.ndarray:         # (H, W, 3) uint8; ignored pixels in the first ignored colour, or black
+    palette: Palette,  # The colours and their classes
+) -> np.ndarray:  # (H, W, 3) uint8; ignored pixels in the first ignored colour, or black
     "The colour of every pixel of a label map."
     labels = _check_labels(labels, palette.num_classes)
     table = np.zeros((256, 3), np.uint8)
-    table[:palette.num_classes] = palette.colours
+    table[: palette.num_classes] = palette.colours
     if palette.ignored:
         table[IGNORE_INDEX] = palette.ignored[0]
     return table.take(labels, axis=0)
@@ -216,8 +247,8 @@ def labels_to_colours(
 # %% ../nbs/02_labels.ipynb #c095-28799cb0
 def one_hot(
     labels: np.ndarray,  # (H, W) or (N, H, W) integer class indices, 255 = ignored
-    num_classes: int,    # Number of classes K, 1 to 254
-) -> np.ndarray:         # (H, W, K) or (N, H, W, K) uint8; one 1 per scored pixel
+    num_classes: int,  # Number of classes K, 1 to 254
+) -> np.ndarray:  # (H, W, K) or (N, H, W, K) uint8; one 1 per scored pixel
     "One plane of zeros and ones per class."
     labels = _check_labels(labels, num_classes)
     return (labels[..., None] == np.arange(num_classes, dtype=np.uint8)).view(np.uint8)
@@ -225,8 +256,8 @@ def one_hot(
 # %% ../nbs/02_labels.ipynb #c101-886b191c
 def class_counts(
     labels: np.ndarray,  # (H, W) or (N, H, W) integer class indices, 255 = ignored
-    num_classes: int,    # Number of classes K, 1 to 254
-) -> np.ndarray:         # (K,) int64 pixels per class; ignored pixels are in none
+    num_classes: int,  # Number of classes K, 1 to 254
+) -> np.ndarray:  # (K,) int64 pixels per class; ignored pixels are in none
     "How many pixels each class has."
     labels = _check_labels(labels, num_classes)
     counts = np.zeros(256, np.int64)
@@ -253,6 +284,7 @@ def _no_duplicates(pairs):
 # %% ../nbs/02_labels.ipynb #c111-58b63a7a
 _SHAPE = '{"classes": {"name": "#rrggbb", ...}, "ignored": ["#000000", ...]}'
 
+
 def _check_shape(found):
     "The object holds classes, perhaps ignored colours, and nothing else."
     if not isinstance(found, dict) or not isinstance(found.get('classes'), dict):
@@ -266,9 +298,11 @@ def _check_shape(found):
 # %% ../nbs/02_labels.ipynb #c113-2dd9ece6
 _MOST = 2**20  # bytes of a palette file
 
+
 def _parse_palette(data):
     "The palette that the bytes of a JSON file describe."
-    if len(data) > _MOST: raise ValueError(f"larger than {_MOST} bytes, which no palette is: check the name")
+    if len(data) > _MOST:
+        raise ValueError(f"larger than {_MOST} bytes, which no palette is: check the name")
     found = json.loads(data.decode('utf-8-sig'), object_pairs_hook=_no_duplicates)
     _check_shape(found)
     classes = {n: _parse_colour(c, repr(n)) for n, c in found['classes'].items()}
@@ -278,14 +312,17 @@ def _parse_palette(data):
 # %% ../nbs/02_labels.ipynb #c115-db5925e9
 def read_palette(
     palette: str | Path,  # 'isprs', 'dubai', or the path of a JSON file
-) -> Palette:             # The palette of that name, or the file's
+) -> Palette:  # The palette of that name, or the file's
     "A palette by its name or from a JSON file."
     if str(palette).lower() in PALETTES:
         return PALETTES[str(palette).lower()]
     path = Path(palette)
     if not path.is_file():
-        raise FileNotFoundError(f"palette {str(palette)!r} is neither {' nor '.join(PALETTES)} nor a file: check the name")
-    with open(path, 'rb') as file: data = file.read(_MOST + 1)
+        raise FileNotFoundError(
+            f"palette {str(palette)!r} is neither {' nor '.join(PALETTES)} nor a file: check the name"
+        )
+    with open(path, 'rb') as file:
+        data = file.read(_MOST + 1)
     try:
         return _parse_palette(data)
     except (ValueError, RecursionError) as error:
@@ -293,25 +330,38 @@ def read_palette(
         raise ValueError(f"palette file {path}: {said if len(said) <= 300 else said[:297] + '...'}") from None
 
 # %% ../nbs/02_labels.ipynb #s001-safe-code
-_SAFE = (255, 255, 255), (0, 114, 178), (86, 180, 233), (213, 94, 0), (240, 228, 66), (204, 121, 167), (0, 0, 0)
+_SAFE = (
+    (255, 255, 255),
+    (0, 114, 178),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+    (204, 121, 167),
+    (0, 0, 0),
+)
+
 
 def colour_blind_safe(
     palette: Palette,  # Its classes: at most 7, or 6 if it ignores black
-) -> Palette:          # The same names, order and ignored colours, with a safe colour for each class
+) -> Palette:  # The same names, order and ignored colours, with a safe colour for each class
     "A palette for figures whose colours do not depend on the reader's colour vision."
     free = [c for c in _SAFE if all(max(map(abs, np.subtract(c, other))) > 40 for other in palette.ignored)]
     if palette.num_classes > len(free):
-        raise ValueError(f"{len(free)} classes can be told apart by every reader, the palette has {palette.num_classes}: ignore or join some of them")
-    return replace(palette, colours=free[:palette.num_classes])
+        raise ValueError(
+            f"{len(free)} classes can be told apart by every reader, the palette has {palette.num_classes}: ignore or join some of them"
+        )
+    return replace(palette, colours=free[: palette.num_classes])
 
 # %% ../nbs/02_labels.ipynb #c123-0f4db6d0
 def label_tile(
-    tile: Tile,        # A tile with a colour-coded reference
+    tile: Tile,  # A tile with a colour-coded reference
     palette: Palette,  # The colours and their classes
-) -> Tile:             # The same tile with `labels`, and without `reference`
+) -> Tile:  # The same tile with `labels`, and without `reference`
     "A tile whose reference colours have become labels."
     if tile.reference is None:
-        raise ValueError(f"tile {tile.name!r} has no reference to turn into labels: read it together with its reference file")
+        raise ValueError(
+            f"tile {tile.name!r} has no reference to turn into labels: read it together with its reference file"
+        )
     try:
         return replace(tile, labels=colours_to_labels(tile.reference, palette), reference=None)
     except UnknownColour as error:

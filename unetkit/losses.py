@@ -23,33 +23,40 @@ def _check_counts(counts):
     if counts.ndim != 1 or not counts.isfinite().all() or (counts < 0).any():
         raise ValueError(f"counts must be one number >= 0 for each class, got {counts.tolist()}")
     if not counts.any():
-        raise ValueError(f"the counts of all {len(counts)} classes are 0: no pixel would be scored; check the palette and the ignored colours")
+        raise ValueError(
+            f"the counts of all {len(counts)} classes are 0: no pixel would be scored; check the palette and the ignored colours"
+        )
     return counts
 
 # %% ../nbs/06_losses.ipynb #c016-8a2cddfa
 def class_weights(
-    counts: Sequence[int],    # Pixels of each class, (K,), >= 0: list, array or tensor
+    counts: Sequence[int],  # Pixels of each class, (K,), >= 0: list, array or tensor
     scheme: str = 'inverse',  # 'inverse' (the report), 'sqrt', 'median', 'log' or 'none'
-) -> torch.Tensor:            # Weights, float32 (K,), >= 0; 0 for a class without pixels
+) -> torch.Tensor:  # Weights, float32 (K,), >= 0; 0 for a class without pixels
     "One weight per class, from how often the class occurs."
     counts = _check_counts(counts)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     weights, present = torch.zeros_like(counts), counts > 0
     share = counts[present] / counts.sum()
-    rules = dict(inverse=lambda: 1 / share, sqrt=lambda: share**-0.5, median=lambda: share.quantile(0.5) / share,
-                 log=lambda: 1 / torch.log(1.02 + share), none=lambda: torch.ones_like(share))
+    rules = dict(
+        inverse=lambda: 1 / share,
+        sqrt=lambda: share**-0.5,
+        median=lambda: share.quantile(0.5) / share,
+        log=lambda: 1 / torch.log(1.02 + share),
+        none=lambda: torch.ones_like(share),
+    )
     weights[present] = rules[scheme]()
     return weights.float()
 
 # %% ../nbs/06_losses.ipynb #c028-0b9ad3ec
 def weighted_cross_entropy(
-    logits: torch.Tensor,                 # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,                # Class indices (N, H, W), int64
+    logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
+    targets: torch.Tensor,  # Class indices (N, H, W), int64
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
-    normalisation: str = 'pixels',        # Divide by the number of scored 'pixels', or by the sum of their 'weights'
-    ignore_index: int = 255,              # Target of pixels that are not scored
-) -> torch.Tensor:                        # Scalar, float32, >= 0
+    normalisation: str = 'pixels',  # Divide by the number of scored 'pixels', or by the sum of their 'weights'
+    ignore_index: int = 255,  # Target of pixels that are not scored
+) -> torch.Tensor:  # Scalar, float32, >= 0
     "Mean over the scored pixels of weight times -log of the probability given to the true class."
     if normalisation not in ('pixels', 'weights'):
         raise ValueError(f"normalisation must be 'pixels' or 'weights', got {normalisation!r}")
@@ -65,21 +72,23 @@ def weighted_cross_entropy(
 # %% ../nbs/06_losses.ipynb #c050-3d0ced9d
 def decision_threshold(
     weights: Sequence[float],  # Weight of each class, (K,), >= 0
-    chosen: int,               # Index of the class whose threshold is asked for
-    other: int,                # Index of the class it competes with
-) -> float:                    # Probability of `chosen`, in [0, 1]; `other` has the rest
+    chosen: int,  # Index of the class whose threshold is asked for
+    other: int,  # Index of the class it competes with
+) -> float:  # Probability of `chosen`, in [0, 1]; `other` has the rest
     "Probability at which the best answer under weighted cross entropy flips from `other` to `chosen`."
     mine, its = float(weights[chosen]), float(weights[other])
     if not mine + its > 0:
-        raise ValueError(f"classes {chosen} and {other} both have weight {mine:g}: the loss never decides between them")
+        raise ValueError(
+            f"classes {chosen} and {other} both have weight {mine:g}: the loss never decides between them"
+        )
     return its / (mine + its)
 
 # %% ../nbs/06_losses.ipynb #c060-9adcee2e
 def weighted_binary(
-    logits: torch.Tensor,   # Scores (N, K, H, W)
+    logits: torch.Tensor,  # Scores (N, K, H, W)
     targets: torch.Tensor,  # Class indices (N, H, W), int64, none of them ignored
     weights: torch.Tensor,  # Weight of each class, (K,), >= 0
-) -> torch.Tensor:          # Scalar, >= 0
+) -> torch.Tensor:  # Scalar, >= 0
     "The faulty form, kept for study: one binary cross entropy per class, each times the weight of its class."
     p = logits.softmax(1).clamp(1e-7, 1 - 1e-7)
     y = F.one_hot(targets, len(weights)).movedim(-1, 1)
@@ -88,10 +97,10 @@ def weighted_binary(
 
 # %% ../nbs/06_losses.ipynb #c076-762d2331
 def dice_loss(
-    logits: torch.Tensor,     # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,    # Class indices (N, H, W), int64
+    logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
+    targets: torch.Tensor,  # Class indices (N, H, W), int64
     ignore_index: int = 255,  # Target of pixels that are not scored
-) -> torch.Tensor:            # Scalar, float32, in [0, 1]
+) -> torch.Tensor:  # Scalar, float32, in [0, 1]
     "1 - soft Dice, averaged over the classes that occur in the targets."
     scored = (targets != ignore_index).unsqueeze(1)
     given = logits.float().softmax(1) * scored
@@ -104,12 +113,12 @@ def dice_loss(
 
 # %% ../nbs/06_losses.ipynb #c084-3fb21093
 def focal_loss(
-    logits: torch.Tensor,                 # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,                # Class indices (N, H, W), int64
-    gamma: float = 2.0,                   # How much a pixel that is right already is discounted, >= 0; 0: cross entropy
+    logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
+    targets: torch.Tensor,  # Class indices (N, H, W), int64
+    gamma: float = 2.0,  # How much a pixel that is right already is discounted, >= 0; 0: cross entropy
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
-    ignore_index: int = 255,              # Target of pixels that are not scored
-) -> torch.Tensor:                        # Scalar, float32, >= 0
+    ignore_index: int = 255,  # Target of pixels that are not scored
+) -> torch.Tensor:  # Scalar, float32, >= 0
     "Mean over the scored pixels of cross entropy times (1 - p)**gamma, p being the probability of the true class."
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}: below 0, easy pixels would count most")
@@ -125,10 +134,12 @@ LOSSES = ('cross_entropy', 'weighted_cross_entropy', 'dice', 'focal')  # Names t
 
 # %% ../nbs/06_losses.ipynb #c094-f05ae317
 def make_loss(
-    name: str,                                              # One of `LOSSES`
-    weights: torch.Tensor | None = None,                    # Weight of each class, (K,); used by 'weighted_cross_entropy' alone
-    ignore_index: int = 255,                                # Target of pixels that are not scored
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:  # Function of logits (N, K, H, W) and targets (N, H, W)
+    name: str,  # One of `LOSSES`
+    weights: torch.Tensor | None = None,  # Weight of each class, (K,); used by 'weighted_cross_entropy' alone
+    ignore_index: int = 255,  # Target of pixels that are not scored
+) -> Callable[
+    [torch.Tensor, torch.Tensor], torch.Tensor
+]:  # Function of logits (N, K, H, W) and targets (N, H, W)
     "The loss of that name, ready for the training loop."
     if name not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}")
@@ -136,4 +147,7 @@ def make_loss(
         if weights is None:
             raise ValueError("weighted_cross_entropy needs weights: pass class_weights(counts)")
         return partial(weighted_cross_entropy, weights=weights, ignore_index=ignore_index)
-    return partial(dict(cross_entropy=weighted_cross_entropy, dice=dice_loss, focal=focal_loss)[name], ignore_index=ignore_index)
+    return partial(
+        dict(cross_entropy=weighted_cross_entropy, dice=dice_loss, focal=focal_loss)[name],
+        ignore_index=ignore_index,
+    )

@@ -20,7 +20,9 @@ def _check_num_classes(num_classes):
     "A plain integer from 1 to 255."
     whole = isinstance(num_classes, (int, np.integer)) and not isinstance(num_classes, bool)
     if not whole or not 1 <= num_classes <= 255:
-        raise ValueError(f"num_classes must be an integer in [1, 255], got {num_classes!r}: count the palette's classes")
+        raise ValueError(
+            f"num_classes must be an integer in [1, 255], got {num_classes!r}: count the palette's classes"
+        )
     return int(num_classes)
 
 # %% ../nbs/03_metrics.ipynb #c015-01dfb3be
@@ -29,9 +31,15 @@ def _check_pair(labels, label_map):
     labels, label_map = np.asarray(labels), np.asarray(label_map)
     for name, grid in (('labels', labels), ('label_map', label_map)):
         if grid.dtype.kind not in 'iu' or grid.ndim < 1:
-            raise ValueError(f"{name} must be an array of integers, got {grid.dtype} {grid.shape}: pass class indices, the argmax over the classes")
+            raise ValueError(
+                f"{name} must be an array of integers, got {grid.dtype} {grid.shape}: pass class indices, the argmax over the classes"
+            )
     if labels.shape != label_map.shape:
-        hint = 'transpose one of them' if labels.shape == label_map.shape[::-1] else 'score a map on its own tile, without resizing it'
+        hint = (
+            'transpose one of them'
+            if labels.shape == label_map.shape[::-1]
+            else 'score a map on its own tile, without resizing it'
+        )
         raise ValueError(f"labels are {labels.shape} but label_map is {label_map.shape}: {hint}")
     return labels, label_map
 
@@ -56,26 +64,38 @@ def _outside(name, values, scored, num_classes, remedy):
     text = f"{bad.sum()} scored pixels of {name} are outside [0, {num_classes - 1}], first {values[at]} at {at}: {remedy}"
     return ValueError(text) if bad.any() else None
 
+
 def _why_outside(labels, label_map, num_classes, ignore_index):
     "Which of the two maps holds values that are no class."
     scored = labels != ignore_index
-    return (_outside('labels', labels, scored, num_classes, f"raise num_classes, or mark pixels not to be scored as {ignore_index}")
-            or _outside('label_map', label_map, scored, num_classes, "predict a class for every scored pixel, or mark it as not scored in labels"))
+    return _outside(
+        'labels',
+        labels,
+        scored,
+        num_classes,
+        f"raise num_classes, or mark pixels not to be scored as {ignore_index}",
+    ) or _outside(
+        'label_map',
+        label_map,
+        scored,
+        num_classes,
+        "predict a class for every scored pixel, or mark it as not scored in labels",
+    )
 
 # %% ../nbs/03_metrics.ipynb #c021-d96527e7
 def confusion_matrix(
-    labels: np.ndarray,       # (H, W) or (N, H, W) integers, the reference: class indices or `ignore_index`
-    label_map: np.ndarray,    # Same shape, integers, the prediction: class indices where the pixel is scored
-    num_classes: int,         # Number of classes K, 1 to 255
+    labels: np.ndarray,  # (H, W) or (N, H, W) integers, the reference: class indices or `ignore_index`
+    label_map: np.ndarray,  # Same shape, integers, the prediction: class indices where the pixel is scored
+    num_classes: int,  # Number of classes K, 1 to 255
     ignore_index: int = 255,  # Reference value of the pixels that are not scored
-) -> np.ndarray:              # (K, K) int64 pixel counts: rows = reference, columns = prediction
+) -> np.ndarray:  # (K, K) int64 pixel counts: rows = reference, columns = prediction
     "Count every pair of reference class and predicted class in one pass."
     num_classes = _check_num_classes(num_classes)
     labels, label_map = _check_pair(labels, label_map)
     counts = np.zeros(num_classes**2, np.int64)
     step = max(1, 2**18 // max(1, int(np.prod(labels.shape[1:]))))
     for i in range(0, len(labels), step):
-        strip = _strip_counts(labels[i:i + step], label_map[i:i + step], num_classes, ignore_index)
+        strip = _strip_counts(labels[i : i + step], label_map[i : i + step], num_classes, ignore_index)
         if strip is None:
             raise _why_outside(labels, label_map, num_classes, ignore_index)
         counts += strip
@@ -85,16 +105,19 @@ def confusion_matrix(
 @dataclass(frozen=True, eq=False)
 class Scores:
     "The scores of one map, all computed from its confusion matrix."
+
     confusion_matrix: np.ndarray  # (K, K) integer pixel counts: rows = reference, columns = prediction
 
     def __post_init__(self):
         object.__setattr__(self, 'confusion_matrix', _check_matrix(self.confusion_matrix))
 
     @property
-    def _hits(self): return self.confusion_matrix.diagonal()
+    def _hits(self):
+        return self.confusion_matrix.diagonal()
 
     @property
-    def _predicted(self): return self.confusion_matrix.sum(0)
+    def _predicted(self):
+        return self.confusion_matrix.sum(0)
 
 # %% ../nbs/03_metrics.ipynb #c037-7ed9ceaa
 def _check_matrix(matrix):
@@ -102,7 +125,9 @@ def _check_matrix(matrix):
     matrix = np.asarray(matrix)
     square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
     if not square or matrix.dtype.kind not in 'iu' or (matrix < 0).any():
-        raise ValueError(f"a confusion matrix is (K, K) integer counts >= 0, got {matrix.shape} {matrix.dtype}: pass counts, not shares")
+        raise ValueError(
+            f"a confusion matrix is (K, K) integer counts >= 0, got {matrix.shape} {matrix.dtype}: pass counts, not shares"
+        )
     if not matrix.any():
         raise ValueError("no scored pixels: every pixel of the reference is ignored, or the map is empty")
     return matrix.astype(np.int64)
@@ -112,6 +137,7 @@ def _check_matrix(matrix):
 def support(self: Scores) -> np.ndarray:  # (K,) int64 pixels
     "Scored pixels of each class in the reference."
     return self.confusion_matrix.sum(1)
+
 
 @patch(as_prop=True)
 def accuracy(self: Scores) -> float:  # Share of the scored pixels, 0 to 1
@@ -130,6 +156,7 @@ def recall(self: Scores) -> np.ndarray:  # (K,) float64, 0 to 1; nan for a class
     "Of the pixels of a class, the share that was found."
     return _ratio(self._hits, self.support)
 
+
 @patch(as_prop=True)
 def precision(self: Scores) -> np.ndarray:  # (K,) float64, 0 to 1; nan for a class never predicted
     "Of the pixels called a class, the share that is one."
@@ -142,6 +169,7 @@ def f1(self: Scores) -> np.ndarray:  # (K,) float64, 0 to 1; nan for a class abs
     both = np.where(self.support > 0, self.support + self._predicted, 0)
     return _ratio(2 * self._hits, both)
 
+
 @patch(as_prop=True)
 def iou(self: Scores) -> np.ndarray:  # (K,) float64, 0 to 1; nan for a class absent from the reference
     "Intersection over union: TP / (TP + FP + FN)."
@@ -153,6 +181,7 @@ def iou(self: Scores) -> np.ndarray:  # (K,) float64, 0 to 1; nan for a class ab
 def mean_f1(self: Scores) -> float:  # 0 to 1
     "Mean F1 over the classes present in the reference."
     return float(np.nanmean(self.f1))
+
 
 @patch(as_prop=True)
 def mean_iou(self: Scores) -> float:  # 0 to 1
@@ -172,11 +201,14 @@ def _plain(value):
     "A number for JSON: None where it is undefined."
     return None if np.isnan(value) else float(value)
 
+
 def _check_names(scores, names):
     "One name per class."
     names = list(names)
     if len(names) != len(scores.support) or len(set(names)) != len(names):
-        raise ValueError(f"{len(set(names))} different names for {len(scores.support)} classes: give one per class, in index order")
+        raise ValueError(
+            f"{len(set(names))} different names for {len(scores.support)} classes: give one per class, in index order"
+        )
     return names
 
 # %% ../nbs/03_metrics.ipynb #c087-d42a9f4b
@@ -184,12 +216,14 @@ def _check_names(scores, names):
 def as_dict(
     self: Scores,
     names: Sequence[str],  # K class names in index order
-) -> dict:                 # accuracy, mean_f1, mean_iou, kappa, per_class, confusion_matrix; None where undefined
+) -> dict:  # accuracy, mean_f1, mean_iou, kappa, per_class, confusion_matrix; None where undefined
     "All scores as plain numbers, ready for JSON."
     names = _check_names(self, names)
     columns = (self.precision, self.recall, self.f1, self.iou)
-    per_class = {name: dict(zip(('precision', 'recall', 'f1', 'iou'), map(_plain, row)), support=int(n))
-                 for name, n, *row in zip(names, self.support, *columns)}
+    per_class = {
+        name: dict(zip(('precision', 'recall', 'f1', 'iou'), map(_plain, row)), support=int(n))
+        for name, n, *row in zip(names, self.support, *columns)
+    }
     means = {key: _plain(getattr(self, key)) for key in ('accuracy', 'mean_f1', 'mean_iou', 'kappa')}
     return {**means, 'per_class': per_class, 'confusion_matrix': self.confusion_matrix.tolist()}
 
@@ -198,15 +232,22 @@ def as_dict(
 def table(
     self: Scores,
     names: Sequence[str],  # K class names in index order
-) -> str:                  # A heading, one line per class and one of means, in %; a dash where undefined
+) -> str:  # A heading, one line per class and one of means, in %; a dash where undefined
     "The scores as text, one line per class."
     names = _check_names(self, names)
     width = max(map(len, [*names, 'class']))
-    lines = [f"{'class':{width}}" + ''.join(f"{h:>10}" for h in ('recall', 'precision', 'F1', 'IoU', 'pixels'))]
+    lines = [
+        f"{'class':{width}}" + ''.join(f"{h:>10}" for h in ('recall', 'precision', 'F1', 'IoU', 'pixels'))
+    ]
     for name, n, *row in zip(names, self.support, self.recall, self.precision, self.f1, self.iou):
         lines.append(f"{name:{width}}" + ''.join(map(_percent, row)) + f"{n:10d}")
-    return '\n'.join([*lines, f"accuracy {100 * self.accuracy:.2f}, mean F1 {100 * self.mean_f1:.2f}, "
-                      f"mean IoU {100 * self.mean_iou:.2f}, kappa {self.kappa:.3f}"])
+    return '\n'.join(
+        [
+            *lines,
+            f"accuracy {100 * self.accuracy:.2f}, mean F1 {100 * self.mean_f1:.2f}, "
+            f"mean IoU {100 * self.mean_iou:.2f}, kappa {self.kappa:.3f}",
+        ]
+    )
 
 # %% ../nbs/03_metrics.ipynb #c093-180f4aff
 def _percent(value):
@@ -218,6 +259,7 @@ def _harmonic(a, b):
     "Harmonic mean of two numbers >= 0; 0 when both are 0."
     return 2 * a * b / (a + b) if a + b > 0 else 0.0
 
+
 def _other(known, f1):
     "The number whose harmonic mean with `known` is `f1`; nan when there is none."
     return f1 * known / (2 * known - f1) if 2 * known > f1 else float('nan')
@@ -226,11 +268,12 @@ def _other(known, f1):
 @dataclass(frozen=True)
 class Finding:
     "One printed row whose F1 is not the harmonic mean of its precision and recall."
-    name: str        # The row
-    suspect: str     # The value likely to be a copy: 'precision' or 'f1'
-    printed: float   # What the table says there, in %
+
+    name: str  # The row
+    suspect: str  # The value likely to be a copy: 'precision' or 'f1'
+    printed: float  # What the table says there, in %
     repaired: float  # What the other two values make it, in %; nan when no value would fit
-    reason: str      # What gave it away
+    reason: str  # What gave it away
 
 # %% ../nbs/03_metrics.ipynb #c103-578a0346
 def _finding(name, recall, precision, f1):
@@ -255,8 +298,8 @@ def _check_percent(rows):
 # %% ../nbs/03_metrics.ipynb #c107-06a9c5d5
 def audit_f1(
     rows: Iterable[tuple[str, float, float, float]],  # (name, recall, precision, F1) as printed, in %
-    tolerance: float = 0.005,                         # Half a unit of the last printed digit, in %
-) -> list[Finding]:                                   # The rows that rounding cannot explain, in their order
+    tolerance: float = 0.005,  # Half a unit of the last printed digit, in %
+) -> list[Finding]:  # The rows that rounding cannot explain, in their order
     "Rows of a printed table whose F1 is not the harmonic mean of the other two."
     findings = []
     for name, recall, precision, f1 in _check_percent(rows):
@@ -268,16 +311,18 @@ def audit_f1(
 
 # %% ../nbs/03_metrics.ipynb #c123-051c6039
 def block_matrices(
-    labels: np.ndarray,       # (H, W) integers, the reference: class indices or `ignore_index`
-    label_map: np.ndarray,    # (H, W) integers, the prediction
-    num_classes: int,         # Number of classes K, 1 to 255
-    block: int,               # Side of a square block in pixels, >= 1; blocks at the border may be smaller
+    labels: np.ndarray,  # (H, W) integers, the reference: class indices or `ignore_index`
+    label_map: np.ndarray,  # (H, W) integers, the prediction
+    num_classes: int,  # Number of classes K, 1 to 255
+    block: int,  # Side of a square block in pixels, >= 1; blocks at the border may be smaller
     ignore_index: int = 255,  # Reference value of the pixels that are not scored
-) -> np.ndarray:              # (B, K, K) int64, block by block in row order; their sum is the map's matrix
+) -> np.ndarray:  # (B, K, K) int64, block by block in row order; their sum is the map's matrix
     "One confusion matrix per square block of the map."
     labels, label_map = _check_pair(labels, label_map)
     if labels.ndim != 2 or not labels.size or not isinstance(block, (int, np.integer)) or block < 1:
-        raise ValueError(f"blocks need a map (H, W) and a side >= 1, got {labels.shape} and {block!r}: pass one tile")
+        raise ValueError(
+            f"blocks need a map (H, W) and a side >= 1, got {labels.shape} and {block!r}: pass one tile"
+        )
     corners = product(*(range(0, length, block) for length in labels.shape))
     windows = [(slice(r, r + block), slice(c, c + block)) for r, c in corners]
     return np.stack([confusion_matrix(labels[w], label_map[w], num_classes, ignore_index) for w in windows])
@@ -287,22 +332,28 @@ def _check_blocks(matrices, level, n):
     "The matrices of the blocks that hold scored pixels."
     matrices = np.asarray(matrices)
     if matrices.ndim != 3 or matrices.dtype.kind not in 'iu':
-        raise ValueError(f"matrices must be (B, K, K) integer counts, got {matrices.shape} {matrices.dtype}: use block_matrices")
+        raise ValueError(
+            f"matrices must be (B, K, K) integer counts, got {matrices.shape} {matrices.dtype}: use block_matrices"
+        )
     if not 0 < level < 1 or n < 1:
         raise ValueError(f"level must be in (0, 1) and n at least 1, got {level} and {n}")
     matrices = matrices[matrices.any((1, 2))]
     if len(matrices) < 2:
-        raise ValueError(f"{len(matrices)} blocks hold scored pixels, an interval needs 2 or more: use smaller blocks")
+        raise ValueError(
+            f"{len(matrices)} blocks hold scored pixels, an interval needs 2 or more: use smaller blocks"
+        )
     return matrices
 
 # %% ../nbs/03_metrics.ipynb #c129-0542b832
 def bootstrap_interval(
-    matrices: np.ndarray,                      # (B, K, K) integers, one confusion matrix per block; 2 or more hold pixels
-    statistic: Callable[[np.ndarray], float],  # Score of a (K, K) matrix, for example `lambda m: Scores(m).mean_f1`
-    seed: int,                                 # Seed of the draws
-    level: float = 0.95,                       # Share of the draws inside the interval, between 0 and 1
-    n: int = 1000,                             # Number of draws, >= 1
-) -> tuple[float, float]:                      # (low, high) in the statistic's unit
+    matrices: np.ndarray,  # (B, K, K) integers, one confusion matrix per block; 2 or more hold pixels
+    statistic: Callable[
+        [np.ndarray], float
+    ],  # Score of a (K, K) matrix, for example `lambda m: Scores(m).mean_f1`
+    seed: int,  # Seed of the draws
+    level: float = 0.95,  # Share of the draws inside the interval, between 0 and 1
+    n: int = 1000,  # Number of draws, >= 1
+) -> tuple[float, float]:  # (low, high) in the statistic's unit
     "Percentile interval of a score when whole blocks are drawn again with replacement."
     matrices = _check_blocks(matrices, level, n)
     size = len(matrices)
@@ -316,22 +367,24 @@ def bootstrap_interval(
 # %% ../nbs/03_metrics.ipynb #s001-interval-code
 def mean_interval(
     values: Sequence[float],  # One value per run, at least two; nan where a run has none
-    level: float = 0.95,      # How often such intervals shall contain the mean of endless runs, between 0 and 1
+    level: float = 0.95,  # How often such intervals shall contain the mean of endless runs, between 0 and 1
 ) -> tuple[float, float, float]:  # (mean, low, high) in the unit of the values
     "Mean of repeated runs, with Student's interval."
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
     if len(values) < 2 or not 0 < level < 1:
-        raise ValueError(f"an interval needs 2 or more runs and a level in (0, 1), got {len(values)} and {level}: run more seeds")
+        raise ValueError(
+            f"an interval needs 2 or more runs and a level in (0, 1), got {len(values)} and {level}: run more seeds"
+        )
     half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 # %% ../nbs/03_metrics.ipynb #s007-interval-code
 def interval_text(
     interval: tuple[float, float, float],  # (middle, low, high)
-    digits: int = 1,                       # Digits behind the point
-    sign: bool = False,                    # Write a plus before positive numbers, as for differences?
-) -> str:                                  # For example "82.0 [77.0, 87.0]"
+    digits: int = 1,  # Digits behind the point
+    sign: bool = False,  # Write a plus before positive numbers, as for differences?
+) -> str:  # For example "82.0 [77.0, 87.0]"
     "An interval as text."
     middle, low, high = (f"{value:{'+' if sign else ''}.{digits}f}" for value in interval)
     return f"{middle} [{low}, {high}]"

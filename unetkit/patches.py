@@ -20,14 +20,16 @@ from fastcore.basics import patch
 # %% ../nbs/04_patches.ipynb #c009-280d7096
 def check_window(
     length: int,  # Length of one image axis, in pixels
-    size: int,    # Patch length on that axis, in pixels
+    size: int,  # Patch length on that axis, in pixels
     stride: int,  # Step between window starts, in pixels
-) -> None:        # Nothing; raises `ValueError` where no grid exists
+) -> None:  # Nothing; raises `ValueError` where no grid exists
     "Check that windows of `size` every `stride` pixels can cover an axis of `length` pixels."
     if size < 1:
         raise ValueError(f"patch_size must be at least 1 pixel, got {size}")
     if size > length:
-        raise ValueError(f"patch_size {size} is larger than the tile ({length} pixels): choose at most {length}")
+        raise ValueError(
+            f"patch_size {size} is larger than the tile ({length} pixels): choose at most {length}"
+        )
     if not 1 <= stride <= size:
         reason = "a larger stride leaves pixels uncovered" if stride > size else "windows must move"
         raise ValueError(f"stride must be in [1, {size}], got {stride}: {reason}")
@@ -35,9 +37,9 @@ def check_window(
 # %% ../nbs/04_patches.ipynb #c011-21c5d6f2
 def window_starts(
     length: int,  # Length of one image axis, in pixels
-    size: int,    # Patch length on that axis, in pixels; at most `length`
+    size: int,  # Patch length on that axis, in pixels; at most `length`
     stride: int,  # Step between starts, in pixels; 1 to `size`
-) -> list[int]:   # Sorted unique starts; the last is `length - size`
+) -> list[int]:  # Sorted unique starts; the last is `length - size`
     "Starts of windows that cover every pixel of one axis."
     check_window(length, size, stride)
     starts = list(range(0, length - size + 1, stride))
@@ -46,8 +48,8 @@ def window_starts(
 # %% ../nbs/04_patches.ipynb #c023-1059e8c7
 def window_cuts(
     starts: Sequence[int],  # Sorted window starts on one axis, in pixels
-    size: int,              # Patch length on that axis, in pixels
-) -> list[int]:             # `len(starts) + 1` borders, in pixels; window i owns [cuts[i], cuts[i + 1])
+    size: int,  # Patch length on that axis, in pixels
+) -> list[int]:  # `len(starts) + 1` borders, in pixels; window i owns [cuts[i], cuts[i + 1])
     "Borders that give every pixel of an axis to exactly one window, in the middle of each overlap."
     middles = [(left + size + right) // 2 for left, right in zip(starts, starts[1:])]
     return [starts[0], *middles, starts[-1] + size]
@@ -56,21 +58,25 @@ def window_cuts(
 @dataclass(frozen=True)
 class PatchGrid:
     "Square windows that cover a tile; the last row and column are shifted inwards."
-    height: int      # Rows of the tile, in pixels
-    width: int       # Columns of the tile, in pixels
+
+    height: int  # Rows of the tile, in pixels
+    width: int  # Columns of the tile, in pixels
     patch_size: int  # Side of a window, in pixels
-    stride: int      # Step between windows, in pixels
+    stride: int  # Step between windows, in pixels
 
     def __post_init__(self):
-        for length in (self.height, self.width): check_window(length, self.patch_size, self.stride)
+        for length in (self.height, self.width):
+            check_window(length, self.patch_size, self.stride)
 
-    def __len__(self): return len(self.rows) * len(self.cols)
+    def __len__(self):
+        return len(self.rows) * len(self.cols)
 
 # %% ../nbs/04_patches.ipynb #c029-bf2324d0
 @patch(as_prop=True)
 def rows(self: PatchGrid) -> list[int]:  # First rows of the windows
     "Window starts on the vertical axis."
     return window_starts(self.height, self.patch_size, self.stride)
+
 
 @patch(as_prop=True)
 def cols(self: PatchGrid) -> list[int]:  # First columns of the windows
@@ -83,8 +89,11 @@ def origins(self: PatchGrid) -> np.ndarray:  # (N, 2) int64: first row and first
     "Windows in reading order."
     return np.stack(np.meshgrid(self.rows, self.cols, indexing="ij"), -1).reshape(-1, 2)
 
+
 @patch(as_prop=True)
-def owned(self: PatchGrid) -> np.ndarray:  # (N, 4) int64: row start, row stop, column start, column stop, in tile pixels
+def owned(
+    self: PatchGrid,
+) -> np.ndarray:  # (N, 4) int64: row start, row stop, column start, column stop, in tile pixels
     "The part of each window that is its own; together these parts tile the image."
     rows, cols = window_cuts(self.rows, self.patch_size), window_cuts(self.cols, self.patch_size)
     return np.array([(r0, r1, c0, c1) for r0, r1 in zip(rows, rows[1:]) for c0, c1 in zip(cols, cols[1:])])
@@ -93,11 +102,14 @@ def owned(self: PatchGrid) -> np.ndarray:  # (N, 4) int64: row start, row stop, 
 @dataclass(frozen=True)
 class Windows:
     "Equal square windows over one or more tiles, in a table of integers."
-    patch_size: int    # Side of a window, in pixels
-    tile: np.ndarray   # (N,) int64: index of the tile
-    row: np.ndarray    # (N,) int64: first row
-    col: np.ndarray    # (N,) int64: first column
-    owned: np.ndarray  # (N, 4) int64: row start, row stop, column start, column stop that count in a score, in tile pixels
+
+    patch_size: int  # Side of a window, in pixels
+    tile: np.ndarray  # (N,) int64: index of the tile
+    row: np.ndarray  # (N,) int64: first row
+    col: np.ndarray  # (N,) int64: first column
+    owned: (
+        np.ndarray
+    )  # (N, 4) int64: row start, row stop, column start, column stop that count in a score, in tile pixels
 
     def __len__(self):
         return len(self.tile)
@@ -109,9 +121,9 @@ class Windows:
 # %% ../nbs/04_patches.ipynb #c043-6b57eb76
 def grid_windows(
     sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
-    patch_size: int,                   # Side of a window, in pixels
-    stride: int,                       # Step between windows, in pixels; 1 to `patch_size`
-) -> Windows:                          # The windows of every tile's `PatchGrid`, tile after tile
+    patch_size: int,  # Side of a window, in pixels
+    stride: int,  # Step between windows, in pixels; 1 to `patch_size`
+) -> Windows:  # The windows of every tile's `PatchGrid`, tile after tile
     "Windows that cover every pixel of every tile."
     grids = [PatchGrid(h, w, patch_size, stride) for h, w in sizes]
     origins = np.concatenate([g.origins for g in grids])
@@ -122,12 +134,13 @@ def grid_windows(
 @dataclass(frozen=True)
 class Plan:
     "What a choice of patch size and stride means."
-    patches: int          # Windows on all tiles
+
+    patches: int  # Windows on all tiles
     steps_per_epoch: int  # Optimiser steps in one epoch
-    steps: int            # Optimiser steps in all epochs
-    copied_bytes: int     # Patches and one-hot references copied as float32
-    view_bytes: int       # The 8-bit tiles and their label maps themselves
-    uncovered: float      # Share of pixels that whole patches, not shifted, would leave out, in [0, 1]
+    steps: int  # Optimiser steps in all epochs
+    copied_bytes: int  # Patches and one-hot references copied as float32
+    view_bytes: int  # The 8-bit tiles and their label maps themselves
+    uncovered: float  # Share of pixels that whole patches, not shifted, would leave out, in [0, 1]
 
 # %% ../nbs/04_patches.ipynb #c051-7b2f0a17
 def _validation_count(count, share):
@@ -143,25 +156,33 @@ def _uncovered(sizes, patch_size, stride):
 # %% ../nbs/04_patches.ipynb #c055-0c7670fe
 def plan(
     sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
-    patch_size: int,                   # Side of a window, in pixels
-    stride: int,                       # Step between windows, in pixels
-    batch_size: int = 10,              # Windows in a batch
-    epochs: int = 20,                  # Passes over the training windows
-    validation: float = 0.2,           # Share of the windows kept for validation, in [0, 1)
-    in_channels: int = 3,              # Bands of the image
-    num_classes: int = 5,              # Classes of the reference
-) -> Plan:                             # Steps, bytes and uncovered pixels
+    patch_size: int,  # Side of a window, in pixels
+    stride: int,  # Step between windows, in pixels
+    batch_size: int = 10,  # Windows in a batch
+    epochs: int = 20,  # Passes over the training windows
+    validation: float = 0.2,  # Share of the windows kept for validation, in [0, 1)
+    in_channels: int = 3,  # Bands of the image
+    num_classes: int = 5,  # Classes of the reference
+) -> Plan:  # Steps, bytes and uncovered pixels
     "Count steps, bytes and uncovered pixels of a choice before running it."
     patches, pixels = len(grid_windows(sizes, patch_size, stride)), sum(h * w for h, w in sizes)
     steps = -(-(patches - _validation_count(patches, validation)) // batch_size)
-    return Plan(patches, steps, steps * epochs, 4 * patches * patch_size ** 2 * (in_channels + num_classes),
-                pixels * (in_channels + 1), _uncovered(sizes, patch_size, stride))
+    return Plan(
+        patches,
+        steps,
+        steps * epochs,
+        4 * patches * patch_size**2 * (in_channels + num_classes),
+        pixels * (in_channels + 1),
+        _uncovered(sizes, patch_size, stride),
+    )
 
 # %% ../nbs/04_patches.ipynb #c067-d54e3e6b
 def patch_views(
     image: np.ndarray,  # (H, W) or (H, W, C) array, memory-mapped or not
-    patch_size: int,    # Side of a window, in pixels
-) -> np.ndarray:        # (H - p + 1, W - p + 1, [C,] p, p) read-only view: entry [row, col] is the window that starts there
+    patch_size: int,  # Side of a window, in pixels
+) -> (
+    np.ndarray
+):  # (H - p + 1, W - p + 1, [C,] p, p) read-only view: entry [row, col] is the window that starts there
     "Every window of an image, as a view that shares its memory."
     check_window(min(image.shape[:2]), patch_size, 1)
     return np.lib.stride_tricks.sliding_window_view(image, (patch_size, patch_size), axis=(0, 1))
@@ -170,69 +191,86 @@ def patch_views(
 def as_tensor(
     array: np.ndarray,  # Array of any shape and type that torch knows, memory-mapped or not
     device: Any = "cpu",  # Device that will hold it, by name or as a torch.device
-) -> Any:               # Tensor of the same shape and type, on the device
+) -> Any:  # Tensor of the same shape and type, on the device
     "An array as a tensor, without a copy on a CPU."
     import torch
+
     with warnings.catch_warnings():  # torch has no read-only tensors; we never write to this one
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return torch.from_numpy(array).to(device)
 
 # %% ../nbs/04_patches.ipynb #c075-073ce33e
 def to_device(
-    tiles: Sequence,    # `Tile`s with an image (H, W, C) and labels (H, W)
+    tiles: Sequence,  # `Tile`s with an image (H, W, C) and labels (H, W)
     device: Any = "cpu",  # Device that will hold them, by name or as a torch.device
-) -> list:              # Per tile: image tensor (H, W, C) of its own type and label tensor (H, W) uint8
+) -> list:  # Per tile: image tensor (H, W, C) of its own type and label tensor (H, W) uint8
     "Put images and labels on a device as they are, without a copy on a CPU."
     for t in tiles:
         if t.labels is None:
-            raise ValueError(f"tile {t.name} has no labels: code its reference with label_tile(tile, palette)")
+            raise ValueError(
+                f"tile {t.name} has no labels: code its reference with label_tile(tile, palette)"
+            )
     return [(as_tensor(t.image, device), as_tensor(t.labels, device)) for t in tiles]
 
 # %% ../nbs/04_patches.ipynb #ddp03-c1
 def _send(table, device):
     "A small numpy array on a device, without waiting for the work that is queued there."
     import torch
+
     return torch.from_numpy(table).to(device, non_blocking=True)
 
 # %% ../nbs/04_patches.ipynb #c077-bd3ea692
 def cut(
-    pairs: list,       # Image and label tensors per tile, from `to_device`
+    pairs: list,  # Image and label tensors per tile, from `to_device`
     windows: Windows,  # The windows to cut, at least one
-) -> tuple:            # uint8 or uint16 (N, C, p, p) and uint8 (N, p, p) tensors, ordered by tile
+) -> tuple:  # uint8 or uint16 (N, C, p, p) and uint8 (N, p, p) tensors, ordered by tile
     "Windows of images and labels, copied out of the tiles."
     import torch
+
     parts = []
     for t in np.unique(windows.tile):
         some = windows[windows.tile == t]
         at = [_send(starts, pairs[t][0].device) for starts in (some.row, some.col)]
-        parts.append([_as_bits(tensor).unfold(0, some.patch_size, 1).unfold(1, some.patch_size, 1)[at[0], at[1]] for tensor in pairs[t]])
+        parts.append(
+            [
+                _as_bits(tensor).unfold(0, some.patch_size, 1).unfold(1, some.patch_size, 1)[at[0], at[1]]
+                for tensor in pairs[t]
+            ]
+        )
     return tuple(torch.cat(part).view(tensor.dtype) for part, tensor in zip(zip(*parts), pairs[0]))
+
 
 def _as_bits(tensor):
     "A tensor of a type that can be gathered on every device, with the same bits."
     import torch
+
     return tensor.view(torch.int16) if tensor.dtype == torch.uint16 else tensor
 
 # %% ../nbs/04_patches.ipynb #c083-f3d3ffed
 def as_batch(
     patches: Any,  # uint8 or uint16 tensor of any shape, on any device
-) -> Any:          # float32 tensor in [0, 1], of the same shape, on the same device
+) -> Any:  # float32 tensor in [0, 1], of the same shape, on the same device
     "Stored pixel values as numbers in [0, 1]."
     import torch
+
     if patches.dtype not in (torch.uint8, torch.uint16):
-        raise ValueError(f"an image is uint8 or uint16, got {patches.dtype}: rescale it to 0..255 or 0..65535 first")
+        raise ValueError(
+            f"an image is uint8 or uint16, got {patches.dtype}: rescale it to 0..255 or 0..65535 first"
+        )
     return patches.float() / torch.iinfo(patches.dtype).max
 
 # %% ../nbs/04_patches.ipynb #c087-8de5ede7
 def dihedral(
     patches: Any,  # Array or tensor (..., p, p): image patches or label patches
-    k: int,        # Which symmetry, 0 to 7: k % 4 quarter turns, then a mirror if k >= 4
-) -> Any:          # The turned patches, of the same type and shape
+    k: int,  # Which symmetry, 0 to 7: k % 4 quarter turns, then a mirror if k >= 4
+) -> Any:  # The turned patches, of the same type and shape
     "One of the eight symmetries of the square, applied to the last two axes."
     if not 0 <= k < 8:
         raise ValueError(f"k must be in [0, 8), got {k}: a square has eight symmetries")
-    if isinstance(patches, np.ndarray): import numpy as lib
-    else: import torch as lib
+    if isinstance(patches, np.ndarray):
+        import numpy as lib
+    else:
+        import torch as lib
     turned = lib.rot90(patches, k % 4, (-2, -1))
     return lib.flip(turned, (-1,)) if k >= 4 else turned
 
@@ -240,55 +278,73 @@ def dihedral(
 @dataclass
 class Batches:
     "Batches of patches from tiles on a device; iterate once per epoch."
-    pairs: list                    # Image and label tensors per tile, from `to_device`
-    windows: Windows               # Windows to cut
-    batch_size: int = 10           # Windows in a batch; the last batch may be smaller
-    shuffle: bool = False          # New order in every epoch
-    crops: bool = False            # As many random windows instead, new in every epoch, on the ground that `windows` cover
-    focus: int | None = None       # Class of which half of the crops hold a pixel; any crop when None
-    augment: bool = False          # Random symmetry of the square for each pair
-    once: bool = False             # Only owned pixels keep their label: for scores
-    seed: int = 0                  # Seed of order, crops and symmetries
-    channels_last: bool = False    # Memory layout that convolutions like on most machines
-    ignore_index: int = 255        # Label of pixels that do not count
-    shard: tuple[int, int] = (0, 1)  # Which part of every batch, from 0, and of how many equal parts; at most `batch_size`
-    fill: bool = False             # Make the last batch as large as the others, with windows that do not count
+
+    pairs: list  # Image and label tensors per tile, from `to_device`
+    windows: Windows  # Windows to cut
+    batch_size: int = 10  # Windows in a batch; the last batch may be smaller
+    shuffle: bool = False  # New order in every epoch
+    crops: bool = (
+        False  # As many random windows instead, new in every epoch, on the ground that `windows` cover
+    )
+    focus: int | None = None  # Class of which half of the crops hold a pixel; any crop when None
+    augment: bool = False  # Random symmetry of the square for each pair
+    once: bool = False  # Only owned pixels keep their label: for scores
+    seed: int = 0  # Seed of order, crops and symmetries
+    channels_last: bool = False  # Memory layout that convolutions like on most machines
+    ignore_index: int = 255  # Label of pixels that do not count
+    shard: tuple[int, int] = (
+        0,
+        1,
+    )  # Which part of every batch, from 0, and of how many equal parts; at most `batch_size`
+    fill: bool = False  # Make the last batch as large as the others, with windows that do not count
 
     def __post_init__(self):
         _check_batches(self)
         self.rng = np.random.default_rng(self.seed)
 
-    def __len__(self): return -(-len(self.windows) // self.batch_size)
+    def __len__(self):
+        return -(-len(self.windows) // self.batch_size)
 
 # %% ../nbs/04_patches.ipynb #c095-70b2ce0b
 def _check_batches(batches):
     "Check that an epoch has a batch, and that nothing random is scored."
     count, size, (rank, world) = len(batches.windows), batches.batch_size, batches.shard
     if not count or size < 1:
-        raise ValueError(f"{count} windows in batches of {size}: at least one window and a batch_size of 1 are needed")
+        raise ValueError(
+            f"{count} windows in batches of {size}: at least one window and a batch_size of 1 are needed"
+        )
     if not 0 <= rank < world <= size:
-        raise ValueError(f"a batch_size of {size} cannot give part {rank} of {world}: every process needs a window of each batch; "
-                         "choose a larger batch_size or fewer processes")
+        raise ValueError(
+            f"a batch_size of {size} cannot give part {rank} of {world}: every process needs a window of each batch; "
+            "choose a larger batch_size or fewer processes"
+        )
     if batches.crops and batches.once:
-        raise ValueError("crops=True and once=True exclude each other: random windows overlap; score on a grid")
+        raise ValueError(
+            "crops=True and once=True exclude each other: random windows overlap; score on a grid"
+        )
     if batches.focus is not None and not batches.crops:
         raise ValueError(f"focus={batches.focus} chooses among random windows: set crops=True as well")
 
 # %% ../nbs/04_patches.ipynb #c097-fb6f7521
 @patch
-def __iter__(self: Batches) -> Iterator[tuple]:  # float32 (N, C, p, p) in [0, 1] and int64 (N, p, p), on the device
+def __iter__(
+    self: Batches,
+) -> Iterator[tuple]:  # float32 (N, C, p, p) in [0, 1] and int64 (N, p, p), on the device
     import torch
+
     layout = torch.channels_last if self.channels_last else torch.contiguous_format
     windows = self.epoch_windows()
     for start in range(0, len(windows), self.batch_size):
-        some = windows[start:start + self.batch_size]
+        some = windows[start : start + self.batch_size]
         mine, count = _share(len(some), self.batch_size if self.fill else len(some), self.shard)
         turns = self.rng.integers(0, 8, len(some)) if self.augment else None
         some = some[np.argsort(some.tile, kind="stable")][mine]
         patches, targets = cut(self.pairs, some)
         batch, targets = as_batch(patches), targets.long()
-        if self.once: targets = _keep_owned(targets, some, self.ignore_index)
-        if self.augment: batch, targets = _turn_pairs(batch, targets, turns[mine])
+        if self.once:
+            targets = _keep_owned(targets, some, self.ignore_index)
+        if self.augment:
+            batch, targets = _turn_pairs(batch, targets, turns[mine])
         targets[count:] = self.ignore_index
         yield batch.contiguous(memory_format=layout), targets
 
@@ -303,14 +359,18 @@ def _share(count, size, shard):
 @patch
 def epoch_windows(self: Batches) -> Windows:  # The windows of the coming epoch, in their order
     "Draw the windows of one epoch."
-    if not self.crops: return self.windows[self.rng.permutation(len(self.windows))] if self.shuffle else self.windows
-    wanted = None if self.focus is None else [(labels == self.focus).cpu().numpy() for _, labels in self.pairs]
+    if not self.crops:
+        return self.windows[self.rng.permutation(len(self.windows))] if self.shuffle else self.windows
+    wanted = (
+        None if self.focus is None else [(labels == self.focus).cpu().numpy() for _, labels in self.pairs]
+    )
     return _crops_within(self.windows, [tuple(image.shape[:2]) for image, _ in self.pairs], self.rng, wanted)
 
 # %% ../nbs/04_patches.ipynb #c101-f0408207
 def _keep_owned(targets, windows, ignore_index):
     "Labels (N, p, p) with every pixel that its window does not own set to `ignore_index`."
     import torch
+
     corner = np.stack([windows.row, windows.row, windows.col, windows.col])
     r0, r1, c0, c1 = _send(windows.owned.T - corner, targets.device)[..., None]
     at = torch.arange(windows.patch_size, device=targets.device)
@@ -322,8 +382,10 @@ def _keep_owned(targets, windows, ignore_index):
 def _sources(size, device):
     "For each symmetry, (8, size * size) int64: which pixel of a square comes to which place."
     import torch
+
     square = torch.arange(size * size, device=device).view(size, size)
     return torch.stack([dihedral(square, k).flatten() for k in range(8)])
+
 
 def _turn_pairs(batch, targets, which):
     "The symmetry `which`, (N,) 0 to 7, for every pair of a batch."
@@ -334,8 +396,8 @@ def _turn_pairs(batch, targets, which):
 # %% ../nbs/04_patches.ipynb #c105-cc5bc7d5
 def clear_places(
     forbidden: np.ndarray,  # (H, W) bool: the pixels that a window may not hold
-    size: int,              # Side of the windows, in pixels; at most H and W
-) -> np.ndarray:            # (H - size + 1, W - size + 1) bool: True where a window may start
+    size: int,  # Side of the windows, in pixels; at most H and W
+) -> np.ndarray:  # (H - size + 1, W - size + 1) bool: True where a window may start
     "Where windows may start so that they hold no forbidden pixel."
     table = np.pad(forbidden.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
     return table[size:, size:] - table[:-size, size:] - table[size:, :-size] + table[:-size, :-size] == 0
@@ -345,7 +407,10 @@ def _draw_places(places, count, patch_size, rng):
     "`count` random windows of `patch_size`, each at a True of `places`, a bool array per tile."
     found = [np.flatnonzero(some) for some in places]
     ends = np.cumsum([len(some) for some in found])
-    if not ends[-1]: raise ValueError("no window on the training ground holds a pixel of the class in focus: focus on a class that the tile has")
+    if not ends[-1]:
+        raise ValueError(
+            "no window on the training ground holds a pixel of the class in focus: focus on a class that the tile has"
+        )
     drawn = rng.integers(ends[-1], size=count)
     tile = np.searchsorted(ends, drawn, side="right")
     row, col = np.divmod(np.concatenate(found)[drawn], np.array([some.shape[1] for some in places])[tile])
@@ -356,10 +421,13 @@ def _crops_within(ground, sizes, rng, wanted=None):
     "As many random windows as `ground` has, on pixels that it covers; half of them hold a pixel that is `wanted`, a bool (H, W) per tile."
     p, count = ground.patch_size, len(ground)
     clear = [clear_places(coverage(ground, t, size) == 0, p) for t, size in enumerate(sizes)]
-    if wanted is None: return _draw_places(clear, count, p, rng)
+    if wanted is None:
+        return _draw_places(clear, count, p, rng)
     holding = [places & ~clear_places(mask, p) for places, mask in zip(clear, wanted)]
     some, any_ = _draw_places(holding, count // 2, p, rng), _draw_places(clear, count - count // 2, p, rng)
-    mixed = [np.concatenate(pair) for pair in zip((some.tile, some.row, some.col), (any_.tile, any_.row, any_.col))]
+    mixed = [
+        np.concatenate(pair) for pair in zip((some.tile, some.row, some.col), (any_.tile, any_.row, any_.col))
+    ]
     return _whole_windows(p, *mixed)[rng.permutation(count)]
 
 # %% ../nbs/04_patches.ipynb #c111-2672eede
@@ -369,15 +437,17 @@ def _whole_windows(patch_size, tile, row, col):
 
 # %% ../nbs/04_patches.ipynb #c113-12744f08
 def coverage(
-    windows: Windows,       # Windows on one or more tiles
-    tile: int,              # Index of the tile
+    windows: Windows,  # Windows on one or more tiles
+    tile: int,  # Index of the tile
     size: tuple[int, int],  # (H, W) of that tile, in pixels
-    margin: int = 0,        # Widen every window by this many pixels on each side
-) -> np.ndarray:            # int32 (H, W): how many windows cover each pixel
+    margin: int = 0,  # Widen every window by this many pixels on each side
+) -> np.ndarray:  # int32 (H, W): how many windows cover each pixel
     "How often each pixel of a tile is covered."
     some, (h, w) = windows[windows.tile == tile], size
     top, left = np.maximum(some.row - margin, 0), np.maximum(some.col - margin, 0)
-    bottom, right = (np.minimum(at + windows.patch_size + margin, n) for at, n in ((some.row, h), (some.col, w)))
+    bottom, right = (
+        np.minimum(at + windows.patch_size + margin, n) for at, n in ((some.row, h), (some.col, w))
+    )
     corners = np.zeros((h + 1, w + 1), np.int32)
     for rows, cols, sign in [(top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)]:
         np.add.at(corners, (rows, cols), sign)
@@ -385,14 +455,16 @@ def coverage(
 
 # %% ../nbs/04_patches.ipynb #c133-81c676a5
 def random_split(
-    windows: Windows,           # Windows to split, at least two
-    share: float,               # Share for validation, in (0, 1)
-    rng: np.random.Generator,   # Source of chance
-) -> tuple[Windows, Windows]:   # Training and validation windows; each keeps at least one
+    windows: Windows,  # Windows to split, at least two
+    share: float,  # Share for validation, in (0, 1)
+    rng: np.random.Generator,  # Source of chance
+) -> tuple[Windows, Windows]:  # Training and validation windows; each keeps at least one
     "The report's split: a random share of the windows is kept for validation."
     _check_share(share)
     if len(windows) < 2:
-        raise ValueError(f"{len(windows)} window cannot be split into training and validation: choose a smaller patch_size or stride")
+        raise ValueError(
+            f"{len(windows)} window cannot be split into training and validation: choose a smaller patch_size or stride"
+        )
     order, count = rng.permutation(len(windows)), _validation_count(len(windows), share)
     return windows[np.sort(order[count:])], windows[np.sort(order[:count])]
 
@@ -404,14 +476,16 @@ def _check_share(share):
 
 # %% ../nbs/04_patches.ipynb #c139-9bff2fe1
 def overlap_leak(
-    train: Windows,                    # Training windows
-    valid: Windows,                    # Validation windows, at least one
+    train: Windows,  # Training windows
+    valid: Windows,  # Validation windows, at least one
     sizes: Sequence[tuple[int, int]],  # (H, W) of every tile, in pixels
-    margin: int = 0,                   # Widen training windows by this many pixels
-) -> float:                            # Share of validation pixels, in [0, 1]
+    margin: int = 0,  # Widen training windows by this many pixels
+) -> float:  # Share of validation pixels, in [0, 1]
     "Share of the validation pixels that training has seen as well."
     if not len(valid) or valid.tile.max() >= len(sizes):
-        raise ValueError(f"{len(valid)} validation windows on {len(sizes)} tiles: give at least one window, and the size of every tile")
+        raise ValueError(
+            f"{len(valid)} validation windows on {len(sizes)} tiles: give at least one window, and the size of every tile"
+        )
     seen = total = 0
     for t, size in enumerate(sizes):
         held_out = coverage(valid, t, size) > 0
@@ -428,19 +502,21 @@ def _side_strip(size, share, side):
 
 # %% ../nbs/04_patches.ipynb #c153-54c65d3b
 def blocked_split(
-    windows: Windows,                  # Windows to split
+    windows: Windows,  # Windows to split
     sizes: Sequence[tuple[int, int]],  # (H, W) of each tile, in pixels
-    share: float,                      # Share of each tile for validation, in (0, 1)
-    rng: np.random.Generator,          # Chooses a side of every tile
-    guard: int = 96,                   # Pixels between training and validation windows, at least 0; the network's reach or more
-) -> tuple[Windows, Windows]:          # Training and validation windows; those in between are dropped
+    share: float,  # Share of each tile for validation, in (0, 1)
+    rng: np.random.Generator,  # Chooses a side of every tile
+    guard: int = 96,  # Pixels between training and validation windows, at least 0; the network's reach or more
+) -> tuple[Windows, Windows]:  # Training and validation windows; those in between are dropped
     "Hold out a strip of ground on every tile, with a guard band around it."
     _check_share(share)
     inside = _in_strips(windows, [_side_strip(size, share, rng.integers(4)) for size in sizes])
     train, valid = _far_from(windows[~inside], windows[inside], sizes, guard), windows[inside]
     if not len(train) or not len(valid):
-        raise ValueError(f"a strip of {share:.0%} with a guard of {guard} pixels leaves {len(train)} training and {len(valid)} validation windows: "
-                         "choose a smaller patch_size or guard, or another share")
+        raise ValueError(
+            f"a strip of {share:.0%} with a guard of {guard} pixels leaves {len(train)} training and {len(valid)} validation windows: "
+            "choose a smaller patch_size or guard, or another share"
+        )
     return train, valid
 
 # %% ../nbs/04_patches.ipynb #c155-b5fcb15a
@@ -453,9 +529,15 @@ def _in_strips(windows, strips):
 # %% ../nbs/04_patches.ipynb #c157-8674e24c
 def _far_from(windows, others, sizes, guard):
     "The windows with at least `guard` pixels between them and each of the others."
-    if guard < 0: raise ValueError(f"guard must be at least 0 pixels, got {guard}: 0 keeps training and validation just apart")
+    if guard < 0:
+        raise ValueError(
+            f"guard must be at least 0 pixels, got {guard}: 0 keeps training and validation just apart"
+        )
     keep = np.zeros(len(windows), bool)
     for t, size in enumerate(sizes):
-        clear, at = clear_places(coverage(others, t, size, guard) > 0, windows.patch_size), np.flatnonzero(windows.tile == t)
+        clear, at = (
+            clear_places(coverage(others, t, size, guard) > 0, windows.patch_size),
+            np.flatnonzero(windows.tile == t),
+        )
         keep[at] = clear[windows.row[at], windows.col[at]]
     return windows[keep]

@@ -19,46 +19,68 @@ from matplotlib.transforms import ScaledTranslation
 
 # %% ../nbs/library/plots.ipynb #c015-873afb66
 IGNORED = (110, 110, 110)  # Colour of pixels without a class, in every figure
-RIGHT = (240, 240, 240)    # Colour of correctly predicted pixels in an error map
-WRONG = (214, 30, 40)      # Colour of wrongly predicted pixels in an error map
-EDGE = '#444444'           # Edge of legend patches
-WIDTH = 6.4                # Width of a figure in inches
+RIGHT = (240, 240, 240)  # Colour of correctly predicted pixels in an error map
+WRONG = (214, 30, 40)  # Colour of wrongly predicted pixels in an error map
+EDGE = '#444444'  # Edge of legend patches
+WIDTH = 6.4  # Width of a figure in inches
 
 # %% ../nbs/library/plots.ipynb #c017-b702e1aa
-HOUSE = {'font.size': 12, 'axes.titlesize': 12, 'axes.labelsize': 12, 'xtick.labelsize': 11, 'ytick.labelsize': 11,
-         'legend.fontsize': 11, 'legend.frameon': False, 'axes.spines.top': False, 'lines.linewidth': 2,
-         'figure.dpi': 90, 'figure.constrained_layout.use': True}
+HOUSE = {
+    'font.size': 12,
+    'axes.titlesize': 12,
+    'axes.labelsize': 12,
+    'xtick.labelsize': 11,
+    'ytick.labelsize': 11,
+    'legend.fontsize': 11,
+    'legend.frameon': False,
+    'axes.spines.top': False,
+    'lines.linewidth': 2,
+    'figure.dpi': 90,
+    'figure.constrained_layout.use': True,
+}
+
 
 @contextmanager
-def house_style(
-) -> Iterator[None]:  # A context, which works as a decorator too
+def house_style() -> Iterator[None]:  # A context, which works as a decorator too
     "The settings that every figure of the library is drawn with, in force only inside the context."
     yours = {name: plt.rcParams[name] for name in HOUSE}
     plt.rcParams.update(HOUSE)
-    try: yield
-    finally: plt.rcParams.update(yours)
+    try:
+        yield
+    finally:
+        plt.rcParams.update(yours)
 
 # %% ../nbs/library/plots.ipynb #c021-038631fe
 def _axes(ax, size):
     "`ax`, or new axes in the proportions of an array of `size` (rows, columns)."
-    if ax is not None: return ax
-    height = WIDTH * size[0] / size[1] + .6
+    if ax is not None:
+        return ax
+    height = WIDTH * size[0] / size[1] + 0.6
     return plt.subplots(figsize=(WIDTH, min(max(height, 2), 8)))[1]
+
 
 def _frame(ax, size, title):
     "Limit `ax` to the pixels of an array of `size`, without ticks."
-    ax.set(xlim=(-.5, size[1] - .5), ylim=(size[0] - .5, -.5), title=title, aspect='equal', xticks=[], yticks=[])
-    ax.spines[:].set(visible=True, color=EDGE, linewidth=.8)
+    ax.set(
+        xlim=(-0.5, size[1] - 0.5),
+        ylim=(size[0] - 0.5, -0.5),
+        title=title,
+        aspect='equal',
+        xticks=[],
+        yticks=[],
+    )
+    ax.spines[:].set(visible=True, color=EDGE, linewidth=0.8)
     return ax
 
 # %% ../nbs/library/plots.ipynb #c023-db54cd47
 def _area_mean(image, step):
     "Mean of every `step` x `step` block of `image` (H, W, C); blocks at the right and bottom edge may be smaller."
     rows, cols = (np.arange(0, n, step) for n in image.shape[:2])
-    sums = [np.add.reduceat(image[r:r + step].sum(axis=0, dtype=np.float64), cols, axis=0) for r in rows]
+    sums = [np.add.reduceat(image[r : r + step].sum(axis=0, dtype=np.float64), cols, axis=0) for r in rows]
     heights, widths = (np.diff([*starts, n]) for starts, n in zip((rows, cols), image.shape))
     mean = np.stack(sums) / (heights[:, None, None] * widths[None, :, None])
     return (mean if image.dtype.kind == 'f' else mean.round()).astype(image.dtype)
+
 
 def _nearest(labels, step):
     "The pixel in the middle of every `step` x `step` block of `labels` (H, W)."
@@ -67,13 +89,15 @@ def _nearest(labels, step):
 
 # %% ../nbs/library/plots.ipynb #c025-9991f00e
 def thumbnail(
-    image: np.ndarray,   # Image (H, W, C) of any numeric type, or labels (H, W)
+    image: np.ndarray,  # Image (H, W, C) of any numeric type, or labels (H, W)
     longest: int = 800,  # Longest side of the result, in pixels; at least 1
-) -> np.ndarray:         # Smaller copy of the same dtype; the array itself when it is small enough
+) -> np.ndarray:  # Smaller copy of the same dtype; the array itself when it is small enough
     "Reduce an array for display: block means of an image, nearest pixels of labels."
-    if longest < 1: raise ValueError(f'longest must be at least 1 pixel, got {longest}')
+    if longest < 1:
+        raise ValueError(f'longest must be at least 1 pixel, got {longest}')
     step = -(-max(image.shape[:2]) // longest)
-    if step <= 1: return image
+    if step <= 1:
+        return image
     return _nearest(image, step) if image.ndim == 2 else _area_mean(image, step)
 
 # %% ../nbs/library/plots.ipynb #c033-7a4969b9
@@ -81,20 +105,26 @@ def _bands(image):
     "`image` as (H, W, C), or an error when its axes are in another order."
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
-        raise ValueError(f'an image to show is (H, W) or (H, W, C), got shape {image.shape}: of a batch, show one at a time')
+        raise ValueError(
+            f'an image to show is (H, W) or (H, W, C), got shape {image.shape}: of a batch, show one at a time'
+        )
     if image.shape[0] <= 4 < image.shape[2]:
         raise ValueError(f'image of shape {image.shape} looks like (C, H, W): pass image.transpose(1, 2, 0)')
     return image
 
+
 def _screen(image):
     "Float (H, W, 3) in [0, 1] of an image (H, W, C)."
     shown = image[..., :3].astype(np.float32)
-    if image.dtype == np.uint8: shown /= 255
+    if image.dtype == np.uint8:
+        shown /= 255
     elif image.dtype.kind in 'ui':
         low, high = np.percentile(shown, (2, 98), axis=(0, 1))
         shown = (shown - low) / np.maximum(high - low, 1)
-    if shown.shape[2] == 1: shown = shown.repeat(3, axis=2)
-    if shown.shape[2] == 2: shown = np.dstack([shown, np.zeros_like(shown[..., :1])])
+    if shown.shape[2] == 1:
+        shown = shown.repeat(3, axis=2)
+    if shown.shape[2] == 2:
+        shown = np.dstack([shown, np.zeros_like(shown[..., :1])])
     return shown.clip(0, 1)
 
 # %% ../nbs/library/plots.ipynb #c035-0fa78d5c
@@ -102,15 +132,15 @@ def _draw(ax, small, size, **settings):
     "Draw the thumbnail `small` of an array of `size`, in the pixel coordinates of the array."
     step = -(-max(size[:2]) // max(small.shape[:2]))
     rows, cols = small.shape[0] * step, small.shape[1] * step
-    ax.imshow(small, extent=(-.5, cols - .5, rows - .5, -.5), **settings)
+    ax.imshow(small, extent=(-0.5, cols - 0.5, rows - 0.5, -0.5), **settings)
 
 # %% ../nbs/library/plots.ipynb #c037-382f6600
 @house_style()
 def show_tile(
     image: np.ndarray,  # Image (H, W) or (H, W, C): unsigned integers as stored, or floats in [0, 1]
-    ax=None,            # Matplotlib axes to draw on; new ones when None
-    title: str = '',    # Title above the picture
-) -> plt.Axes:          # The axes
+    ax=None,  # Matplotlib axes to draw on; new ones when None
+    title: str = '',  # Title above the picture
+) -> plt.Axes:  # The axes
     "Show an image of any number of bands and bits, in pixel coordinates."
     image = _bands(image)
     ax = _axes(ax, image.shape)
@@ -123,54 +153,75 @@ def _paint(labels, palette):
     present, count = np.unique(labels), len(palette.names)
     strangers = present[((present < 0) | (present >= count)) & (present != 255)]
     if len(strangers):
-        raise ValueError(f'labels hold the class {strangers[0]}, the palette ends at {count - 1}: pass the palette the labels were made with')
+        raise ValueError(
+            f'labels hold the class {strangers[0]}, the palette ends at {count - 1}: pass the palette the labels were made with'
+        )
     table = np.full((256, 3), IGNORED, np.uint8)
     table[:count] = palette.colours
     return table[labels]
 
+
 def _check_labels(labels, size=None):
     "Raise unless `labels` is a map of class indices, of `size` if given."
     if labels.ndim != 2 or labels.dtype.kind not in 'ui':
-        raise ValueError(f'labels must be integers (H, W), got {labels.dtype} {labels.shape}: turn colours into labels, logits into their argmax')
+        raise ValueError(
+            f'labels must be integers (H, W), got {labels.dtype} {labels.shape}: turn colours into labels, logits into their argmax'
+        )
     if size is not None and labels.shape != tuple(size):
-        raise ValueError(f'arrays of {labels.shape} and {tuple(size)} pixels do not lie on one grid: cut or predict them alike')
+        raise ValueError(
+            f'arrays of {labels.shape} and {tuple(size)} pixels do not lie on one grid: cut or predict them alike'
+        )
 
 # %% ../nbs/library/plots.ipynb #c049-14bb631a
 def _patches(colours, names):
     "Legend patches with a thin edge, one per name."
-    return [Patch(facecolor=np.array(c) / 255, edgecolor=EDGE, linewidth=.8, label=n) for c, n in zip(colours, names)]
+    return [
+        Patch(facecolor=np.array(c) / 255, edgecolor=EDGE, linewidth=0.8, label=n)
+        for c, n in zip(colours, names)
+    ]
+
 
 def _class_patches(palette, ignored):
     "Legend patches of a palette, and of the ignored pixels if there are any."
     patches = _patches(palette.colours, palette.names)
     return patches + _patches([IGNORED], ['ignored']) if ignored else patches
 
+
 def _legend_below(ax, patches):
     "Put the legend under the picture, in rows of three, or two where the panel is narrow."
     narrow = ax.bbox.width < 3.5 * ax.figure.dpi
-    ax.legend(handles=patches, loc='upper center', bbox_to_anchor=(.5, 0), ncols=2 if narrow else 3, handlelength=1.2, columnspacing=1.2)
+    ax.legend(
+        handles=patches,
+        loc='upper center',
+        bbox_to_anchor=(0.5, 0),
+        ncols=2 if narrow else 3,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
 
 # %% ../nbs/library/plots.ipynb #c051-12ac7c08
 @house_style()
 def show_labels(
-    labels: np.ndarray,   # Class indices (H, W), integer; 255 is ignored
-    palette,              # Palette: any object with `.names` and `.colours`, one (r, g, b) in 0 to 255 per name
-    ax=None,              # Matplotlib axes to draw on; new ones when None
-    title: str = '',      # Title above the picture
+    labels: np.ndarray,  # Class indices (H, W), integer; 255 is ignored
+    palette,  # Palette: any object with `.names` and `.colours`, one (r, g, b) in 0 to 255 per name
+    ax=None,  # Matplotlib axes to draw on; new ones when None
+    title: str = '',  # Title above the picture
     legend: bool = True,  # Put a legend of all classes below?
-) -> plt.Axes:            # The axes
+) -> plt.Axes:  # The axes
     "Show a label map in the colours of its palette, whichever classes it holds."
     _check_labels(labels)
     painted = _paint(thumbnail(labels), palette)
     ax = _axes(ax, labels.shape)
     _draw(ax, painted, labels.shape, interpolation='nearest')
-    if legend: _legend_below(ax, _class_patches(palette, (labels == 255).any()))
+    if legend:
+        _legend_below(ax, _class_patches(palette, (labels == 255).any()))
     return _frame(ax, labels.shape, title)
 
 # %% ../nbs/library/plots.ipynb #c065-12fe18c5
 def _error_codes(labels, label_map):
     "0 where right, 1 where wrong, 2 where ignored."
     return np.where(labels == 255, np.uint8(2), (labels != label_map).astype(np.uint8))
+
 
 def _error_names(codes):
     "Legend texts for right, wrong and ignored; the last only when there are such pixels."
@@ -182,16 +233,21 @@ def _error_names(codes):
 # %% ../nbs/library/plots.ipynb #c067-71b19f31
 @house_style()
 def show_errors(
-    labels: np.ndarray,     # Reference class indices (H, W), integer; 255 is ignored
+    labels: np.ndarray,  # Reference class indices (H, W), integer; 255 is ignored
     label_map: np.ndarray,  # Predicted class indices (H, W), integer
-    ax=None,                # Matplotlib axes to draw on; new ones when None
-    title: str = '',        # Title above the picture
-) -> plt.Axes:              # The axes
+    ax=None,  # Matplotlib axes to draw on; new ones when None
+    title: str = '',  # Title above the picture
+) -> plt.Axes:  # The axes
     "Show where a prediction is wrong, in one fixed colour, with the share of wrong pixels."
     _check_labels(labels)
     _check_labels(label_map, labels.shape)
     codes, ax = _error_codes(labels, label_map), _axes(ax, labels.shape)
-    _draw(ax, np.array([RIGHT, WRONG, IGNORED], np.uint8)[thumbnail(codes)], labels.shape, interpolation='nearest')
+    _draw(
+        ax,
+        np.array([RIGHT, WRONG, IGNORED], np.uint8)[thumbnail(codes)],
+        labels.shape,
+        interpolation='nearest',
+    )
     _legend_below(ax, _patches([RIGHT, WRONG, IGNORED], _error_names(codes)))
     return _frame(ax, labels.shape, title)
 
@@ -199,29 +255,38 @@ def show_errors(
 def _overhang(ax, origins, patch_size, size):
     "Widen the limits of `ax` to all windows, and number rows and columns."
     first, last = np.minimum(origins.min(axis=0), 0), np.maximum(origins.max(axis=0) + patch_size, size[:2])
-    ax.set(xlim=(first[1] - .5, last[1] - .5), ylim=(last[0] - .5, first[0] - .5))
+    ax.set(xlim=(first[1] - 0.5, last[1] - 0.5), ylim=(last[0] - 0.5, first[0] - 0.5))
     ax.set_facecolor('#9a9a9a')
-    for axis in (ax.xaxis, ax.yaxis): axis.set_major_locator(MaxNLocator(5, integer=True))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))
+
 
 def _squares(origins, patch_size):
     "Squares around the pixels of every window; the first one comes last, to lie on top."
-    corners = np.roll(origins, -1, axis=0)[:, ::-1] - .5
-    return PatchCollection([Rectangle(corner, patch_size, patch_size) for corner in corners], facecolor=(1, 1, 0, .12),
-                           edgecolor=(1, 1, 0), linewidth=[1] * (len(corners) - 1) + [3], clip_on=False)
+    corners = np.roll(origins, -1, axis=0)[:, ::-1] - 0.5
+    return PatchCollection(
+        [Rectangle(corner, patch_size, patch_size) for corner in corners],
+        facecolor=(1, 1, 0, 0.12),
+        edgecolor=(1, 1, 0),
+        linewidth=[1] * (len(corners) - 1) + [3],
+        clip_on=False,
+    )
 
 # %% ../nbs/library/plots.ipynb #c075-51d4ff20
 @house_style()
 def show_windows(
-    image: np.ndarray,    # Image (H, W) or (H, W, C), as for `show_tile`
+    image: np.ndarray,  # Image (H, W) or (H, W, C), as for `show_tile`
     origins: np.ndarray,  # Row and column of every window's first pixel, integer (N, 2)
-    patch_size: int,      # Side of the windows, in pixels; at least 1
-    ax=None,              # Matplotlib axes to draw on; new ones when None
-    title: str = '',      # Title above the picture
-) -> plt.Axes:            # The axes
+    patch_size: int,  # Side of the windows, in pixels; at least 1
+    ax=None,  # Matplotlib axes to draw on; new ones when None
+    title: str = '',  # Title above the picture
+) -> plt.Axes:  # The axes
     "Show windows as squares over the image, with rows and columns numbered."
     origins = np.asarray(origins)
     if origins.ndim != 2 or origins.shape[1] != 2 or len(origins) == 0 or patch_size < 1:
-        raise ValueError(f'show_windows needs origins (N, 2) and a patch_size of at least 1, got {origins.shape} and {patch_size}: pass rows and columns')
+        raise ValueError(
+            f'show_windows needs origins (N, 2) and a patch_size of at least 1, got {origins.shape} and {patch_size}: pass rows and columns'
+        )
     ax = show_tile(image, ax, title)
     ax.add_collection(_squares(origins, patch_size))
     _overhang(ax, origins, patch_size, np.shape(image))
@@ -230,67 +295,85 @@ def show_windows(
 # %% ../nbs/library/plots.ipynb #c081-f8522112
 @house_style()
 def show_triptych(
-    image: np.ndarray,      # Image (H, W) or (H, W, C), as for `show_tile`
-    labels: np.ndarray,     # Reference class indices (H, W), integer; 255 is ignored
+    image: np.ndarray,  # Image (H, W) or (H, W, C), as for `show_tile`
+    labels: np.ndarray,  # Reference class indices (H, W), integer; 255 is ignored
     label_map: np.ndarray,  # Predicted class indices (H, W), integer
-    palette,                # Palette: any object with `.names` and `.colours`
-    title: str = '',        # Title above the three panels
-) -> plt.Figure:            # The figure
+    palette,  # Palette: any object with `.names` and `.colours`
+    title: str = '',  # Title above the three panels
+) -> plt.Figure:  # The figure
     "Show image, labels and prediction side by side, with one legend."
-    for array in (labels, label_map): _check_labels(array, _bands(image).shape[:2])
-    height = WIDTH / 3 * labels.shape[0] / labels.shape[1] + (1.1 if title else .8)
+    for array in (labels, label_map):
+        _check_labels(array, _bands(image).shape[:2])
+    height = WIDTH / 3 * labels.shape[0] / labels.shape[1] + (1.1 if title else 0.8)
     fig, axes = plt.subplots(1, 3, figsize=(WIDTH, height))
     show_tile(image, axes[0], 'image')
     show_labels(labels, palette, axes[1], 'labels', legend=False)
     show_labels(label_map, palette, axes[2], 'prediction', legend=False)
     ignored = (labels == 255).any() or (label_map == 255).any()
-    fig.legend(handles=_class_patches(palette, ignored), loc='outside lower center', ncols=3, handlelength=1.2)
-    if title: fig.suptitle(title)
+    fig.legend(
+        handles=_class_patches(palette, ignored), loc='outside lower center', ncols=3, handlelength=1.2
+    )
+    if title:
+        fig.suptitle(title)
     return fig
 
 # %% ../nbs/library/plots.ipynb #c089-abb0f058
 def _percent(share):
     "A share from 0 to 1 as a short text in percent."
-    if np.isnan(share): return '–'
-    if 0 < share < .005: return '<1'
-    if .995 <= share < 1: return '>99'
+    if np.isnan(share):
+        return '–'
+    if 0 < share < 0.005:
+        return '<1'
+    if 0.995 <= share < 1:
+        return '>99'
     return f'{100 * share:.0f}'
+
 
 def _count(pixels):
     "A count of pixels as a text of at most five letters."
     for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-        if pixels >= size: return f'{pixels / size:.3g}{unit}' if pixels < 999.5 * size else f'{pixels / size:.0f}{unit}'
+        if pixels >= size:
+            return f'{pixels / size:.3g}{unit}' if pixels < 999.5 * size else f'{pixels / size:.0f}{unit}'
     return f'{pixels:.0f}'
+
 
 def _check_matrix(matrix, names):
     "Raise unless `matrix` is square with one row per name and no negative count."
     if matrix.shape != (len(names), len(names)):
-        raise ValueError(f'a matrix of {len(names)} classes has shape {(len(names),) * 2}, got {matrix.shape}: pass the names of its classes')
-    if (matrix < 0).any(): raise ValueError('a confusion matrix holds counts, got a negative one: pass pixel counts, not differences')
+        raise ValueError(
+            f'a matrix of {len(names)} classes has shape {(len(names),) * 2}, got {matrix.shape}: pass the names of its classes'
+        )
+    if (matrix < 0).any():
+        raise ValueError(
+            'a confusion matrix holds counts, got a negative one: pass pixel counts, not differences'
+        )
 
 # %% ../nbs/library/plots.ipynb #c091-2be9449b
 def _write(display, texts, shares):
     "Replace the texts of a drawn matrix, each in a colour that can be read on its cell."
     for cell, text, share in zip(display.text_.flat, texts.flat, shares.flat):
-        cell.set(text=text, color='white' if share > .65 else 'black')
+        cell.set(text=text, color='white' if share > 0.65 else 'black')
+
 
 def _name_axes(ax, names):
     "Name rows and columns; long names of columns are turned."
     turned = max(map(len, names)) * len(names) > 40
     ax.set(xlabel='prediction', ylabel='reference')
     ax.tick_params(axis='x', rotation=40 if turned else 0)
-    if turned: plt.setp(ax.get_xticklabels(), ha='right', rotation_mode='anchor')
+    if turned:
+        plt.setp(ax.get_xticklabels(), ha='right', rotation_mode='anchor')
 
 # %% ../nbs/library/plots.ipynb #c093-87af816f
 @house_style()
 def plot_confusion(
-    matrix: np.ndarray,      # Confusion matrix (K, K) in pixels: rows are the reference, columns the prediction
-    names,                   # K class names
-    ax=None,                 # Matplotlib axes to draw on; new ones when None
+    matrix: np.ndarray,  # Confusion matrix (K, K) in pixels: rows are the reference, columns the prediction
+    names,  # K class names
+    ax=None,  # Matplotlib axes to draw on; new ones when None
     normalise: bool = True,  # Print percentages of each row? Otherwise counts
-) -> plt.Axes:               # The axes
+) -> plt.Axes:  # The axes
     "Plot a confusion matrix, coloured by the share of each row."
     from sklearn.metrics import ConfusionMatrixDisplay
+
     matrix = np.asarray(matrix)
     _check_matrix(matrix, names)
     total = matrix.sum(axis=1, keepdims=True)
@@ -310,19 +393,26 @@ def _series(records, name):
     values = [getattr(record, name, None) for record in records]
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
+
 def _best_epoch(records, best):
     "Index of the epoch number `best`, or of the lowest validation loss; None when no loss is finite."
     numbers, valid = [record.number for record in records], _series(records, 'valid_loss')
     if best is not None and best not in numbers:
-        raise ValueError(f'epoch {best} is not among {numbers[0]} to {numbers[-1]}: pass the number of a record')
-    if best is not None: return numbers.index(best)
-    return int(np.nanargmin(np.where(np.isfinite(valid), valid, np.nan))) if np.isfinite(valid).any() else None
+        raise ValueError(
+            f'epoch {best} is not among {numbers[0]} to {numbers[-1]}: pass the number of a record'
+        )
+    if best is not None:
+        return numbers.index(best)
+    return (
+        int(np.nanargmin(np.where(np.isfinite(valid), valid, np.nan))) if np.isfinite(valid).any() else None
+    )
 
 # %% ../nbs/library/plots.ipynb #c109-27a29548
 def _mark_best(ax, number, loss):
     "Mark the best epoch with a line, and a dot where its loss is known."
     ax.axvline(number, color='#999999', linewidth=1, zorder=0)
     ax.plot(number, loss, 'o', color='#b2182b', markersize=8, label=f'best: epoch {number} ({loss:.3g})')
+
 
 def _add_accuracy(ax, numbers, accuracy):
     "Draw the validation accuracy in percent against an axis on the right."
@@ -334,63 +424,90 @@ def _add_accuracy(ax, numbers, accuracy):
 # %% ../nbs/library/plots.ipynb #c111-3e1c8c7b
 @house_style()
 def plot_history(
-    records,                  # Sequence of records with `.number`, `.train_loss`, `.valid_loss` and, optionally, `.valid_accuracy` in [0, 1]
-    ax=None,                  # Matplotlib axes to draw on; new ones when None
+    records,  # Sequence of records with `.number`, `.train_loss`, `.valid_loss` and, optionally, `.valid_accuracy` in [0, 1]
+    ax=None,  # Matplotlib axes to draw on; new ones when None
     best: int | None = None,  # Number of the epoch to mark; the lowest validation loss when None
-) -> plt.Axes:                # The axes
+) -> plt.Axes:  # The axes
     "Plot training and validation loss per epoch, and mark the best epoch."
-    if len(records) == 0: raise ValueError('the history holds no epoch: train for at least one')
+    if len(records) == 0:
+        raise ValueError('the history holds no epoch: train for at least one')
     kept, numbers = _best_epoch(records, best), [record.number for record in records]
-    train, valid, accuracy = (_series(records, name) for name in ('train_loss', 'valid_loss', 'valid_accuracy'))
+    train, valid, accuracy = (
+        _series(records, name) for name in ('train_loss', 'valid_loss', 'valid_accuracy')
+    )
     ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 3.8))[1]
     ax.plot(numbers, train, 'o-', markersize=3, color='#4393c3', label='train')
     ax.plot(numbers, valid, 'o-', markersize=3, color='#d6604d', label='valid')
-    if kept is not None: _mark_best(ax, numbers[kept], valid[kept])
-    if np.isfinite(accuracy).any(): _add_accuracy(ax, numbers, accuracy)
+    if kept is not None:
+        _mark_best(ax, numbers[kept], valid[kept])
+    if np.isfinite(accuracy).any():
+        _add_accuracy(ax, numbers, accuracy)
     ax.set(xlabel='epoch', ylabel='loss')
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    below = ax.transAxes + ScaledTranslation(0, -.5, ax.figure.dpi_scale_trans)
-    ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), bbox_transform=below, ncols=3, columnspacing=1.2)
+    below = ax.transAxes + ScaledTranslation(0, -0.5, ax.figure.dpi_scale_trans)
+    ax.legend(loc='upper center', bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=3, columnspacing=1.2)
     return ax
 
 # %% ../nbs/library/plots.ipynb #p001-intervals-code
 @house_style()
 def plot_intervals(
-    values: dict,      # Name of a row -> one number per run
-    intervals: dict,   # Name of a row -> (middle, low, high), in the same unit; the same names
-    ax=None,           # Matplotlib axes to draw on; new ones when None
+    values: dict,  # Name of a row -> one number per run
+    intervals: dict,  # Name of a row -> (middle, low, high), in the same unit; the same names
+    ax=None,  # Matplotlib axes to draw on; new ones when None
     xlabel: str = '',  # What the numbers are, with their unit
-) -> plt.Axes:         # The axes; the first row on top
+) -> plt.Axes:  # The axes; the first row on top
     "Plot the runs of several settings, with an interval for each."
     if not values or values.keys() != intervals.keys():
-        raise ValueError(f"rows {list(values)} and intervals {list(intervals)} must have the same names, at least one: compute an interval per row")
-    ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, .42 * len(values) + 1))[1]
+        raise ValueError(
+            f"rows {list(values)} and intervals {list(intervals)} must have the same names, at least one: compute an interval per row"
+        )
+    ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 0.42 * len(values) + 1))[1]
     for row, name in enumerate(values):
         middle, low, high = intervals[name]
-        ax.plot(values[name], [row + .22] * len(values[name]), 'o', color='#777777', markersize=4)
+        ax.plot(values[name], [row + 0.22] * len(values[name]), 'o', color='#777777', markersize=4)
         ax.plot([low, high], [row, row], color='#1b6ca8', linewidth=4, solid_capstyle='butt')
         ax.plot(middle, row, '|', color='black', markersize=13, markeredgewidth=2)
-    ax.set(yticks=range(len(values)), yticklabels=values, ylim=(len(values) - .5, -.6), xlabel=xlabel)
+    ax.set(yticks=range(len(values)), yticklabels=values, ylim=(len(values) - 0.5, -0.6), xlabel=xlabel)
     return ax
 
 # %% ../nbs/library/plots.ipynb #v00a-light-code
 def as_light(
     colours: np.ndarray,  # Colours or an image, sRGB of any shape, 0 to 255
-) -> np.ndarray:          # float64 of the same shape: amounts of light, 0 to 1
+) -> np.ndarray:  # float64 of the same shape: amounts of light, 0 to 1
     "Undo the curve of sRGB."
     stored = np.asarray(colours) / 255
-    return np.where(stored <= .04045, stored / 12.92, ((stored + .055) / 1.055) ** 2.4)
+    return np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
 
 # %% ../nbs/library/plots.ipynb #v001-vision-code
-VISION = {'protanopia': ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
-          'deuteranopia': ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
-          'tritanopia': ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900))}
+VISION = {
+    'protanopia': (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    'deuteranopia': (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
+    'tritanopia': (
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
+    ),
+}
+
 
 def as_seen(
     colours: np.ndarray,  # Colours or an image, sRGB (..., 3), 0 to 255
-    vision: str,          # What is missing: 'protanopia' red cones, 'deuteranopia' green, 'tritanopia' blue
-) -> np.ndarray:          # uint8 of the same shape: colours that look to everybody as the given ones look to that reader
+    vision: str,  # What is missing: 'protanopia' red cones, 'deuteranopia' green, 'tritanopia' blue
+) -> (
+    np.ndarray
+):  # uint8 of the same shape: colours that look to everybody as the given ones look to that reader
     "Simulate a colour vision deficiency."
-    if vision not in VISION: raise ValueError(f'vision must be one of {", ".join(VISION)}, got {vision!r}')
+    if vision not in VISION:
+        raise ValueError(f'vision must be one of {", ".join(VISION)}, got {vision!r}')
     left = (as_light(colours) @ np.transpose(VISION[vision])).clip(0, 1)
-    return np.rint(255 * np.where(left <= .0031308, 12.92 * left, 1.055 * left ** (1 / 2.4) - .055)).astype(np.uint8)
+    return np.rint(255 * np.where(left <= 0.0031308, 12.92 * left, 1.055 * left ** (1 / 2.4) - 0.055)).astype(
+        np.uint8
+    )

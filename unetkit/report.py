@@ -34,56 +34,128 @@ PUBLISHED_ACCURACY = {32: 67.92, 64: 63.72, 128: 62.01}  # Table 2, percent of t
 
 # %% ../nbs/10_report.ipynb #c009-be0a07ae
 PUBLISHED_SCORES = {  # Tables 3 to 5: per patch size and class recall, precision, F1 in percent, as printed
-    32: {"building": (83.55, 71.23, 76.90), "tree": (73.82, 67.85, 70.71), "low vegetation": (51.57, 67.49, 58.47),
-         "car": (5.63, 31.78, 9.57), "impervious": (76.73, 65.18, 70.48)},
-    64: {"building": (63.35, 68.53, 65.84), "tree": (71.62, 71.62, 69.44), "low vegetation": (49.53, 49.53, 56.41),
-         "car": (0.0, 0.0, 0.0), "impervious": (81.82, 81.82, 65.12)},
-    128: {"building": (66.25, 60.74, 63.37), "tree": (60.11, 71.72, 65.40), "low vegetation": (53.50, 61.57, 57.25),
-          "car": (0.0, 0.0, 0.0), "impervious": (80.10, 54.00, 54.00)}}
+    32: {
+        "building": (83.55, 71.23, 76.90),
+        "tree": (73.82, 67.85, 70.71),
+        "low vegetation": (51.57, 67.49, 58.47),
+        "car": (5.63, 31.78, 9.57),
+        "impervious": (76.73, 65.18, 70.48),
+    },
+    64: {
+        "building": (63.35, 68.53, 65.84),
+        "tree": (71.62, 71.62, 69.44),
+        "low vegetation": (49.53, 49.53, 56.41),
+        "car": (0.0, 0.0, 0.0),
+        "impervious": (81.82, 81.82, 65.12),
+    },
+    128: {
+        "building": (66.25, 60.74, 63.37),
+        "tree": (60.11, 71.72, 65.40),
+        "low vegetation": (53.50, 61.57, 57.25),
+        "car": (0.0, 0.0, 0.0),
+        "impervious": (80.10, 54.00, 54.00),
+    },
+}
 
 # %% ../nbs/10_report.ipynb #c013-cd2ee26f
 PUBLISHED_SETTINGS = {  # Table 1
-    "patch_size": (32, 64, 128), "stride": (32, 64, 128), "epochs": 20, "batch_size": 10, "patience": 10,
-    "loss": "weighted_cross_entropy", "optimizer": "Adam", "lr": 0.001}
+    "patch_size": (32, 64, 128),
+    "stride": (32, 64, 128),
+    "epochs": 20,
+    "batch_size": 10,
+    "patience": 10,
+    "loss": "weighted_cross_entropy",
+    "optimizer": "Adam",
+    "lr": 0.001,
+}
 
 # %% ../nbs/10_report.ipynb #c027-45b14bfb
 def environment(
     device: torch.device,  # Where the models ran
-    dtype: torch.dtype,    # Number format inside the networks
-) -> dict:                 # Versions and machine, JSON-ready
+    dtype: torch.dtype,  # Number format inside the networks
+) -> dict:  # Versions and machine, JSON-ready
     "What besides settings and data can change a result."
-    packages = {"unetkit": __version__} | {name: version(name) for name in ("torch", "numpy", "scikit-learn", "rasterio")}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"python": platform.python_version(), **packages, "system": platform.system(), "device": device.type, "device_name": name,
-            "precision": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
+    packages = {"unetkit": __version__} | {
+        name: version(name) for name in ("torch", "numpy", "scikit-learn", "rasterio")
+    }
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "system": platform.system(),
+        "device": device.type,
+        "device_name": name,
+        "precision": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+    }
 
 # %% ../nbs/10_report.ipynb #c031-4ca8c004
 def _tile_facts(tiles):
     "Name, size and checksum of tiles, JSON-ready."
-    return [{"name": t.name, "height": t.size[0], "width": t.size[1], "in_channels": t.in_channels, "checksum": checksum(t)} for t in tiles]
+    return [
+        {
+            "name": t.name,
+            "height": t.size[0],
+            "width": t.size[1],
+            "in_channels": t.in_channels,
+            "checksum": checksum(t),
+        }
+        for t in tiles
+    ]
 
 # %% ../nbs/10_report.ipynb #c033-23976015
 def _shared_settings(results, train, test, sources):
     "Settings of a comparison, what its tiles were, and where they came from, JSON-ready."
     first = results[0].pipeline
     settings = {key: value for key, value in asdict(first.settings).items() if key != "patch_size"}
-    return settings | {"patch_sizes": [r.pipeline.settings.patch_size for r in results], "classes": list(first.palette.names),
-                       "sources": sources or {}, "train": _tile_facts(train), "test": _tile_facts(test)}
+    return settings | {
+        "patch_sizes": [r.pipeline.settings.patch_size for r in results],
+        "classes": list(first.palette.names),
+        "sources": sources or {},
+        "train": _tile_facts(train),
+        "test": _tile_facts(test),
+    }
 
 # %% ../nbs/10_report.ipynb #c035-2e275495
 def scores_document(
     results: Sequence[Result],  # Finished runs, at least one
-    train: Sequence[Tile],      # Training tiles
-    test: Sequence[Tile],       # Test tiles
+    train: Sequence[Tile],  # Training tiles
+    test: Sequence[Tile],  # Test tiles
     sources: dict | None = None,  # Where the tiles came from: {"train": text, "test": text}
-) -> dict:                      # What scores.json holds; scores are fractions, None where undefined
+) -> dict:  # What scores.json holds; scores are fractions, None where undefined
     "Settings, environment and scores of a comparison as plain data."
     first = results[0].pipeline
-    models = [result_record(r) | {"history": [asdict(epoch) for epoch in r.pipeline.history]} for r in results]
-    return {"settings": _shared_settings(results, train, test, sources), "environment": environment(first.device, first.dtype), "models": models}
+    models = [
+        result_record(r) | {"history": [asdict(epoch) for epoch in r.pipeline.history]} for r in results
+    ]
+    return {
+        "settings": _shared_settings(results, train, test, sources),
+        "environment": environment(first.device, first.dtype),
+        "models": models,
+    }
 
 # %% ../nbs/10_report.ipynb #c041-31170875
-_COLUMNS = ("patch_size", "stride", "epochs_run", "steps", "accuracy", "mean_f1", "mean_iou", "class", "precision", "recall", "f1", "iou", "support")
+_COLUMNS = (
+    "patch_size",
+    "stride",
+    "epochs_run",
+    "steps",
+    "accuracy",
+    "mean_f1",
+    "mean_iou",
+    "class",
+    "precision",
+    "recall",
+    "f1",
+    "iou",
+    "support",
+)
+
 
 def _scores_csv(document):
     "CSV text of a document from `scores_document`, one row per model and class."
@@ -98,7 +170,7 @@ def _scores_csv(document):
 # %% ../nbs/10_report.ipynb #c045-56187618
 def percent(
     value: float | None,  # A fraction, or None where undefined
-) -> str:                 # For example "67.92"
+) -> str:  # For example "67.92"
     "A fraction in percent, with two decimals."
     return "–" if value is None else f"{100 * value:.2f}"
 
@@ -107,26 +179,64 @@ def accuracy_table(
     document: dict,  # From `scores_document`
 ) -> tuple[list[str], list[list[str]]]:  # Header and rows
     "Accuracy per patch size beside the published Table 2."
-    header = ["patch", "accuracy %", "mean F1 %", "mean IoU %", "stride", "steps", "epochs", "published accuracy %"]
-    rows = [[m["patch_size"], percent(m["accuracy"]), percent(m["mean_f1"]), percent(m["mean_iou"]), m["stride"], m["steps"], m["epochs_run"],
-             PUBLISHED_ACCURACY.get(m["patch_size"], "–") if "car" in m["per_class"] else "–"] for m in document["models"]]
+    header = [
+        "patch",
+        "accuracy %",
+        "mean F1 %",
+        "mean IoU %",
+        "stride",
+        "steps",
+        "epochs",
+        "published accuracy %",
+    ]
+    rows = [
+        [
+            m["patch_size"],
+            percent(m["accuracy"]),
+            percent(m["mean_f1"]),
+            percent(m["mean_iou"]),
+            m["stride"],
+            m["steps"],
+            m["epochs_run"],
+            PUBLISHED_ACCURACY.get(m["patch_size"], "–") if "car" in m["per_class"] else "–",
+        ]
+        for m in document["models"]
+    ]
     return header, [[str(cell) for cell in row] for row in rows]
 
 # %% ../nbs/10_report.ipynb #c055-3bb88dbf
 def _published(patch_size, name):
     "Published recall, precision and F1 of a class as text; a dash if there are none."
     row = PUBLISHED_SCORES.get(patch_size, {}).get(name)
-    if row is None: return "–"
-    return " / ".join(f"{value:.2f}" for value in row) + (" (inconsistent)" if audit_f1([(name, *row)]) else "")
+    if row is None:
+        return "–"
+    return " / ".join(f"{value:.2f}" for value in row) + (
+        " (inconsistent)" if audit_f1([(name, *row)]) else ""
+    )
 
 # %% ../nbs/10_report.ipynb #c059-e81d13ad
 def class_table(
     model: dict,  # One entry of `models` in scores.json
 ) -> tuple[list[str], list[list[str]]]:  # Header and rows
     "Scores per class beside the published ones."
-    header = ["class", "recall %", "precision %", "F1 %", "IoU %", "pixels", "published recall / precision / F1 %"]
-    rows = [[name, *(percent(scores[key]) for key in ("recall", "precision", "f1", "iou")), f"{scores['support']:,}",
-             _published(model["patch_size"], name)] for name, scores in model["per_class"].items()]
+    header = [
+        "class",
+        "recall %",
+        "precision %",
+        "F1 %",
+        "IoU %",
+        "pixels",
+        "published recall / precision / F1 %",
+    ]
+    rows = [
+        [
+            name,
+            *(percent(scores[key]) for key in ("recall", "precision", "f1", "iou")),
+            f"{scores['support']:,}",
+            _published(model["patch_size"], name),
+        ]
+        for name, scores in model["per_class"].items()
+    ]
     return header, rows
 
 # %% ../nbs/10_report.ipynb #c063-de4f5095
@@ -141,7 +251,9 @@ def _figure(figure, caption):
 # %% ../nbs/10_report.ipynb #c065-31aa59b2
 def _html_table(header, rows):
     "A <table> element from column titles and rows of text."
-    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+    line = lambda cells, tag: (
+        "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+    )
     body = "".join(line(row, "td") for row in rows)
     return f'<div class="scroll" tabindex="0"><table><thead>{line(header, "th")}</thead><tbody>{body}</tbody></table></div>'
 
@@ -155,85 +267,139 @@ figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption{color:#444;font
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(22rem,100%),1fr));gap:0 1.5rem}"""
 
 # %% ../nbs/10_report.ipynb #c071-61c4825b
-_CAUTION = ("With stride equal to patch size, models with smaller patches take more optimiser steps in the same number of epochs: compare the column of "
-            "steps before the accuracies. Each row is one run with one seed on one choice of tiles, without an interval. "
-            "The published figures were measured on other tiles than these, unless you gave the command the assignment's files.")
+_CAUTION = (
+    "With stride equal to patch size, models with smaller patches take more optimiser steps in the same number of epochs: compare the column of "
+    "steps before the accuracies. Each row is one run with one seed on one choice of tiles, without an interval. "
+    "The published figures were measured on other tiles than these, unless you gave the command the assignment's files."
+)
 
 # %% ../nbs/10_report.ipynb #c073-4103a32f
 def _data_name(settings, role):
     "What the tiles of a role are called in a sentence: source, then name or number."
     names, source = [tile["name"] for tile in settings[role]], settings["sources"].get(role)
-    if source is None: return names[0] if len(names) == 1 else f"{len(names)} tiles ({names[0]} to {names[-1]})"
-    if len(names) > 1: return f"{source} ({len(names)} parts)"
+    if source is None:
+        return names[0] if len(names) == 1 else f"{len(names)} tiles ({names[0]} to {names[-1]})"
+    if len(names) > 1:
+        return f"{source} ({len(names)} parts)"
     return source if names[0] in source else f"{source} ({names[0]})"
+
 
 def _headline(document):
     "One sentence: data, settings and machine."
     s, e = document["settings"], document["environment"]
     sizes = "patch size" + "s" * (len(s["patch_sizes"]) > 1) + " " + ", ".join(map(str, s["patch_sizes"]))
-    return (f"Trained on {_data_name(s, 'train')}, tested on {_data_name(s, 'test')}: {sizes}, width {s['width']}, "
-            f"at most {s['epochs']} epochs, seed {s['seed']}; unetkit {e['unetkit']}, torch {e['torch']}, {e['precision']} on {e['device']}.")
+    return (
+        f"Trained on {_data_name(s, 'train')}, tested on {_data_name(s, 'test')}: {sizes}, width {s['width']}, "
+        f"at most {s['epochs']} epochs, seed {s['seed']}; unetkit {e['unetkit']}, torch {e['torch']}, {e['precision']} on {e['device']}."
+    )
 
 # %% ../nbs/10_report.ipynb #c077-d201af50
 def _pictures(model, result, test):
     "Map, history and confusion matrix of one model as HTML."
-    tile, palette, kept = test[0], result.pipeline.palette, f"epoch {model['best_epoch']} of {model['epochs_run']}"
+    tile, palette, kept = (
+        test[0],
+        result.pipeline.palette,
+        f"epoch {model['best_epoch']} of {model['epochs_run']}",
+    )
     which = tile.name if len(test) == 1 else f"{tile.name}, the first of {len(test)} test tiles"
     right = f"{percent(model['accuracy'])} % of all test pixels are right"
-    return [_figure(show_triptych(tile.image, tile.labels, result.label_maps[0], palette), f"Image, reference and rebuilt map of {which}; {right}."),
-            '<div class="pair">', _figure(plot_history(result.pipeline.history).figure, f"Loss per epoch; the weights of {kept} were kept."),
-            _figure(plot_confusion(result.scores.confusion_matrix, palette.names).figure,
-                    "Confusion matrix: rows are the reference, columns the prediction."), "</div>"]
+    return [
+        _figure(
+            show_triptych(tile.image, tile.labels, result.label_maps[0], palette),
+            f"Image, reference and rebuilt map of {which}; {right}.",
+        ),
+        '<div class="pair">',
+        _figure(
+            plot_history(result.pipeline.history).figure, f"Loss per epoch; the weights of {kept} were kept."
+        ),
+        _figure(
+            plot_confusion(result.scores.confusion_matrix, palette.names).figure,
+            "Confusion matrix: rows are the reference, columns the prediction.",
+        ),
+        "</div>",
+    ]
 
 # %% ../nbs/10_report.ipynb #c079-8680fcfb
 def _facts(document):
     "Data, settings and environment as HTML."
     shared = document["settings"]
-    settings = {key: value for key, value in shared.items() if key not in ("train", "test", "sources")} | {"stride": shared["stride"] or "patch size"}
-    rows = [[key, ", ".join(map(str, value)) if isinstance(value, list) else value] for key, value in (settings | document["environment"]).items()]
-    tiles = [[role, shared["sources"].get(role, "–"), t["name"], f"{t['height']} x {t['width']} x {t['in_channels']}", t["checksum"]]
-             for role in ("train", "test") for t in shared[role]]
-    return ["<h2>Data</h2>", _html_table(["role", "source", "tile", "rows x columns x bands", "checksum"], tiles),
-            '<h2>Settings and environment</h2><div class="facts">', _html_table(["name", "value"], rows), "</div>"]
+    settings = {key: value for key, value in shared.items() if key not in ("train", "test", "sources")} | {
+        "stride": shared["stride"] or "patch size"
+    }
+    rows = [
+        [key, ", ".join(map(str, value)) if isinstance(value, list) else value]
+        for key, value in (settings | document["environment"]).items()
+    ]
+    tiles = [
+        [
+            role,
+            shared["sources"].get(role, "–"),
+            t["name"],
+            f"{t['height']} x {t['width']} x {t['in_channels']}",
+            t["checksum"],
+        ]
+        for role in ("train", "test")
+        for t in shared[role]
+    ]
+    return [
+        "<h2>Data</h2>",
+        _html_table(["role", "source", "tile", "rows x columns x bands", "checksum"], tiles),
+        '<h2>Settings and environment</h2><div class="facts">',
+        _html_table(["name", "value"], rows),
+        "</div>",
+    ]
 
 # %% ../nbs/10_report.ipynb #c081-b396f3f8
 def report_html(
-    document: dict,             # From `scores_document`
+    document: dict,  # From `scores_document`
     results: Sequence[Result],  # The runs behind it
-    test: Sequence[Tile],       # Test tiles
-) -> str:                       # A whole, self-contained page
+    test: Sequence[Tile],  # Test tiles
+) -> str:  # A whole, self-contained page
     "The report as one HTML page."
-    head = ['<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-            f"<title>unetkit report</title><style>{_STYLE}</style></head><body>",
-            f"<header><h1>U-Net on aerial tiles: patch sizes compared</h1><p>{escape(_headline(document))}</p></header><main>"]
-    sections = [[f"<h2>Patch size {m['patch_size']}</h2>", _html_table(*class_table(m)), *_pictures(m, r, test)]
-                for m, r in zip(document["models"], results)]
-    parts = [head, [_html_table(*accuracy_table(document)), f"<p>{_CAUTION}</p>"], *sections, _facts(document), ["</main></body></html>\n"]]
+    head = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>unetkit report</title><style>{_STYLE}</style></head><body>",
+        f"<header><h1>U-Net on aerial tiles: patch sizes compared</h1><p>{escape(_headline(document))}</p></header><main>",
+    ]
+    sections = [
+        [f"<h2>Patch size {m['patch_size']}</h2>", _html_table(*class_table(m)), *_pictures(m, r, test)]
+        for m, r in zip(document["models"], results)
+    ]
+    parts = [
+        head,
+        [_html_table(*accuracy_table(document)), f"<p>{_CAUTION}</p>"],
+        *sections,
+        _facts(document),
+        ["</main></body></html>\n"],
+    ]
     return "\n".join(line for part in parts for line in part)
 
 # %% ../nbs/10_report.ipynb #c087-9dde5376
 def write_result(
-    folder: str | Path,    # Where to write; made if missing
-    result: Result,        # A finished run
+    folder: str | Path,  # Where to write; made if missing
+    result: Result,  # A finished run
     test: Sequence[Tile],  # Test tiles
-) -> list[Path]:           # label_map_<patch>.tif, or one per tile, and model_<patch>.safetensors
+) -> list[Path]:  # label_map_<patch>.tif, or one per tile, and model_<patch>.safetensors
     "Write the maps and the model of one run."
     p, colours = result.pipeline.settings.patch_size, result.pipeline.palette.colours
     names = [f"label_map_{p}.tif"] if len(test) == 1 else [f"label_map_{p}_{tile.name}.tif" for tile in test]
-    maps = [write_label_map(Path(folder) / name, label_map, colours, tile.georeference)
-            for name, label_map, tile in zip(names, result.label_maps, test)]
+    maps = [
+        write_label_map(Path(folder) / name, label_map, colours, tile.georeference)
+        for name, label_map, tile in zip(names, result.label_maps, test)
+    ]
     return [*maps, result.pipeline.save(Path(folder) / f"model_{p}.safetensors")]
 
 # %% ../nbs/10_report.ipynb #c089-e93bf46b
 REPORT_FILES = ("scores.json", "scores.csv", "report.html")
 
+
 def write_report(
-    folder: str | Path,         # Where to write; made if missing
+    folder: str | Path,  # Where to write; made if missing
     results: Sequence[Result],  # Finished runs, at least one
-    train: Sequence[Tile],      # Training tiles
-    test: Sequence[Tile],       # Test tiles
+    train: Sequence[Tile],  # Training tiles
+    test: Sequence[Tile],  # Test tiles
     sources: dict | None = None,  # Where the tiles came from: {"train": text, "test": text}
-) -> dict:                      # What scores.json holds
+) -> dict:  # What scores.json holds
     "Write scores.json, scores.csv and report.html."
     document = scores_document(results, train, test, sources)
     numbers, table, page = (Path(folder) / name for name in REPORT_FILES)
@@ -245,14 +411,17 @@ def write_report(
 # %% ../nbs/10_report.ipynb #c091-8ea35a3a
 def _write_text(path, text):
     "Write a text file, all or nothing."
-    with atomic_path(path) as temporary: temporary.write_bytes(text.encode())
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
 
 # %% ../nbs/10_report.ipynb #c101-c2dedb0a
 def recorded(
     name: str,  # "embedded", the built-in scenes, or "dubai", satellite images
-) -> Path:      # Folder with scores.json and the predicted label maps as PNG
+) -> Path:  # Folder with scores.json and the predicted label maps as PNG
     "The folder of a recorded result."
     folder = Path(str(files("unetkit") / "recorded" / name))
     if not (folder / "scores.json").is_file():
-        raise FileNotFoundError(f"no recorded result {name!r} in {folder.parent}: choose embedded or dubai, or make your own with unetkit report")
+        raise FileNotFoundError(
+            f"no recorded result {name!r} in {folder.parent}: choose embedded or dubai, or make your own with unetkit report"
+        )
     return folder

@@ -29,28 +29,41 @@ from .experiments import ModelPipeline
 from .labels import UnknownColour, class_counts, colours_to_labels
 from .metrics import Scores, confusion_matrix
 from .stitching import core_logits, exact_windows, image_tensor, logits_to_labels
-from .tiles import RasterInfo, atomic_path, image_pairs, raster_info, read_image, read_reference, read_valid, read_window, write_image, write_mosaic
+from unetkit.tiles import (
+    RasterInfo,
+    atomic_path,
+    image_pairs,
+    raster_info,
+    read_image,
+    read_reference,
+    read_valid,
+    read_window,
+    write_image,
+    write_mosaic,
+)
 
 # %% ../nbs/library/scale.ipynb #s011-job
 @dataclass(frozen=True)
 class RasterJob:
     "All that a map of a raster depends on."
-    model: str           # Path of the model file
-    model_sum: str       # Its SHA-256
-    image: str           # Path of the image file
-    image_stamp: str     # Its size in bytes and the time of its last change
-    core: int            # Pixels kept from each window
-    halo: int            # Pixels read beyond each core
-    multiple: int        # 2**depth of the network
-    device: str          # Where the network runs
-    precision: str       # Number format inside the network
-    tta: bool            # Average over eight orientations?
+
+    model: str  # Path of the model file
+    model_sum: str  # Its SHA-256
+    image: str  # Path of the image file
+    image_stamp: str  # Its size in bytes and the time of its last change
+    core: int  # Pixels kept from each window
+    halo: int  # Pixels read beyond each core
+    multiple: int  # 2**depth of the network
+    device: str  # Where the network runs
+    precision: str  # Number format inside the network
+    tta: bool  # Average over eight orientations?
     probabilities: bool  # Keep the probability of every class as well?
 
 # %% ../nbs/library/scale.ipynb #s013
 def _sum(path):
     "The SHA-256 of a file."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
 
 def _stamp(path):
     "Size and last change of a file."
@@ -61,18 +74,22 @@ def _stamp(path):
 @lru_cache(maxsize=2)
 def _pipeline(model, model_sum, device, precision):
     "The pipeline of a model file, loaded once per process."
-    if _sum(model) != model_sum: raise ValueError(f"{model} is not the file that this map was begun with: restore it, or start anew with --restart")
+    if _sum(model) != model_sum:
+        raise ValueError(
+            f"{model} is not the file that this map was begun with: restore it, or start anew with --restart"
+        )
     return ModelPipeline.load(model, device, precision)
 
 # %% ../nbs/library/scale.ipynb #s017
 def check_raster(
     pipeline: ModelPipeline,  # A trained pipeline
-    image: str | Path,        # Image file
-) -> RasterInfo:              # What the file says of itself
+    image: str | Path,  # Image file
+) -> RasterInfo:  # What the file says of itself
     "Check that a pipeline can predict an image file, before a pixel is read."
     info = raster_info(image)
     pipeline.check_image(str(image), info.in_channels - _spare_alpha(pipeline, info), info.dtype)
     return info
+
 
 def _spare_alpha(pipeline, info):
     "Is the last band opacity, and more than the model wants?"
@@ -80,72 +97,95 @@ def _spare_alpha(pipeline, info):
 
 # %% ../nbs/library/scale.ipynb #s019
 def raster_job(
-    model: str | Path,            # Model file
-    image: str | Path,            # Image file with the bands of the training tiles
-    tta: bool = False,            # Average over eight orientations?
+    model: str | Path,  # Model file
+    image: str | Path,  # Image file with the bands of the training tiles
+    tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Keep the probability of every class as well?
-    memory: float | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
-    device: str = 'auto',         # auto, cpu or cuda
-    precision: str = 'auto',      # auto, float32 or bfloat16
-) -> RasterJob:                   # What the map depends on
+    memory: float
+    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    device: str = 'auto',  # auto, cpu or cuda
+    precision: str = 'auto',  # auto, float32 or bfloat16
+) -> RasterJob:  # What the map depends on
     "Decide everything that a map depends on."
     pipeline = ModelPipeline.load(model, device, precision)
     check_raster(pipeline, image)
     model, image = Path(model).resolve(), Path(image).resolve()
-    return RasterJob(str(model), _sum(model), str(image), _stamp(image), **pipeline.windows(memory), device=str(pipeline.device).removesuffix(':0'),
-                     precision=str(pipeline.dtype).removeprefix('torch.'), tta=tta, probabilities=probabilities)
+    return RasterJob(
+        str(model),
+        _sum(model),
+        str(image),
+        _stamp(image),
+        **pipeline.windows(memory),
+        device=str(pipeline.device).removesuffix(':0'),
+        precision=str(pipeline.dtype).removeprefix('torch.'),
+        tta=tta,
+        probabilities=probabilities,
+    )
 
 # %% ../nbs/library/scale.ipynb #s031
 def _windows(job):
     "The windows of a job, row by row."
     return exact_windows(raster_info(job.image).size, job.core, job.halo, job.multiple)
 
+
 @lru_cache(maxsize=1)
 def _decoded(image, stamp):
     "All pixels of a PNG or JPEG, which has no windows to read, decoded once."
     return read_image(image)
 
+
 def _pixels(job, read):
     "The pixels of a rectangle of the image of a job."
     top, bottom, left, right = read
-    if raster_info(job.image).windowed: return read_window(job.image, top, left, bottom - top, right - left)
+    if raster_info(job.image).windowed:
+        return read_window(job.image, top, left, bottom - top, right - left)
     return _decoded(job.image, job.image_stamp)[top:bottom, left:right]
 
 # %% ../nbs/library/scale.ipynb #s033
 def predict_block(
     job: RasterJob,  # What the map depends on
-    number: int,     # Which window, from 0
-) -> np.ndarray:     # uint8 (h, w, 1 or 1 + K): labels, then probabilities times 254; 255 without data
+    number: int,  # Which window, from 0
+) -> np.ndarray:  # uint8 (h, w, 1 or 1 + K): labels, then probabilities times 254; 255 without data
     "The part of a map that one window keeps."
-    pipeline, (read, kept) = _pipeline(job.model, job.model_sum, job.device, job.precision), _windows(job)[number]
+    pipeline, (read, kept) = (
+        _pipeline(job.model, job.model_sum, job.device, job.precision),
+        _windows(job)[number],
+    )
     r0, r1, c0, c1 = kept
     bands = 1 + job.probabilities * pipeline.palette.num_classes
     valid = with_data(pipeline, job.image, r0, c0, r1 - r0, c1 - c0)
-    if not valid.any(): return np.full((*valid.shape, bands), 255, np.uint8)
-    pixels = image_tensor(np.ascontiguousarray(_pixels(job, read)[..., :pipeline.model.in_channels]), job.device)
-    block = _as_bands(core_logits(pipeline.predictor(job.tta), pixels, read, kept, job.multiple), job.probabilities)
+    if not valid.any():
+        return np.full((*valid.shape, bands), 255, np.uint8)
+    pixels = image_tensor(
+        np.ascontiguousarray(_pixels(job, read)[..., : pipeline.model.in_channels]), job.device
+    )
+    block = _as_bands(
+        core_logits(pipeline.predictor(job.tta), pixels, read, kept, job.multiple), job.probabilities
+    )
     block[~valid] = 255
     return block
 
 # %% ../nbs/library/scale.ipynb #s033b
 def with_data(
     pipeline: ModelPipeline,  # A trained pipeline
-    image: str | Path,        # Image file that it can predict
-    row: int,                 # First row, 0 or more
-    col: int,                 # First column, 0 or more
-    height: int,              # Rows, at least 1
-    width: int,               # Columns, at least 1
-) -> np.ndarray:              # (height, width) bool: False where a map has no class
+    image: str | Path,  # Image file that it can predict
+    row: int,  # First row, 0 or more
+    col: int,  # First column, 0 or more
+    height: int,  # Rows, at least 1
+    width: int,  # Columns, at least 1
+) -> np.ndarray:  # (height, width) bool: False where a map has no class
     "Which pixels of a rectangle hold data; all, if the model was trained on a band that calls itself opacity."
     info = raster_info(image)
-    if info.alpha and not _spare_alpha(pipeline, info): return np.ones((height, width), bool)
+    if info.alpha and not _spare_alpha(pipeline, info):
+        return np.ones((height, width), bool)
     return read_valid(image, row, col, height, width)
 
 # %% ../nbs/library/scale.ipynb #s035
 def _as_bands(logits, probabilities):
     "Logits (K, h, w) as a block of labels and, if wanted, probabilities."
     labels = logits_to_labels(logits)[..., None]
-    if not probabilities: return labels
+    if not probabilities:
+        return labels
     shares = (logits.softmax(0) * 254).round().to('cpu', torch.uint8).permute(1, 2, 0).numpy()
     return np.concatenate([labels, shares], -1)
 
@@ -156,35 +196,54 @@ def _begin(folder, job, strict=False):
     if not any(folder.glob('[0-9]*.tif')):  # nothing is lost by beginning again
         _clear(folder)
         try:
-            with atomic_path(path) as temporary: temporary.write_text(json.dumps(now, indent=1))
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(now, indent=1))
         finally:
-            with suppress(OSError): folder.rmdir()  # it stays if there is anything in it
+            with suppress(OSError):
+                folder.rmdir()  # it stays if there is anything in it
     then = _old_job(path)
     for name in sorted(now.keys() - {'core'}):
         if then[name] != now[name]:
-            raise ValueError(f"{folder} holds blocks of another map: {name} was {then[name]!r} and is {now[name]!r}; repeat the command that began it, or start anew with --restart")
+            raise ValueError(
+                f"{folder} holds blocks of another map: {name} was {then[name]!r} and is {now[name]!r}; repeat the command that began it, or start anew with --restart"
+            )
     if strict and then['core'] > job.core:
-        raise ValueError(f"{folder} was begun with windows of {then['core']} pixels, too large for this memory: allow more, or start anew with --restart")
+        raise ValueError(
+            f"{folder} was begun with windows of {then['core']} pixels, too large for this memory: allow more, or start anew with --restart"
+        )
     return RasterJob(**then)
 
 # %% ../nbs/library/scale.ipynb #s051c
 def _old_job(path):
     "The job in a folder, as a dict with the fields of a job."
-    try: then = json.loads(path.read_text())
-    except (OSError, ValueError): then = None
-    if not isinstance(then, dict) or then.keys() != {field.name for field in fields(RasterJob)} or type(then['core']) is not int or then['core'] < 1:
+    try:
+        then = json.loads(path.read_text())
+    except (OSError, ValueError):
+        then = None
+    if (
+        not isinstance(then, dict)
+        or then.keys() != {field.name for field in fields(RasterJob)}
+        or type(then['core']) is not int
+        or then['core'] < 1
+    ):
         raise ValueError(f"{path} is missing or damaged: start anew with --restart")
     return then
+
 
 def _clear(folder):
     "Remove a folder of blocks; if it holds anything else, that stays and is named."
     for path in folder.glob('*'):
-        if not re.fullmatch(r'job\.json|\d{7}\.tif|\..*', path.name): raise ValueError(f"{path} is no block of a map: move it away, or choose another --out")
-    for path in folder.glob('[0-9]*.tif'): path.unlink()
-    if folder.exists(): shutil.rmtree(folder)
+        if not re.fullmatch(r'job\.json|\d{7}\.tif|\..*', path.name):
+            raise ValueError(f"{path} is no block of a map: move it away, or choose another --out")
+    for path in folder.glob('[0-9]*.tif'):
+        path.unlink()
+    if folder.exists():
+        shutil.rmtree(folder)
 
 # %% ../nbs/library/scale.ipynb #s053
-def _block_file(folder, number): return folder / f'{number:07}.tif'
+def _block_file(folder, number):
+    return folder / f'{number:07}.tif'
+
 
 def _missing(folder, count):
     "The numbers of the blocks that are not there yet."
@@ -193,36 +252,53 @@ def _missing(folder, count):
 # %% ../nbs/library/scale.ipynb #s055
 def _assemble(job, folder, out):
     "Make the map of all blocks, in the folder first, and put it in its place in one stroke."
-    info, palette = raster_info(job.image), _pipeline(job.model, job.model_sum, job.device, job.precision).palette
+    info, palette = (
+        raster_info(job.image),
+        _pipeline(job.model, job.model_sum, job.device, job.precision).palette,
+    )
     for path, bands, look in _products(out, job.probabilities, palette):
-        pieces = ((kept, _stored(folder, number)[..., bands]) for number, (_, kept) in enumerate(_windows(job)))
+        pieces = (
+            (kept, _stored(folder, number)[..., bands]) for number, (_, kept) in enumerate(_windows(job))
+        )
         write_mosaic(folder / f'.{path.name}', info.size, pieces, georeference=info.georeference, **look)
         (folder / f'.{path.name}').replace(path)
 
+
 def _stored(folder, number):
     "A finished block."
-    try: return read_image(_block_file(folder, number))
+    try:
+        return read_image(_block_file(folder, number))
     except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{_block_file(folder, number)} is damaged or gone ({error}): delete it if it is there, and repeat the command; "
-                         "if another process was making the same map, look whether it is finished") from None
+        raise ValueError(
+            f"{_block_file(folder, number)} is damaged or gone ({error}): delete it if it is there, and repeat the command; "
+            "if another process was making the same map, look whether it is finished"
+        ) from None
 
 # %% ../nbs/library/scale.ipynb #s055c
 def probabilities_file(
     out: str | Path,  # The map
-) -> Path:            # The same with _probabilities before the ending
+) -> Path:  # The same with _probabilities before the ending
     "Where the probabilities of a map go."
     return Path(out).with_stem(f'{Path(out).stem}_probabilities')
 
+
 def _products(out, probabilities, palette):
     "Per file to write: its path, the bands of a block that it takes, and how they look."
-    files = [(probabilities_file(out), slice(1, None), {'names': palette.names, 'scale': 1 / 254})] if probabilities else []
+    files = (
+        [(probabilities_file(out), slice(1, None), {'names': palette.names, 'scale': 1 / 254})]
+        if probabilities
+        else []
+    )
     return [*files, (out, slice(0, 1), {'colours': palette.colours})]
+
 
 def _check_targets(job, out):
     "Raise `ValueError` if a map would overwrite a folder or an input."
-    for path in [out, probabilities_file(out)][:1 + job.probabilities]:
-        if path.is_dir(): raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
-        if str(path.resolve()) in (job.image, job.model): raise ValueError(f"{path} is an input of this map and would be lost: choose another name")
+    for path in [out, probabilities_file(out)][: 1 + job.probabilities]:
+        if path.is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
+        if str(path.resolve()) in (job.image, job.model):
+            raise ValueError(f"{path} is an input of this map and would be lost: choose another name")
 
 # %% ../nbs/library/scale.ipynb #s057
 def _track(blocks, done, windows):
@@ -237,51 +313,73 @@ def _track(blocks, done, windows):
             left, now = left - area[number], time.perf_counter() - start
             if not watched and (now - said > 10 or left < 1e-9):
                 said, speed = now, (total - left) / now
-                print(f'{1 - left / sum(area):4.0%} of {sum(area):.1f} Mpixel, {speed:.2f} Mpixel/s, {max(left, 0) / speed:.0f} s left', flush=True)
+                print(
+                    f'{1 - left / sum(area):4.0%} of {sum(area):.1f} Mpixel, {speed:.2f} Mpixel/s, {max(left, 0) / speed:.0f} s left',
+                    flush=True,
+                )
 
 # %% ../nbs/library/scale.ipynb #s059
 def predict_raster(
-    model: str | Path,             # Model file
-    image: str | Path,             # Image of any size, best a GeoTIFF in blocks
-    out: str | Path,               # GeoTIFF to write; blocks are kept in the folder OUT.blocks until it is finished
-    tta: bool = False,             # Average over eight orientations?
-    probabilities: bool = False,   # Write OUT_probabilities.tif as well, one band per class?
-    memory: float | None = None,   # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
-    device: str = 'auto',          # auto, cpu or cuda
-    precision: str = 'auto',       # auto, float32 or bfloat16
-    scheduler: str | None = None,  # Address of a Dask scheduler whose workers share these files; this process works alone when None
-    restart: bool = False,         # Forget the blocks of an interrupted run?
-) -> Path:                         # `out`
+    model: str | Path,  # Model file
+    image: str | Path,  # Image of any size, best a GeoTIFF in blocks
+    out: str | Path,  # GeoTIFF to write; blocks are kept in the folder OUT.blocks until it is finished
+    tta: bool = False,  # Average over eight orientations?
+    probabilities: bool = False,  # Write OUT_probabilities.tif as well, one band per class?
+    memory: float
+    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    device: str = 'auto',  # auto, cpu or cuda
+    precision: str = 'auto',  # auto, float32 or bfloat16
+    scheduler: str
+    | None = None,  # Address of a Dask scheduler whose workers share these files; this process works alone when None
+    restart: bool = False,  # Forget the blocks of an interrupted run?
+) -> Path:  # `out`
     "Map a raster from file to file with the memory of one window; the same call goes on after an interruption."
     out, folder = Path(out), Path(f'{out}.blocks')
     job = raster_job(model, image, tta, probabilities, memory, device, precision)
     _check_targets(job, out)
-    if restart: _clear(folder)
+    if restart:
+        _clear(folder)
     job = _begin(folder, job, strict=memory is not None)
     windows = _windows(job)
     todo = _missing(folder, len(windows))
-    blocks = on_cluster(job, todo, scheduler) if scheduler else ((number, predict_block(job, number)) for number in todo)
-    for number, block in _track(blocks, set(range(len(windows))) - set(todo), windows): write_image(_block_file(folder, number), block)
+    blocks = (
+        on_cluster(job, todo, scheduler)
+        if scheduler
+        else ((number, predict_block(job, number)) for number in todo)
+    )
+    for number, block in _track(blocks, set(range(len(windows))) - set(todo), windows):
+        write_image(_block_file(folder, number), block)
     _assemble(job, folder, out)
     _clear(folder)
     return out
 
 # %% ../nbs/library/scale.ipynb #s091
 def evaluate_raster(
-    model: str | Path,            # Model file
-    image: str | Path,            # Image of any size, or folder of parts
-    reference: str | Path,        # Its colour-coded reference on the same pixels, or folder of parts
-    tta: bool = False,            # Average over eight orientations?
-    memory: float | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
-    device: str = 'auto',         # auto, cpu or cuda
-    precision: str = 'auto',      # auto, float32 or bfloat16
-) -> Scores:                      # Over all pixels with data and a class, of all parts together
+    model: str | Path,  # Model file
+    image: str | Path,  # Image of any size, or folder of parts
+    reference: str | Path,  # Its colour-coded reference on the same pixels, or folder of parts
+    tta: bool = False,  # Average over eight orientations?
+    memory: float
+    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    device: str = 'auto',  # auto, cpu or cuda
+    precision: str = 'auto',  # auto, float32 or bfloat16
+) -> Scores:  # Over all pixels with data and a class, of all parts together
     "Score a model on rasters with the memory of one window."
-    pairs = [(raster_job(model, part, tta, memory=memory, device=device, precision=precision), own) for part, own in image_pairs(image, reference)]
+    pairs = [
+        (raster_job(model, part, tta, memory=memory, device=device, precision=precision), own)
+        for part, own in image_pairs(image, reference)
+    ]
     job = pairs[0][0]
     palette = _pipeline(job.model, job.model_sum, job.device, job.precision).palette
     _check_references(pairs, palette)
-    return Scores(sum(_block_matrix(job, number, kept, own, palette) for job, own in pairs for number, (_, kept) in enumerate(_windows(job))))
+    return Scores(
+        sum(
+            _block_matrix(job, number, kept, own, palette)
+            for job, own in pairs
+            for number, (_, kept) in enumerate(_windows(job))
+        )
+    )
+
 
 def _block_matrix(job, number, kept, reference, palette):
     "The confusion matrix of one block."
@@ -295,63 +393,97 @@ def _check_references(pairs, palette):
     for job, reference in pairs:
         size, own = raster_info(job.image).size, raster_info(reference).size
         if size != own:
-            raise ValueError(f"{reference}: the image is {size[0]} x {size[1]} but the reference is {own[0]} x {own[1]} "
-                             "(rows x columns): give a reference on the same pixels as the image")
-        scored += sum(class_counts(_labels(reference, kept, palette), palette.num_classes).sum() for _, kept in _windows(job))
-    if not scored: raise ValueError("the test reference has no scored pixel: every pixel has an ignored colour; check palette and reference")
+            raise ValueError(
+                f"{reference}: the image is {size[0]} x {size[1]} but the reference is {own[0]} x {own[1]} "
+                "(rows x columns): give a reference on the same pixels as the image"
+            )
+        scored += sum(
+            class_counts(_labels(reference, kept, palette), palette.num_classes).sum()
+            for _, kept in _windows(job)
+        )
+    if not scored:
+        raise ValueError(
+            "the test reference has no scored pixel: every pixel has an ignored colour; check palette and reference"
+        )
+
 
 def _labels(reference, kept, palette):
     "The labels of a rectangle of a reference."
     r0, r1, c0, c1 = kept
-    try: return colours_to_labels(read_reference(reference, (r0, c0, r1 - r0, c1 - c0)), palette)
-    except UnknownColour as error: raise UnknownColour(f"{reference}, in the window at row {r0}, column {c0}: {error}") from None
+    try:
+        return colours_to_labels(read_reference(reference, (r0, c0, r1 - r0, c1 - c0)), palette)
+    except UnknownColour as error:
+        raise UnknownColour(f"{reference}, in the window at row {r0}, column {c0}: {error}") from None
 
 # %% ../nbs/library/scale.ipynb #s101
 def on_cluster(
-    job: RasterJob,          # What the map depends on; its files under the same path for every worker
+    job: RasterJob,  # What the map depends on; its files under the same path for every worker
     numbers: Iterable[int],  # The blocks to compute
-    scheduler: str,          # Address of a Dask scheduler, such as tcp://10.0.0.1:8786
-) -> Iterator[tuple]:        # Pairs of number and block, in the order in which they are finished
+    scheduler: str,  # Address of a Dask scheduler, such as tcp://10.0.0.1:8786
+) -> Iterator[tuple]:  # Pairs of number and block, in the order in which they are finished
     "Compute blocks on the workers of a Dask cluster."
-    try: from dask.distributed import Client, as_completed
-    except ImportError: raise ValueError("a cluster needs Dask: pip install 'unetkit[scale]'") from None
+    try:
+        from dask.distributed import Client, as_completed
+    except ImportError:
+        raise ValueError("a cluster needs Dask: pip install 'unetkit[scale]'") from None
     with _client(Client, scheduler) as client:
         waiting, running = iter(numbers), as_completed()
+
         def fill():
             free = 2 * max(1, sum(client.nthreads().values())) - running.count()
-            for _, number in zip(range(free), waiting): running.add(client.submit(_numbered_block, job, number, pure=False))
+            for _, number in zip(range(free), waiting):
+                running.add(client.submit(_numbered_block, job, number, pure=False))
+
         fill()
         for future in running:
             yield _result(future)
             fill()
 
+
 def _numbered_block(job, number):
     "A block with its number, as a worker computes it."
-    try: return number, predict_block(job, number)
+    try:
+        return number, predict_block(job, number)
     except FileNotFoundError as error:
-        raise ValueError(f"a worker of the cluster does not see a file ({error}): model and image must lie under the same path on every machine") from None
+        raise ValueError(
+            f"a worker of the cluster does not see a file ({error}): model and image must lie under the same path on every machine"
+        ) from None
 
 # %% ../nbs/library/scale.ipynb #s103
 def _client(Client, scheduler):
     "A connection to a scheduler that has a worker."
-    try: client = Client(scheduler, timeout=10)
+    try:
+        client = Client(scheduler, timeout=10)
     except (OSError, ValueError) as error:
-        raise OSError(f"no Dask scheduler answers at {scheduler} ({type(error).__name__}): start one with `dask scheduler`, and check address and port") from None
-    try: client.wait_for_workers(1, timeout=30)
+        raise OSError(
+            f"no Dask scheduler answers at {scheduler} ({type(error).__name__}): start one with `dask scheduler`, and check address and port"
+        ) from None
+    try:
+        client.wait_for_workers(1, timeout=30)
     except TimeoutError:
         client.close()
-        raise OSError(f"the Dask scheduler at {scheduler} has no worker: start one with `dask worker {scheduler} --nthreads 1`") from None
+        raise OSError(
+            f"the Dask scheduler at {scheduler} has no worker: start one with `dask worker {scheduler} --nthreads 1`"
+        ) from None
     return client
+
 
 def _result(future):
     "What a worker found, or its error."
-    try: return future.result()
-    except (ValueError, OSError, MemoryError): raise
+    try:
+        return future.result()
+    except (ValueError, OSError, MemoryError):
+        raise
     except (Exception, asyncio.CancelledError) as error:
-        raise OSError(f"the cluster failed ({type(error).__name__}: {' '.join(str(error).split())[:150]}): finished blocks are kept, so repeat the command when "
-                      "the scheduler answers and workers have enough memory") from None
+        raise OSError(
+            f"the cluster failed ({type(error).__name__}: {' '.join(str(error).split())[:150]}): finished blocks are kept, so repeat the command when "
+            "the scheduler answers and workers have enough memory"
+        ) from None
 
 # %% ../nbs/library/scale.ipynb #p003-read
 def read_benchmarks() -> dict:  # Name of the record -> what `.ci/bench --record` wrote
     "The recorded benchmarks, one per machine."
-    return {path.name.removesuffix('.json'): json.loads(path.read_text()) for path in sorted((files('unetkit') / 'recorded' / 'bench').iterdir(), key=lambda path: path.name)}
+    return {
+        path.name.removesuffix('.json'): json.loads(path.read_text())
+        for path in sorted((files('unetkit') / 'recorded' / 'bench').iterdir(), key=lambda path: path.name)
+    }

@@ -19,35 +19,48 @@ from .tiles import Georeference, Tile
 
 # %% ../nbs/library/scenes.ipynb #c009-a6f960f6
 CLASSES = ('impervious', 'building', 'low vegetation', 'tree', 'car')  # Index in `labels` -> name
-_COUNTS = (1132698, 867583, 1255273, 1653521, 13160)                   # Pixels per class of the report's training tile
-SHARES = {name: count / sum(_COUNTS) for name, count in zip(CLASSES, _COUNTS)}  # Class -> share of the pixels, 0 to 1
-PIXEL = 0.09                                                           # Side of a pixel on the ground, metres
+_COUNTS = (1132698, 867583, 1255273, 1653521, 13160)  # Pixels per class of the report's training tile
+SHARES = {
+    name: count / sum(_COUNTS) for name, count in zip(CLASSES, _COUNTS)
+}  # Class -> share of the pixels, 0 to 1
+PIXEL = 0.09  # Side of a pixel on the ground, metres
 
 # %% ../nbs/library/scenes.ipynb #c013-815c7eec
-POSSIBLE = dict(zip(CLASSES, ((.1, .5), (0, .4), (.1, .75), (0, .75), (0, .03))))  # Class -> least and largest share that can be asked for
+POSSIBLE = dict(
+    zip(CLASSES, ((0.1, 0.5), (0, 0.4), (0.1, 0.75), (0, 0.75), (0, 0.03)))
+)  # Class -> least and largest share that can be asked for
 
 # %% ../nbs/library/scenes.ipynb #c015-db8564ec
 def class_targets(
-    shares: dict[str, float] | None = None,    # Class -> share of the pixels wanted, within `POSSIBLE`; the others share the rest
-    rng: np.random.Generator | None = None,    # Source of the small differences between scenes; None for none
-) -> dict[str, float]:                         # All five classes -> share, adding up to 1
+    shares: dict[str, float]
+    | None = None,  # Class -> share of the pixels wanted, within `POSSIBLE`; the others share the rest
+    rng: np.random.Generator | None = None,  # Source of the small differences between scenes; None for none
+) -> dict[str, float]:  # All five classes -> share, adding up to 1
     "The class shares that a scene aims at."
     shares = dict(shares or {})
-    for name, share in shares.items(): _check_share(name, share)
+    for name, share in shares.items():
+        _check_share(name, share)
     rest = 1 - sum(shares.values())
-    vary = np.exp(rng.normal(0, .06, len(CLASSES))) if rng else np.ones(len(CLASSES))
+    vary = np.exp(rng.normal(0, 0.06, len(CLASSES))) if rng else np.ones(len(CLASSES))
     free = {name: SHARES[name] * v for name, v in zip(CLASSES, vary) if name not in shares}
     if rest < -1e-9 or (not free and rest > 1e-9):
-        raise ValueError(f"shares must add up to 1, or less with a class left free, got {1 - rest:g}: lower or drop one of them")
-    return {name: shares[name] if name in shares else rest * free[name] / sum(free.values()) for name in CLASSES}
+        raise ValueError(
+            f"shares must add up to 1, or less with a class left free, got {1 - rest:g}: lower or drop one of them"
+        )
+    return {
+        name: shares[name] if name in shares else rest * free[name] / sum(free.values()) for name in CLASSES
+    }
 
 # %% ../nbs/library/scenes.ipynb #c017-473c190f
 def _check_share(name, share):
     "One wanted share is of a known class and possible."
-    if name not in CLASSES: raise ValueError(f"unknown class {name!r} in shares: choose among {', '.join(CLASSES)}")
+    if name not in CLASSES:
+        raise ValueError(f"unknown class {name!r} in shares: choose among {', '.join(CLASSES)}")
     low, high = POSSIBLE[name]
     if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not low <= share <= high:
-        raise ValueError(f"the share of {name!r} must be a number in [{low}, {high}], got {share!r}: ask for a share that a town can hold")
+        raise ValueError(
+            f"the share of {name!r} must be a number in [{low}, {high}], got {share!r}: ask for a share that a town can hold"
+        )
 
 # %% ../nbs/library/scenes.ipynb #c023a-along-code
 def _along(points, axis):
@@ -57,46 +70,49 @@ def _along(points, axis):
 # %% ../nbs/library/scenes.ipynb #c023-2f0748a3
 def clip(
     polygon: np.ndarray,  # (N, 2) corners of a convex polygon, row and column in pixels
-    point: np.ndarray,    # (2,) a point on the cutting line
-    normal: np.ndarray,   # (2,) at right angles to the line, towards the part that is thrown away
-) -> np.ndarray:          # (M, 2) corners of what is left; M = 0 when nothing is
+    point: np.ndarray,  # (2,) a point on the cutting line
+    normal: np.ndarray,  # (2,) at right angles to the line, towards the part that is thrown away
+) -> np.ndarray:  # (M, 2) corners of what is left; M = 0 when nothing is
     "Cut a convex polygon along a line and keep the side that `normal` points away from."
     side = _along(polygon - point, normal)
     kept = []
     for p, q, a, b in zip(np.roll(polygon, 1, 0), polygon, np.roll(side, 1), side):
-        if a * b < 0: kept.append(p + (q - p) * a / (a - b))
-        if b <= 0: kept.append(q)
+        if a * b < 0:
+            kept.append(p + (q - p) * a / (a - b))
+        if b <= 0:
+            kept.append(q)
     return np.array(kept).reshape(-1, 2)
 
 # %% ../nbs/library/scenes.ipynb #c031-d7d602a1
 def shrink(
     polygon: np.ndarray,  # (N, 2) corners of a convex polygon
-    distance: float,      # How far every edge moves inwards, pixels, >= 0
-) -> np.ndarray:          # (M, 2) corners; M < 3 when nothing is left
+    distance: float,  # How far every edge moves inwards, pixels, >= 0
+) -> np.ndarray:  # (M, 2) corners; M < 3 when nothing is left
     "Move every edge of a convex polygon inwards."
     centre = polygon.mean(0)
     for p, q in zip(polygon, np.roll(polygon, -1, 0)):
         outward = _unit(turn(q - p))
         outward = outward * np.sign(_along(p - centre, outward))
         polygon = clip(polygon, p - distance * outward, outward)
-        if len(polygon) < 3: break
+        if len(polygon) < 3:
+            break
     return polygon
 
 # %% ../nbs/library/scenes.ipynb #c033-c181ca93
 def turn(
-    axis: np.ndarray,          # (2,) direction, row and column
+    axis: np.ndarray,  # (2,) direction, row and column
     angle: float = np.pi / 2,  # How far to turn, radians
-) -> np.ndarray:               # (2,) the direction after the turn
+) -> np.ndarray:  # (2,) the direction after the turn
     "Turn a direction."
     c, s = np.cos(angle), np.sin(angle)
     return np.array([c * axis[0] - s * axis[1], s * axis[0] + c * axis[1]])
 
 # %% ../nbs/library/scenes.ipynb #c035-cdd133ac
 def box(
-    centre: np.ndarray,         # (2,) row and column
-    axis: np.ndarray,           # (2,) unit vector along the first side
+    centre: np.ndarray,  # (2,) row and column
+    axis: np.ndarray,  # (2,) unit vector along the first side
     half: tuple[float, float],  # Half the first and the second side, pixels
-) -> np.ndarray:                # (4, 2) corners
+) -> np.ndarray:  # (4, 2) corners
     "A rectangle that lies in any direction."
     a, b = axis * half[0], turn(axis) * half[1]
     return np.array([centre + a + b, centre + a - b, centre - a - b, centre - a + b])
@@ -120,18 +136,19 @@ def _extent(polygon, axis):
 
 # %% ../nbs/library/scenes.ipynb #c047-d6eddf05
 def street_network(
-    land: np.ndarray,          # (N, 2) corners of the convex land to divide
-    longest: float,            # No block is longer than this, pixels
-    width: float,              # Usual width of a street with its pavements, pixels
+    land: np.ndarray,  # (N, 2) corners of the convex land to divide
+    longest: float,  # No block is longer than this, pixels
+    width: float,  # Usual width of a street with its pavements, pixels
     rng: np.random.Generator,  # Source of the positions
-) -> tuple[list, list]:        # Blocks, each (M, 2) corners; streets, each ((2, 2) ends of the middle line, width)
+) -> tuple[list, list]:  # Blocks, each (M, 2) corners; streets, each ((2, 2) ends of the middle line, width)
     "Cut land into blocks by streets, recursively."
     axis = _longest_edge(land)
     low, high = _extent(land, axis)
-    if high - low <= longest: return [land], []
-    at = low + (high - low) * rng.uniform(.4, .6)
-    point, axis = land.mean(0) + axis * (at - _along(land.mean(0), axis)), turn(axis, rng.normal(0, .06))
-    gap = width * rng.choice([.88, 1, 1, 1.4])
+    if high - low <= longest:
+        return [land], []
+    at = low + (high - low) * rng.uniform(0.4, 0.6)
+    point, axis = land.mean(0) + axis * (at - _along(land.mean(0), axis)), turn(axis, rng.normal(0, 0.06))
+    gap = width * rng.choice([0.88, 1, 1, 1.4])
     streets, blocks = [_street(land, point, axis, gap)], []
     for way in (axis, -axis):
         inner, more = street_network(clip(land, point - way * gap / 2, way), longest, width, rng)
@@ -148,11 +165,14 @@ def _street(land, point, axis, gap):
 # %% ../nbs/library/scenes.ipynb #c051-2261afc0
 def bend(
     points: np.ndarray,  # (..., 2) positions on the flat plan, pixels
-    waves: tuple,        # (K, 2) wave vectors in radians per pixel, (K,) phases, (K, 2) shifts in pixels
-) -> np.ndarray:         # (..., 2) positions in the town
+    waves: tuple,  # (K, 2) wave vectors in radians per pixel, (K,) phases, (K, 2) shifts in pixels
+) -> np.ndarray:  # (..., 2) positions in the town
     "Move points of the plan by a few long waves."
     vectors, phases, shifts = waves
-    return points + sum(np.sin(_along(points, vector) + phase)[..., None] * shift for vector, phase, shift in zip(vectors, phases, shifts))
+    return points + sum(
+        np.sin(_along(points, vector) + phase)[..., None] * shift
+        for vector, phase, shift in zip(vectors, phases, shifts)
+    )
 
 # %% ../nbs/library/scenes.ipynb #c053-d0409bf2
 def _trace(polygon, waves, step=40):
@@ -164,21 +184,26 @@ def _trace(polygon, waves, step=40):
     return bend(np.concatenate(sides), waves)
 
 # %% ../nbs/library/scenes.ipynb #c061-91799ae7
-_KINDS = dict(houses=(.60, 215), terraces=(.17, 95), flats=(.15, 420), green=(.08, 400))  # kind: odds, width of a lot in pixels
+_KINDS = dict(
+    houses=(0.60, 215), terraces=(0.17, 95), flats=(0.15, 420), green=(0.08, 400)
+)  # kind: odds, width of a lot in pixels
+
 
 def block_lots(
-    block: np.ndarray,         # (N, 2) corners of a convex block, without its pavement
+    block: np.ndarray,  # (N, 2) corners of a convex block, without its pavement
     rng: np.random.Generator,  # Source of kinds and widths
-) -> list[tuple]:              # Lots: (M, 2) corners, (2,) direction of its street, kind, seed of its row
+) -> list[tuple]:  # Lots: (M, 2) corners, (2,) direction of its street, kind, seed of its row
     "Divide a block into lots, in one row or in two back to back."
     axis = _longest_edge(block)
     low, high = _extent(block, turn(axis))
     deep, lots = high - low > 340, []
-    for front in (turn(axis), -turn(axis))[:1 + deep]:
+    for front in (turn(axis), -turn(axis))[: 1 + deep]:
         row = clip(block, turn(axis) * (low + high) / 2, -front) if deep else block
         kind = str(rng.choice(list(_KINDS), p=[odds for odds, _ in _KINDS.values()]))
         seed = int(rng.integers(1 << 30))
-        lots += [(lot, front, kind, seed) for lot in _split_row(row, axis, _KINDS[kind][1], rng) if len(lot) > 2]
+        lots += [
+            (lot, front, kind, seed) for lot in _split_row(row, axis, _KINDS[kind][1], rng) if len(lot) > 2
+        ]
     return lots
 
 # %% ../nbs/library/scenes.ipynb #c063-a406cc4f
@@ -186,8 +211,8 @@ def _split_row(row, axis, width, rng):
     "Cut a row of land into lots about `width` wide."
     low, high = _extent(row, axis)
     n = max(1, round((high - low) / width))
-    cuts = np.arange(n + 1.)
-    cuts[1:-1] += rng.uniform(-.12, .12, n - 1)
+    cuts = np.arange(n + 1.0)
+    cuts[1:-1] += rng.uniform(-0.12, 0.12, n - 1)
     cuts = low + (high - low) * cuts / n
     return [clip(clip(row, axis * b, axis), axis * a, -axis) for a, b in zip(cuts, cuts[1:])]
 
@@ -195,20 +220,31 @@ def _split_row(row, axis, width, rng):
 @dataclass(frozen=True)
 class House:
     "A building, or a wing of one."
-    centre: np.ndarray                   # (2,) row and column, pixels
-    axis: np.ndarray                     # (2,) unit vector along the ridge
-    half: tuple[float, float]            # Half the length along the ridge and half the width, pixels
-    eaves: float                         # Height of the eaves, metres
-    rise: float                          # Height of the ridge above the eaves, metres; 0 for a flat roof
-    roof: str                            # 'gable', 'hip' or 'flat'
-    colour: tuple[float, float, float]   # IR, R, G of the roof in full sun, 0 to 255
+
+    centre: np.ndarray  # (2,) row and column, pixels
+    axis: np.ndarray  # (2,) unit vector along the ridge
+    half: tuple[float, float]  # Half the length along the ridge and half the width, pixels
+    eaves: float  # Height of the eaves, metres
+    rise: float  # Height of the ridge above the eaves, metres; 0 for a flat roof
+    roof: str  # 'gable', 'hip' or 'flat'
+    colour: tuple[float, float, float]  # IR, R, G of the roof in full sun, 0 to 255
 
     @property
-    def footprint(self) -> np.ndarray: return box(self.centre, self.axis, self.half)  # (4, 2) corners
+    def footprint(self) -> np.ndarray:
+        return box(self.centre, self.axis, self.half)  # (4, 2) corners
 
 # %% ../nbs/library/scenes.ipynb #c069-0bd6b037
-_ROOFS = ((172, 128, 98), (160, 112, 84), (182, 142, 104), (150, 104, 84), (132, 100, 86), (190, 158, 112),
-          (114, 109, 108), (98, 95, 98), (128, 119, 114))
+_ROOFS = (
+    (172, 128, 98),
+    (160, 112, 84),
+    (182, 142, 104),
+    (150, 104, 84),
+    (132, 100, 86),
+    (190, 158, 112),
+    (114, 109, 108),
+    (98, 95, 98),
+    (128, 119, 114),
+)
 _FLATS = ((120, 113, 111), (137, 128, 124), (151, 143, 139), (112, 94, 90), (128, 90, 86), (100, 95, 95))
 _HARD = ('concrete', 'brick', 'gravel')
 
@@ -216,50 +252,68 @@ _HARD = ('concrete', 'brick', 'gravel')
 @dataclass
 class _Plan:
     "Everything that stands or lies on the lots."
-    land: list = field(default_factory=list)    # outline of the private land of a block: buildings keep to it
+
+    land: list = field(default_factory=list)  # outline of the private land of a block: buildings keep to it
     ground: list = field(default_factory=list)  # (polygon, material), in the order of drawing
-    paved: list = field(default_factory=list)   # (polygon, material, urgency): drawn until the impervious share is reached
+    paved: list = field(
+        default_factory=list
+    )  # (polygon, material, urgency): drawn until the impervious share is reached
     hedges: list = field(default_factory=list)  # (outline, width)
     houses: list = field(default_factory=list)  # House
-    slots: list = field(default_factory=list)   # (position, direction, odds) where a car can stand
-    lines: list = field(default_factory=list)   # (end, end) of a painted line
+    slots: list = field(default_factory=list)  # (position, direction, odds) where a car can stand
+    lines: list = field(default_factory=list)  # (end, end) of a painted line
 
 # %% ../nbs/library/scenes.ipynb #c073-a592a397
 @dataclass(frozen=True)
 class _Lot:
     "A lot in its own coordinates."
-    centre: np.ndarray; front: np.ndarray; width: float; depth: float; edge: float; seed: int
 
-    def at(self, x, y): return self.centre + turn(self.front) * x + self.front * y
-    def box(self, x, y, half): return box(self.at(x, y), turn(self.front), half)
+    centre: np.ndarray
+    front: np.ndarray
+    width: float
+    depth: float
+    edge: float
+    seed: int
+
+    def at(self, x, y):
+        return self.centre + turn(self.front) * x + self.front * y
+
+    def box(self, x, y, half):
+        return box(self.at(x, y), turn(self.front), half)
 
 # %% ../nbs/library/scenes.ipynb #c075-539b37b6
 def _house(centre, axis, half, eaves, rng, roof=None, colour=None):
     "A house with its ridge along its longer side."
-    if half[1] > half[0]: axis, half = turn(axis), half[::-1]
-    roof = roof or str(rng.choice(['gable', 'hip', 'flat'], p=[.58, .27, .15]))
+    if half[1] > half[0]:
+        axis, half = turn(axis), half[::-1]
+    roof = roof or str(rng.choice(['gable', 'hip', 'flat'], p=[0.58, 0.27, 0.15]))
     tints = _FLATS if roof == 'flat' else _ROOFS
-    if colour is None: colour = np.array(tints[rng.integers(len(tints))]) * rng.uniform(.88, 1.1)
-    rise = 0. if roof == 'flat' else half[1] * PIXEL * rng.uniform(.55, .95)
+    if colour is None:
+        colour = np.array(tints[rng.integers(len(tints))]) * rng.uniform(0.88, 1.1)
+    rise = 0.0 if roof == 'flat' else half[1] * PIXEL * rng.uniform(0.55, 0.95)
     return House(centre, axis, tuple(half), eaves, rise, roof, tuple(colour))
 
 # %% ../nbs/library/scenes.ipynb #c077-6afafa41
 def _house_lot(plan, lot, rng):
     "A single house with its garden."
-    half = lot.width * rng.uniform(.24, .33), rng.uniform(42, 60)
-    x, y = rng.uniform(-.08, .08) * lot.width, lot.edge - rng.uniform(26, 62) - half[1]
+    half = lot.width * rng.uniform(0.24, 0.33), rng.uniform(42, 60)
+    x, y = rng.uniform(-0.08, 0.08) * lot.width, lot.edge - rng.uniform(26, 62) - half[1]
     main = _house(lot.at(x, y), turn(lot.front), half, rng.uniform(3.2, 6), rng)
     plan.houses.append(main)
-    if rng.random() < .45: plan.houses.append(_wing(lot, main, x, y, half, rng))
-    plan.ground.append((lot.box(x, (y + half[1] + lot.edge) / 2, (7, (lot.edge - y - half[1]) / 2)), rng.choice(_HARD)))
+    if rng.random() < 0.45:
+        plan.houses.append(_wing(lot, main, x, y, half, rng))
+    plan.ground.append(
+        (lot.box(x, (y + half[1] + lot.edge) / 2, (7, (lot.edge - y - half[1]) / 2)), rng.choice(_HARD))
+    )
     _yard(plan, lot, x, y, half, rng)
-    if rng.random() < .6: _garage(plan, lot, rng.choice([-1, 1]) * (lot.width / 2 - 24), rng.uniform(60, 110), rng)
+    if rng.random() < 0.6:
+        _garage(plan, lot, rng.choice([-1, 1]) * (lot.width / 2 - 24), rng.uniform(60, 110), rng)
     _garden(plan, lot, rng)
 
 # %% ../nbs/library/scenes.ipynb #c079-ca0cac67
 def _wing(lot, main, x, y, half, rng):
     "A wing at the back of a house, under the same kind of roof."
-    across, along = np.multiply(half, rng.uniform(.5, .7, 2))
+    across, along = np.multiply(half, rng.uniform(0.5, 0.7, 2))
     centre = lot.at(x + rng.choice([-1, 1]) * (half[0] - across), y - half[1])
     return _house(centre, lot.front, (along * 1.7, across), main.eaves, rng, main.roof, main.colour)
 
@@ -267,36 +321,56 @@ def _wing(lot, main, x, y, half, rng):
 def _yard(plan, lot, x, y, half, rng):
     "A terrace behind the house and a paved front."
     stone = rng.choice(_HARD)
-    plan.paved.append((lot.box(x, y - half[1] - 24, (rng.uniform(30, 60), rng.uniform(18, 34))), stone, rng.random()))
-    plan.paved.append((lot.box(0, lot.edge - 18, (lot.width / 2, rng.uniform(14, 30))), stone, .4 + rng.random()))
+    plan.paved.append(
+        (lot.box(x, y - half[1] - 24, (rng.uniform(30, 60), rng.uniform(18, 34))), stone, rng.random())
+    )
+    plan.paved.append(
+        (lot.box(0, lot.edge - 18, (lot.width / 2, rng.uniform(14, 30))), stone, 0.4 + rng.random())
+    )
 
 # %% ../nbs/library/scenes.ipynb #c083-23726237
 def _garage(plan, lot, x, depth, rng):
     "A garage, its drive, and a place for a car."
-    plan.houses.append(_house(lot.at(x, lot.edge - depth), lot.front, (34, 18), 2.7, rng, rng.choice(['flat', 'gable'])))
+    plan.houses.append(
+        _house(lot.at(x, lot.edge - depth), lot.front, (34, 18), 2.7, rng, rng.choice(['flat', 'gable']))
+    )
     stone = rng.choice(_HARD + ('asphalt',))
     plan.paved.append((lot.box(x, lot.edge - depth / 2 + 20, (17, depth / 2 - 15)), stone, -1))
-    plan.slots.append((lot.at(x, lot.edge - depth + 64), lot.front, .6))
-    plan.paved.append((lot.box(x, 0, (22, lot.depth / 2)), stone, .3 + rng.random()))
+    plan.slots.append((lot.at(x, lot.edge - depth + 64), lot.front, 0.6))
+    plan.paved.append((lot.box(x, 0, (22, lot.depth / 2)), stone, 0.3 + rng.random()))
 
 # %% ../nbs/library/scenes.ipynb #c085-73507447
 def _garden(plan, lot, rng):
     "Beds and a shed at the back."
     for _ in range(rng.integers(0, 3)):
-        bed = lot.box(rng.uniform(-.36, .36) * lot.width, -rng.uniform(.05, .42) * lot.depth, rng.uniform(14, 44, 2))
+        bed = lot.box(
+            rng.uniform(-0.36, 0.36) * lot.width, -rng.uniform(0.05, 0.42) * lot.depth, rng.uniform(14, 44, 2)
+        )
         plan.ground.append((bed, rng.choice(['soil', 'bed', 'meadow'])))
-    if rng.random() < .45:
-        shed = lot.at(rng.uniform(-.35, .35) * lot.width, 10 - .42 * lot.depth)
-        plan.houses.append(_house(shed, lot.front, rng.uniform(13, 22, 2), 2.2, rng, rng.choice(['flat', 'gable'])))
+    if rng.random() < 0.45:
+        shed = lot.at(rng.uniform(-0.35, 0.35) * lot.width, 10 - 0.42 * lot.depth)
+        plan.houses.append(
+            _house(shed, lot.front, rng.uniform(13, 22, 2), 2.2, rng, rng.choice(['flat', 'gable']))
+        )
 
 # %% ../nbs/library/scenes.ipynb #c087-f5fd875b
 def _terrace_lot(plan, lot, rng):
     "One house of a terrace."
     row = np.random.default_rng(lot.seed)
     yard, deep, eaves = row.uniform(18, 44), row.uniform(48, 60), row.uniform(5, 8)
-    colour = np.array(_ROOFS[row.integers(len(_ROOFS))]) * rng.uniform(.9, 1.08)
+    colour = np.array(_ROOFS[row.integers(len(_ROOFS))]) * rng.uniform(0.9, 1.08)
     y, stone = lot.edge - yard - deep, rng.choice(_HARD)
-    plan.houses.append(House(lot.at(0, y), turn(lot.front), (lot.width / 2 + 1, deep), eaves, deep * PIXEL * .8, 'gable', tuple(colour)))
+    plan.houses.append(
+        House(
+            lot.at(0, y),
+            turn(lot.front),
+            (lot.width / 2 + 1, deep),
+            eaves,
+            deep * PIXEL * 0.8,
+            'gable',
+            tuple(colour),
+        )
+    )
     plan.ground.append((lot.box(0, y + deep + yard / 2, (9, yard / 2 + 2)), stone))
     plan.paved.append((lot.box(0, y + deep + yard / 2, (lot.width / 2, yard / 2 + 4)), stone, rng.random()))
     plan.paved.append((lot.box(0, y - deep - 20, (lot.width / 2 - 4, 22)), stone, rng.random()))
@@ -305,40 +379,54 @@ def _terrace_lot(plan, lot, rng):
 # %% ../nbs/library/scenes.ipynb #c089-684f5e78
 def _flats_lot(plan, lot, rng):
     "A block of flats with a parking court behind it."
-    half = lot.width * rng.uniform(.32, .42), rng.uniform(58, 88)
+    half = lot.width * rng.uniform(0.32, 0.42), rng.uniform(58, 88)
     y = lot.edge - rng.uniform(20, 50) - half[1]
-    plan.houses.append(_house(lot.at(0, y), turn(lot.front), half, rng.uniform(7, 11), rng, str(rng.choice(['flat', 'flat', 'hip', 'gable']))))
+    plan.houses.append(
+        _house(
+            lot.at(0, y),
+            turn(lot.front),
+            half,
+            rng.uniform(7, 11),
+            rng,
+            str(rng.choice(['flat', 'flat', 'hip', 'gable'])),
+        )
+    )
     back, stone = lot.edge - 2 * half[1] - 120, rng.choice(['asphalt', 'concrete'])
-    plan.paved.append((lot.box(0, back, (lot.width * .43, 62)), stone, -1))
-    plan.paved.append((lot.box(.4 * lot.width, (lot.edge + back) / 2, (26, (lot.edge - back) / 2)), 'asphalt', -1))
-    plan.paved.append((lot.box(0, 0, (lot.width / 2, lot.depth / 2)), 'concrete', .6 + rng.random()))
-    for x in np.arange(-.38 * lot.width, .38 * lot.width, 32):
-        plan.slots.append((lot.at(x, back - 34), lot.front, .5))
+    plan.paved.append((lot.box(0, back, (lot.width * 0.43, 62)), stone, -1))
+    plan.paved.append(
+        (lot.box(0.4 * lot.width, (lot.edge + back) / 2, (26, (lot.edge - back) / 2)), 'asphalt', -1)
+    )
+    plan.paved.append((lot.box(0, 0, (lot.width / 2, lot.depth / 2)), 'concrete', 0.6 + rng.random()))
+    for x in np.arange(-0.38 * lot.width, 0.38 * lot.width, 32):
+        plan.slots.append((lot.at(x, back - 34), lot.front, 0.5))
         plan.lines.append((lot.at(x + 16, back - 60), lot.at(x + 16, back - 8)))
 
 # %% ../nbs/library/scenes.ipynb #c091-0f272c25
 def _green_lot(plan, lot, rng):
     "A small park."
     for _ in range(3):
-        spot = lot.box(*(rng.uniform(-.4, .4, 2) * (lot.width, lot.depth)), rng.uniform(30, 80, 2))
+        spot = lot.box(*(rng.uniform(-0.4, 0.4, 2) * (lot.width, lot.depth)), rng.uniform(30, 80, 2))
         plan.ground.append((spot, rng.choice(['meadow', 'lawn', 'soil'])))
     plan.ground.append((lot.box(0, 0, (11, lot.depth / 2)), rng.choice(['gravel', 'concrete'])))
 
 # %% ../nbs/library/scenes.ipynb #c093-60d5dd7d
 _FURNISH = dict(houses=_house_lot, terraces=_terrace_lot, flats=_flats_lot, green=_green_lot)
 
+
 def _lay_out(blocks, shape, waves, rng):
     "The plan of every block that can be seen."
     plan = _Plan()
     for block in blocks:
-        if not _seen(_trace(block, waves), shape, 100): continue
+        if not _seen(_trace(block, waves), shape, 100):
+            continue
         plan.land.append(_trace(shrink(block, 20), waves))
         plan.ground += [(_trace(block, waves), 'kerb'), (_trace(shrink(block, 3), waves), 'pavement')]
         for polygon, front, kind, seed in block_lots(shrink(block, 17), rng):
             outline = _trace(polygon, waves)
-            plan.ground.append((outline, rng.choice(['lawn', 'meadow'], p=[.72, .28])))
+            plan.ground.append((outline, rng.choice(['lawn', 'meadow'], p=[0.72, 0.28])))
             _FURNISH[kind](plan, _bent_lot(polygon, front, waves, seed), rng)
-            if rng.random() < .55: plan.hedges.append((outline, int(rng.integers(6, 15))))
+            if rng.random() < 0.55:
+                plan.hedges.append((outline, int(rng.integers(6, 15))))
     return plan
 
 # %% ../nbs/library/scenes.ipynb #c095-30f2e170
@@ -356,21 +444,22 @@ def _seen(points, shape, margin=0):
 
 # %% ../nbs/library/scenes.ipynb #c099-962d7455
 def mask(
-    shape: tuple[int, int],      # Rows and columns of the canvas
+    shape: tuple[int, int],  # Rows and columns of the canvas
     polygons: list[np.ndarray],  # Each (N, 2) corners, pixels; may reach beyond the canvas
-) -> np.ndarray:                 # (rows, columns) bool: True inside any of them
+) -> np.ndarray:  # (rows, columns) bool: True inside any of them
     "The pixels that polygons cover."
     image = Image.new('L', shape[::-1])
     draw = ImageDraw.Draw(image)
-    for polygon in polygons: _fill(draw, polygon, 1)
+    for polygon in polygons:
+        _fill(draw, polygon, 1)
     return np.asarray(image) > 0
 
 # %% ../nbs/library/scenes.ipynb #c101-9982fe4a
 def smallest(
     measure: Callable,  # Number -> share; never falls as the number grows
-    target: float,      # Share to reach
-    high: int,          # Largest number to try
-) -> int:               # Least number with measure(number) >= target, or `high` when none reaches it
+    target: float,  # Share to reach
+    high: int,  # Largest number to try
+) -> int:  # Least number with measure(number) >= target, or `high` when none reaches it
     "Bisect for the least number that is enough."
     low = 0
     while low < high:
@@ -381,9 +470,11 @@ def smallest(
 # %% ../nbs/library/scenes.ipynb #c103-7ec69791
 _PAD = 64  # Margin of the canvas on every side, pixels
 
+
 def _fill(draw, polygon, value):
     "Fill a polygon of (row, column) corners."
-    if len(polygon) > 2: draw.polygon([*map(tuple, polygon[:, ::-1].tolist())], fill=value)
+    if len(polygon) > 2:
+        draw.polygon([*map(tuple, polygon[:, ::-1].tolist())], fill=value)
 
 # %% ../nbs/library/scenes.ipynb #c105-24f24c2d
 def _line(draw, points, value, width):
@@ -395,6 +486,7 @@ def _inside(array):
     "The part of a canvas that becomes the tile."
     return array[_PAD:-_PAD, _PAD:-_PAD]
 
+
 def _share(pixels):
     "Share of the tile that a mask of the canvas covers."
     return _inside(pixels).mean()
@@ -403,20 +495,23 @@ def _share(pixels):
 def _choose_streets(shape, target, waves, rng):
     "Blocks and streets of the town, of several tried, whose streets come nearest to the target."
     towns = []
-    for scale in np.repeat([.88, 1, 1.12], 4) * min(target / SHARES['impervious'], 1.5):
+    for scale in np.repeat([0.88, 1, 1.12], 4) * min(target / SHARES['impervious'], 1.5):
         side, centre = max(shape) / 2 + 1300, np.array(shape) / 2 + rng.uniform(-500, 500, 2)
-        land = box(centre, turn(np.array([1., 0]), rng.uniform(0, np.pi)), (side, side))
+        land = box(centre, turn(np.array([1.0, 0]), rng.uniform(0, np.pi)), (side, side))
         blocks, streets = street_network(land, 1000, 76 * scale, rng)
         near = [b for b in blocks if len(b) > 2 and _seen(b, shape, 150)]
         share = 1 - _share(mask(shape, [_trace(shrink(b, 17 * min(scale, 1)), waves) for b in near]))
-        towns.append((abs(share - .8 * target), near, streets))
+        towns.append((abs(share - 0.8 * target), near, streets))
     return min(towns, key=lambda town: town[0])[1:]
 
 # %% ../nbs/library/scenes.ipynb #c115-6804f9d0
 def _room(house, land):
     "How many fiftieths of its size, up to 120, a building can have before it leaves the land; beyond the canvas all is land."
     corners = house.footprint
-    rim = np.concatenate([corners + t * (np.roll(corners, -1, 0) - corners) for t in np.arange(0, 1, .25)]) - house.centre
+    rim = (
+        np.concatenate([corners + t * (np.roll(corners, -1, 0) - corners) for t in np.arange(0, 1, 0.25)])
+        - house.centre
+    )
     at = np.floor(house.centre + rim * (np.arange(1, 121) / 50)[:, None, None]).astype(int)
     beyond = ((at < 0) | (at >= land.shape)).any(-1)
     row, col = np.where(beyond[..., None], 0, at).transpose(2, 0, 1)
@@ -427,18 +522,29 @@ def _places(house, land):
     "The building where it was planned and, if that is better, where it has most room: (room, building), the larger room last."
     moves = [turn(house.axis, angle) * step for angle in np.arange(4) * np.pi / 2 for step in (20, 40)]
     first = _room(house, land), house
-    if first[0] == 120: return [first]
-    moved = [replace(house, centre=house.centre + move) for move in moves if _seen(house.centre[None] + move, land.shape)]
+    if first[0] == 120:
+        return [first]
+    moved = [
+        replace(house, centre=house.centre + move)
+        for move in moves
+        if _seen(house.centre[None] + move, land.shape)
+    ]
     best = max([first] + [(_room(h, land), h) for h in moved], key=lambda p: p[0])
     return [first, best] if best[0] > first[0] else [first]
 
 # %% ../nbs/library/scenes.ipynb #c119-eec2137e
 def _fit_houses(houses, land, target):
     "Houses in view, all made larger or smaller until they cover the target, on the private land."
-    near = [places for h in houses if _seen(h.footprint, land.shape, 50) and (places := _places(h, land))[-1][0] >= 30]
+    near = [
+        places
+        for h in houses
+        if _seen(h.footprint, land.shape, 50) and (places := _places(h, land))[-1][0] >= 30
+    ]
+
     def grown(k):
         chosen = [next((p for p in places if p[0] >= max(k, 30)), places[-1]) for places in near] if k else []
         return [_scaled(h, min(k, room) / 50) for room, h in chosen]
+
     return grown(smallest(lambda k: _share(mask(land.shape, [h.footprint for h in grown(k)])), target, 120))
 
 # %% ../nbs/library/scenes.ipynb #c121-68d41089
@@ -448,36 +554,60 @@ def _scaled(house, factor):
 
 # %% ../nbs/library/scenes.ipynb #c125-9c60712a
 _GROUND = dict(  # material: class, IR R G in full sun, grain, mottling
-    asphalt=(0, (113, 114, 119), .045, .06), pavement=(0, (138, 135, 139), .05, .05), concrete=(0, (146, 140, 141), .05, .07),
-    brick=(0, (142, 116, 110), .08, .06), gravel=(0, (150, 142, 138), .11, .10), kerb=(0, (158, 156, 158), .04, .03),
-    paint=(0, (196, 194, 196), .05, .06), lawn=(2, (172, 92, 100), .05, .10), meadow=(2, (152, 90, 92), .12, .20),
-    soil=(2, (116, 100, 94), .10, .12), bed=(2, (140, 84, 86), .22, .30), hedge=(2, (160, 72, 78), .16, .20))
+    asphalt=(0, (113, 114, 119), 0.045, 0.06),
+    pavement=(0, (138, 135, 139), 0.05, 0.05),
+    concrete=(0, (146, 140, 141), 0.05, 0.07),
+    brick=(0, (142, 116, 110), 0.08, 0.06),
+    gravel=(0, (150, 142, 138), 0.11, 0.10),
+    kerb=(0, (158, 156, 158), 0.04, 0.03),
+    paint=(0, (196, 194, 196), 0.05, 0.06),
+    lawn=(2, (172, 92, 100), 0.05, 0.10),
+    meadow=(2, (152, 90, 92), 0.12, 0.20),
+    soil=(2, (116, 100, 94), 0.10, 0.12),
+    bed=(2, (140, 84, 86), 0.22, 0.30),
+    hedge=(2, (160, 72, 78), 0.16, 0.20),
+)
 _CODE = {name: code for code, name in enumerate(_GROUND)}
-_CLASS, _COLOUR, _GRAIN, _MOTTLE = (np.array(v, t) for v, t in zip(zip(*_GROUND.values()), ('u1', 'f4', 'f4', 'f4')))
+_CLASS, _COLOUR, _GRAIN, _MOTTLE = (
+    np.array(v, t) for v, t in zip(zip(*_GROUND.values()), ('u1', 'f4', 'f4', 'f4'))
+)
 _HARD_GROUND = _CLASS == 0
 
 # %% ../nbs/library/scenes.ipynb #c127-fd33d6b8
 def noise(
-    shape: tuple[int, int],    # Rows and columns
-    scale: float,              # Distance between independent values, pixels, >= 1
+    shape: tuple[int, int],  # Rows and columns
+    scale: float,  # Distance between independent values, pixels, >= 1
     rng: np.random.Generator,  # Source of the values
-) -> np.ndarray:               # (rows, columns) float32, mean about 0, standard deviation about 1
+) -> np.ndarray:  # (rows, columns) float32, mean about 0, standard deviation about 1
     "Random texture of one scale."
     grid = [int(np.ceil(n / scale)) + 3 for n in shape]
     coarse = rng.standard_normal(grid, dtype=np.float32)
-    if scale <= 1: return coarse[:shape[0], :shape[1]]
+    if scale <= 1:
+        return coarse[: shape[0], : shape[1]]
     fine = Image.fromarray(coarse).resize([int(n * scale) for n in grid[::-1]], Image.BICUBIC)
-    return np.asarray(fine)[:shape[0], :shape[1]] * np.float32(1.25)
+    return np.asarray(fine)[: shape[0], : shape[1]] * np.float32(1.25)
 
 # %% ../nbs/library/scenes.ipynb #c133-12ce9b39
 @dataclass(frozen=True)
 class _Texture:
     "Noise of six scales, and the lumps of foliage made from it."
-    leaf: np.ndarray; sprig: np.ndarray; twig: np.ndarray; clump: np.ndarray; patch: np.ndarray; field: np.ndarray
+
+    leaf: np.ndarray
+    sprig: np.ndarray
+    twig: np.ndarray
+    clump: np.ndarray
+    patch: np.ndarray
+    field: np.ndarray
 
     @cached_property
     def lump(self):
-        return .35 * np.abs(self.sprig) + .5 * np.abs(self.twig) + .6 * np.abs(self.clump) + np.float32(.35) * np.abs(self.patch) - np.float32(1.25)
+        return (
+            0.35 * np.abs(self.sprig)
+            + 0.5 * np.abs(self.twig)
+            + 0.6 * np.abs(self.clump)
+            + np.float32(0.35) * np.abs(self.patch)
+            - np.float32(1.25)
+        )
 
 # %% ../nbs/library/scenes.ipynb #c135-1d790ba9
 def _texture(shape, rng):
@@ -492,30 +622,42 @@ def _paint_ground(plan, streets, shape, waves, buildings, target, rng):
     _mend_streets(toner, shape, rng)
     for polygon, name in plan.ground:
         _fill(draw, polygon, _CODE[name])
-        if name != 'pavement': _fill(toner, polygon, int(np.clip(rng.normal(128, 11), 95, 160)))
+        if name != 'pavement':
+            _fill(toner, polygon, int(np.clip(rng.normal(128, 11), 95, 160)))
     for polygon, name in _pave(plan, image, buildings, target):
         _fill(draw, polygon, _CODE[name])
         _fill(toner, polygon, int(rng.normal(128, 10)))
     _draw_hedges(draw, plan.hedges, rng)
-    for end, other in plan.lines: _paint_bay(image, draw, end, other)
-    for (ends, gap) in streets: _mark_street(draw, toner, ends, gap, waves, rng)
+    for end, other in plan.lines:
+        _paint_bay(image, draw, end, other)
+    for ends, gap in streets:
+        _mark_street(draw, toner, ends, gap, waves, rng)
     return np.asarray(image), np.asarray(tone)
 
 # %% ../nbs/library/scenes.ipynb #c139-1c068195
 def _pave(plan, image, buildings, target):
     "The most urgent hard surfaces, as many as reach the impervious share."
-    pieces = [(polygon, name) for polygon, name, _ in sorted(plan.paved, key=lambda p: p[2]) if _seen(polygon, buildings.shape)]
+    pieces = [
+        (polygon, name)
+        for polygon, name, _ in sorted(plan.paved, key=lambda p: p[2])
+        if _seen(polygon, buildings.shape)
+    ]
+
     def hard(n):
         trial = image.copy()
-        for polygon, name in pieces[:n]: _fill(ImageDraw.Draw(trial), polygon, _CODE[name])
+        for polygon, name in pieces[:n]:
+            _fill(ImageDraw.Draw(trial), polygon, _CODE[name])
         return _share(_HARD_GROUND[np.asarray(trial)] & ~buildings)
-    return pieces[:smallest(hard, target, len(pieces))]
+
+    return pieces[: smallest(hard, target, len(pieces))]
 
 # %% ../nbs/library/scenes.ipynb #c141-5a40d946
 def _mend_streets(toner, shape, rng):
     "Patches where the asphalt was opened and closed again."
     for _ in range(int(np.prod(shape) / 40000)):
-        patch = box(rng.uniform(0, 1, 2) * shape, turn(np.array([1., 0]), rng.uniform(0, 3)), rng.uniform(6, 50, 2))
+        patch = box(
+            rng.uniform(0, 1, 2) * shape, turn(np.array([1.0, 0]), rng.uniform(0, 3)), rng.uniform(6, 50, 2)
+        )
         _fill(toner, patch, int(rng.normal(128, 9)))
 
 # %% ../nbs/library/scenes.ipynb #c143-cfe13c3e
@@ -523,24 +665,32 @@ def _draw_hedges(draw, hedges, rng):
     "Hedges along some sides of some lots."
     for outline, width in hedges:
         for side in np.array_split(outline, 4):
-            if rng.random() < .5 and len(side) > 1: _line(draw, side, _CODE['hedge'], width)
+            if rng.random() < 0.5 and len(side) > 1:
+                _line(draw, side, _CODE['hedge'], width)
 
 # %% ../nbs/library/scenes.ipynb #c145-e32de074
 def _paint_bay(image, draw, end, other):
     "A line between two parking bays, where there is a court."
     at = np.round((end + other) / 2).astype(int)
-    if (at >= 0).all() and (at < image.size[::-1]).all() and _HARD_GROUND[image.getpixel((int(at[1]), int(at[0])))]:
+    if (
+        (at >= 0).all()
+        and (at < image.size[::-1]).all()
+        and _HARD_GROUND[image.getpixel((int(at[1]), int(at[0])))]
+    ):
         _line(draw, [end, other], _CODE['paint'], 2)
 
 # %% ../nbs/library/scenes.ipynb #c147-ffa3049b
 def _mark_street(draw, toner, ends, gap, waves, rng):
     "Wheel tracks and painted lines of one street."
     middle, across = _middle_line(ends, waves)
-    for side in (-.3, -.12, .12, .3): _line(toner, middle + across * gap * side, int(rng.normal(131, 5)), 9)
+    for side in (-0.3, -0.12, 0.12, 0.3):
+        _line(toner, middle + across * gap * side, int(rng.normal(131, 5)), 9)
     if gap > 70:
-        for i in range(0, len(middle) - 3, 6): _line(draw, middle[i:i + 3], _CODE['paint'], 3)
+        for i in range(0, len(middle) - 3, 6):
+            _line(draw, middle[i : i + 3], _CODE['paint'], 3)
     if gap > 95:
-        for side in (-.27, .27): _line(draw, middle + across * gap * side, _CODE['paint'], 2)
+        for side in (-0.27, 0.27):
+            _line(draw, middle + across * gap * side, _CODE['paint'], 2)
 
 # %% ../nbs/library/scenes.ipynb #c149-9c60d436
 def _middle_line(ends, waves):
@@ -554,38 +704,50 @@ def _middle_line(ends, waves):
 # %% ../nbs/library/scenes.ipynb #c151-9a0630fa
 _ANGLES = np.linspace(0, 2 * np.pi, 25)
 
+
 @dataclass(frozen=True)
 class Crown:
     "The crown of a tree or a shrub."
-    centre: np.ndarray                  # (2,) row and column, pixels
-    radii: np.ndarray                   # (25,) radius at every 15 degrees, the last equal to the first, pixels
-    height: float                       # Metres
+
+    centre: np.ndarray  # (2,) row and column, pixels
+    radii: np.ndarray  # (25,) radius at every 15 degrees, the last equal to the first, pixels
+    height: float  # Metres
     colour: tuple[float, float, float]  # IR, R, G in full sun, 0 to 255
-    cone: bool = False                  # A conifer?
+    cone: bool = False  # A conifer?
 
     @property
-    def outline(self) -> np.ndarray:    # (24, 2) corners
+    def outline(self) -> np.ndarray:  # (24, 2) corners
         "The polygon that an annotator would draw."
         return self.centre + self.radii[:-1, None] * np.stack([np.sin(_ANGLES[:-1]), np.cos(_ANGLES[:-1])], 1)
 
 # %% ../nbs/library/scenes.ipynb #c153-fc98b496
 def _crown(centre, rng):
     "A tree."
-    size, cone = np.clip(rng.lognormal(3.22, .38), 12, 62), rng.random() < .15
-    swing = sum(rng.normal(0, .16 / k) * np.cos(k * _ANGLES + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 5, 7))
+    size, cone = np.clip(rng.lognormal(3.22, 0.38), 12, 62), rng.random() < 0.15
+    swing = sum(
+        rng.normal(0, 0.16 / k) * np.cos(k * _ANGLES + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 5, 7)
+    )
     infrared, visible = rng.normal(184, 18), rng.normal(78, 8)
-    colour = np.array([infrared, visible, visible + rng.normal(6, 4)]) * rng.uniform(.76, 1.12) * (.8 if cone else 1)
+    colour = (
+        np.array([infrared, visible, visible + rng.normal(6, 4)])
+        * rng.uniform(0.76, 1.12)
+        * (0.8 if cone else 1)
+    )
     return Crown(centre, size * (1 + swing), size * PIXEL * rng.uniform(1.6, 2.6) + 1, tuple(colour), cone)
 
 # %% ../nbs/library/scenes.ipynb #c155-26f5cdaa
 def _shrub(centre, rng):
     "A shrub: the leaves of a tree, the height of a child."
     tree = _crown(centre, rng)
-    return replace(tree, radii=tree.radii * rng.uniform(.22, .5), height=rng.uniform(.9, 2), cone=False)
+    return replace(tree, radii=tree.radii * rng.uniform(0.22, 0.5), height=rng.uniform(0.9, 2), cone=False)
 
 # %% ../nbs/library/scenes.ipynb #c157-c5c50364
-_ODDS = np.array([dict(asphalt=0, paint=0, kerb=.04, pavement=.18).get(name, .12 if hard else 1)
-                  for name, hard in zip(_GROUND, _HARD_GROUND)])  # that a tree proposed on a material is planted
+_ODDS = np.array(
+    [
+        dict(asphalt=0, paint=0, kerb=0.04, pavement=0.18).get(name, 0.12 if hard else 1)
+        for name, hard in zip(_GROUND, _HARD_GROUND)
+    ]
+)  # that a tree proposed on a material is planted
 
 # %% ../nbs/library/scenes.ipynb #c159-a27d1a66
 def _sow(ground, buildings, groves, density, rng):
@@ -593,43 +755,62 @@ def _sow(ground, buildings, groves, density, rng):
     at = rng.uniform(0, 1, (int(density * ground.size), 2)) * ground.shape
     row, col = at.astype(int).T
     last = np.array(ground.shape)[:, None] - 1
-    near = np.any([buildings[tuple(np.clip([row + i, col + j], 0, last))] for i, j in ((20, 0), (-20, 0), (0, 20), (0, -20))], 0)
-    keep = rng.random(len(at)) < _ODDS[ground[row, col]] * np.where(near, .06, 1)
-    order = np.argsort(rng.standard_normal(len(at)) - .55 * groves[row, col])
+    near = np.any(
+        [
+            buildings[tuple(np.clip([row + i, col + j], 0, last))]
+            for i, j in ((20, 0), (-20, 0), (0, 20), (0, -20))
+        ],
+        0,
+    )
+    keep = rng.random(len(at)) < _ODDS[ground[row, col]] * np.where(near, 0.06, 1)
+    order = np.argsort(rng.standard_normal(len(at)) - 0.55 * groves[row, col])
     return [at[i] for i in order if keep[i] and not buildings[row[i], col[i]]]
 
 # %% ../nbs/library/scenes.ipynb #c161-2c1c899b
 def _plant(ground, buildings, target, groves, rng):
     "As many trees as cover the target."
-    crowns = [_crown(at, rng) for at in _sow(ground, buildings, groves, .0026, rng)]
+    crowns = [_crown(at, rng) for at in _sow(ground, buildings, groves, 0.0026, rng)]
     outlines = [crown.outline for crown in crowns]
-    return crowns[:smallest(lambda n: _share(mask(ground.shape, outlines[:n])), target, len(crowns))]
+    return crowns[: smallest(lambda n: _share(mask(ground.shape, outlines[:n])), target, len(crowns))]
 
 # %% ../nbs/library/scenes.ipynb #c163-34623290
 def _plant_shrubs(ground, buildings, groves, rng):
     "Shrubs on soft ground."
-    places = _sow(ground, buildings, groves, .00022, rng)
+    places = _sow(ground, buildings, groves, 0.00022, rng)
     return [_shrub(at, rng) for at in places if not _HARD_GROUND[ground[tuple(at.astype(int))]]]
 
 # %% ../nbs/library/scenes.ipynb #c167-20c7d287
 @dataclass(frozen=True)
 class Car:
     "A car, parked or moving."
-    centre: np.ndarray                  # (2,) row and column, pixels
-    axis: np.ndarray                    # (2,) unit vector towards its front
-    half: tuple[float, float]           # Half its length and half its width, pixels
+
+    centre: np.ndarray  # (2,) row and column, pixels
+    axis: np.ndarray  # (2,) unit vector towards its front
+    half: tuple[float, float]  # Half its length and half its width, pixels
     colour: tuple[float, float, float]  # IR, R, G of the paint in full sun, 0 to 255
 
     @property
-    def outline(self) -> np.ndarray:    # (8, 2) corners
+    def outline(self) -> np.ndarray:  # (8, 2) corners
         "The polygon that an annotator would draw."
-        u = np.array([1, 1, .8, -.82, -1, -1, -.82, .8]) * self.half[0]
-        v = np.array([.5, -.5, -1, -1, -.6, .6, 1, 1]) * self.half[1]
+        u = np.array([1, 1, 0.8, -0.82, -1, -1, -0.82, 0.8]) * self.half[0]
+        v = np.array([0.5, -0.5, -1, -1, -0.6, 0.6, 1, 1]) * self.half[1]
         return self.centre + u[:, None] * self.axis + v[:, None] * turn(self.axis)
 
 # %% ../nbs/library/scenes.ipynb #c169-e1fd0214
-_PAINTS = ((226, 224, 228), (214, 214, 218), (186, 190, 196), (168, 172, 180), (150, 154, 164), (44, 48, 54), (36, 40, 46), (52, 62, 84),
-           (150, 70, 84), (58, 78, 120), (190, 160, 70), (84, 50, 100))
+_PAINTS = (
+    (226, 224, 228),
+    (214, 214, 218),
+    (186, 190, 196),
+    (168, 172, 180),
+    (150, 154, 164),
+    (44, 48, 54),
+    (36, 40, 46),
+    (52, 62, 84),
+    (150, 70, 84),
+    (58, 78, 120),
+    (190, 160, 70),
+    (84, 50, 100),
+)
 
 # %% ../nbs/library/scenes.ipynb #c171-1de40557
 def _street_slots(ends, gap, waves, rng):
@@ -637,7 +818,12 @@ def _street_slots(ends, gap, waves, rng):
     p, q = ends
     length, way = np.hypot(*(q - p)), _unit(q - p)
     slots = []
-    for side, step, odds in ((gap / 2 - 15, 64, .5), (15 - gap / 2, 64, .5), (gap * .12, 190, .3), (-gap * .12, 190, .3)):
+    for side, step, odds in (
+        (gap / 2 - 15, 64, 0.5),
+        (15 - gap / 2, 64, 0.5),
+        (gap * 0.12, 190, 0.3),
+        (-gap * 0.12, 190, 0.3),
+    ):
         for x in np.arange(rng.uniform(0, step), length, step) + rng.normal(0, 3):
             a, b = (bend(p + way * at + turn(way) * side, waves) for at in (x, x + 10))
             slots.append((a, _unit(b - a), odds))
@@ -646,17 +832,19 @@ def _street_slots(ends, gap, waves, rng):
 # %% ../nbs/library/scenes.ipynb #c173-efe930bf
 def _car(at, way, rng):
     "A car that stands nearly straight."
-    way = turn(way, rng.normal(0, .03) + np.pi * rng.integers(2))
-    paint = np.array(_PAINTS[rng.integers(len(_PAINTS))]) * rng.uniform(.9, 1.1)
+    way = turn(way, rng.normal(0, 0.03) + np.pi * rng.integers(2))
+    paint = np.array(_PAINTS[rng.integers(len(_PAINTS))]) * rng.uniform(0.9, 1.1)
     return Car(at, way, (rng.uniform(22, 26.5), rng.uniform(9, 10.8)), tuple(paint))
 
 # %% ../nbs/library/scenes.ipynb #c175-4f8d2785
 def _apart(car, other, gap=6):
     "Is there a gap, in pixels, between two cars?"
-    if np.hypot(*(car.centre - other.centre)) > 70: return True
+    if np.hypot(*(car.centre - other.centre)) > 70:
+        return True
     for axis in (car.axis, turn(car.axis), other.axis, turn(other.axis)):
         (a, b), (c, d) = _extent(car.outline, axis), _extent(other.outline, axis)
-        if max(a - d, c - b) >= gap: return True
+        if max(a - d, c - b) >= gap:
+            return True
     return False
 
 # %% ../nbs/library/scenes.ipynb #c177-ec535cc0
@@ -664,14 +852,16 @@ def _spread(cars):
     "The cars, in their order, without those that would touch an earlier one."
     kept = []
     for car in cars:
-        if all(_apart(car, other) for other in kept): kept.append(car)
+        if all(_apart(car, other) for other in kept):
+            kept.append(car)
     return kept
 
 # %% ../nbs/library/scenes.ipynb #c179-baa5d85d
 def _free(car, ground, buildings, hidden):
     "Can a car stand there, and be seen?"
     row, col = np.floor(car.centre).astype(int)
-    if not (0 <= row < ground.shape[0] and 0 <= col < ground.shape[1]): return False
+    if not (0 <= row < ground.shape[0] and 0 <= col < ground.shape[1]):
+        return False
     rows, cols = np.clip(np.floor(car.outline).astype(int), 0, np.array(ground.shape) - 1).T
     return bool(_HARD_GROUND[ground[row, col]] and not hidden[row, col] and not buildings[rows, cols].any())
 
@@ -681,21 +871,23 @@ def _park(slots, ground, buildings, crowns, target, rng):
     cars, hidden = [], buildings | crowns
     for at, way, odds in slots:
         turn_up, car = rng.random() ** (1 / odds), _car(at, way, rng)
-        if _free(car, ground, buildings, hidden): cars.append((turn_up, car))
+        if _free(car, ground, buildings, hidden):
+            cars.append((turn_up, car))
     cars = _spread([car for _, car in sorted(cars, key=lambda c: -c[0])])
     visible = lambda n: _share(mask(ground.shape, [c.outline for c in cars[:n]]) & ~hidden)
-    n = smallest(visible, .9 * target, len(cars))
-    return cars[:n - 1] if n and visible(n) + visible(n - 1) > 2.3 * target else cars[:n]
+    n = smallest(visible, 0.9 * target, len(cars))
+    return cars[: n - 1] if n and visible(n) + visible(n - 1) > 2.3 * target else cars[:n]
 
 # %% ../nbs/library/scenes.ipynb #c187-5faf786f
 def roof_height(
-    house: House,   # The building
+    house: House,  # The building
     u: np.ndarray,  # Distance from the centre along the ridge, pixels
     v: np.ndarray,  # Distance from the centre across the ridge, pixels; broadcast with `u`
-) -> np.ndarray:    # Height above the ground, metres; what lies outside the footprint has no meaning
+) -> np.ndarray:  # Height above the ground, metres; what lies outside the footprint has no meaning
     "Height of a roof: flat with a rim, a gable, or a hip."
     along, across = house.half[0] - np.abs(u), house.half[1] - np.abs(v)
-    if house.roof == 'flat': return house.eaves + .35 * (np.minimum(along, across) < 5)
+    if house.roof == 'flat':
+        return house.eaves + 0.35 * (np.minimum(along, across) < 5)
     inwards = np.minimum(along, across) if house.roof == 'hip' else across + 0 * along
     return house.eaves + house.rise * inwards / house.half[1]
 
@@ -721,18 +913,20 @@ def _colour_ground(ground, tone, texture):
     "Colour of the ground in full sun, float32 (rows, columns, 3)."
     colour, grain, mottle = _COLOUR[ground], _GRAIN[ground], _MOTTLE[ground]
     grass = np.isin(ground, [_CODE['lawn'], _CODE['meadow']])
-    dry = np.clip(.35 + .3 * texture.patch + .4 * texture.field, 0, 1) * grass * np.float32(.75)
+    dry = np.clip(0.35 + 0.3 * texture.patch + 0.4 * texture.field, 0, 1) * grass * np.float32(0.75)
     colour += dry[..., None] * (_DRY - colour)
-    spots = .5 * texture.clump + .5 * texture.twig * (grain > .1) + .6 * texture.patch + .4 * texture.field
+    spots = (
+        0.5 * texture.clump + 0.5 * texture.twig * (grain > 0.1) + 0.6 * texture.patch + 0.4 * texture.field
+    )
     factor = (1 + grain * texture.leaf + mottle * spots) * (tone.astype(np.float32) / 128)
-    return colour * np.maximum(factor, np.float32(.3))[..., None]
+    return colour * np.maximum(factor, np.float32(0.3))[..., None]
 
 # %% ../nbs/library/scenes.ipynb #c201-ebf36217
 def _raise_ground(ground, texture):
     "Height of the ground: hedges, and the roughness of high grass."
     hedge = ground == _CODE['hedge']
     rough = np.isin(ground, [_CODE['meadow'], _CODE['bed']])
-    height = hedge * (1.3 + .5 * texture.lump) + rough * np.abs(.03 * texture.leaf + .04 * texture.twig)
+    height = hedge * (1.3 + 0.5 * texture.lump) + rough * np.abs(0.03 * texture.leaf + 0.04 * texture.twig)
     return np.maximum(height, 0).astype(np.float32)
 
 # %% ../nbs/library/scenes.ipynb #c203-9033827c
@@ -744,20 +938,23 @@ def _paint_house(house, albedo, height, texture, rng):
     up = (np.abs(u) <= house.half[0]) & (np.abs(v) <= house.half[1]) & (z > height[w])
     height[w][up] = z[up]
     albedo[w][up] = (shade * np.float32(house.colour))[up]
-    if house.half[0] > 40: _furnish_roof(house, u, v, up, albedo[w], height[w], rng)
+    if house.half[0] > 40:
+        _furnish_roof(house, u, v, up, albedo[w], height[w], rng)
 
 # %% ../nbs/library/scenes.ipynb #c205-4d1a8c84
 def _tiling(house, u, v, w, texture, rng):
     "Shade of a roof, relative to its colour, with one value per band."
-    dirt = 1 + .05 * texture.leaf[w] + .05 * texture.clump[w] + .06 * texture.patch[w]
+    dirt = 1 + 0.05 * texture.leaf[w] + 0.05 * texture.clump[w] + 0.06 * texture.patch[w]
     if house.roof == 'flat':
         rim = np.minimum(house.half[0] - np.abs(u), house.half[1] - np.abs(v)) < 4.5
-        moss = np.clip(.5 * texture.patch[w] + .3 * texture.clump[w] + rng.normal(-.45, .5), 0, 1) * ~rim
-        return (dirt + .04 * texture.leaf[w] + .25 * rim)[..., None] * (1 + moss[..., None] * np.float32([.25, -.12, -.12]))
-    rows = np.sin(2 * np.pi * np.float64(v if rng.random() < .5 else u) / rng.uniform(3.6, 4.6)).round(6)
+        moss = np.clip(0.5 * texture.patch[w] + 0.3 * texture.clump[w] + rng.normal(-0.45, 0.5), 0, 1) * ~rim
+        return (dirt + 0.04 * texture.leaf[w] + 0.25 * rim)[..., None] * (
+            1 + moss[..., None] * np.float32([0.25, -0.12, -0.12])
+        )
+    rows = np.sin(2 * np.pi * np.float64(v if rng.random() < 0.5 else u) / rng.uniform(3.6, 4.6)).round(6)
     edge = house.half[1] - np.abs(v)
-    ridge = .12 * (edge > house.half[1] - 1.6) - .1 * (edge < 2.2)
-    return (dirt + .045 * rows + ridge)[..., None]
+    ridge = 0.12 * (edge > house.half[1] - 1.6) - 0.1 * (edge < 2.2)
+    return (dirt + 0.045 * rows + ridge)[..., None]
 
 # %% ../nbs/library/scenes.ipynb #c207-4b50a650
 def _furnish_roof(house, u, v, up, albedo, height, rng):
@@ -765,25 +962,34 @@ def _furnish_roof(house, u, v, up, albedo, height, rng):
     (a, b), flat = house.half, house.roof == 'flat'
     for _ in range(rng.integers(2, 7) if flat else rng.integers(1, 4)):
         size = rng.uniform(3, 11 if flat else 5.5)
-        on = up & (np.abs(u - rng.uniform(-.8, .8) * a) < size) & (np.abs(v - rng.uniform(-.75, .75) * b) < size)
-        window = not flat and rng.random() < .55
-        albedo[on] = np.array([120, 134, 142] if window else [150, 140, 138]) * rng.uniform(.5, 1.3)
-        if not window: height[on] += rng.uniform(.8, 1.8)
-    if house.roof == 'gable' and rng.random() < .18:
-        panel = up & (np.abs(u - .1 * a) < .55 * a) & (v > .15 * b) & (v < .85 * b)
-        albedo[panel] = np.array([52, 58, 70]) * (1 + .25 * ((u + 0 * v)[panel] % 11 < 1.2))[:, None]
+        on = (
+            up
+            & (np.abs(u - rng.uniform(-0.8, 0.8) * a) < size)
+            & (np.abs(v - rng.uniform(-0.75, 0.75) * b) < size)
+        )
+        window = not flat and rng.random() < 0.55
+        albedo[on] = np.array([120, 134, 142] if window else [150, 140, 138]) * rng.uniform(0.5, 1.3)
+        if not window:
+            height[on] += rng.uniform(0.8, 1.8)
+    if house.roof == 'gable' and rng.random() < 0.18:
+        panel = up & (np.abs(u - 0.1 * a) < 0.55 * a) & (v > 0.15 * b) & (v < 0.85 * b)
+        albedo[panel] = np.array([52, 58, 70]) * (1 + 0.25 * ((u + 0 * v)[panel] % 11 < 1.2))[:, None]
 
 # %% ../nbs/library/scenes.ipynb #c209-3d8d4249
 def _paint_crown(crown, albedo, height, texture):
     "Put a tree or a shrub into the colours and the heights."
     w, down, right = _window(crown.centre, crown.radii.max() + 3, height.shape)
-    out = np.sqrt(down ** 2 + right ** 2) / np.interp(np.arctan2(np.float64(down), right).round(6) % (2 * np.pi), _ANGLES, crown.radii).round(6).astype(np.float32)
-    dome = 1 - out if crown.cone else np.sqrt(np.clip(1 - out ** 2, 0, 1))
+    out = np.sqrt(down**2 + right**2) / np.interp(
+        np.arctan2(np.float64(down), right).round(6) % (2 * np.pi), _ANGLES, crown.radii
+    ).round(6).astype(np.float32)
+    dome = 1 - out if crown.cone else np.sqrt(np.clip(1 - out**2, 0, 1))
     size = np.float32(crown.radii.mean() * PIXEL)
-    z = np.maximum(crown.height - 1.1 * size * (1 - dome) + texture.lump[w] * (.12 + .17 * size), .4)
-    up = (out + .09 * texture.clump[w] + .07 * texture.twig[w] < 1) & (z > height[w] - 3)
+    z = np.maximum(crown.height - 1.1 * size * (1 - dome) + texture.lump[w] * (0.12 + 0.17 * size), 0.4)
+    up = (out + 0.09 * texture.clump[w] + 0.07 * texture.twig[w] < 1) & (z > height[w] - 3)
     height[w][up] = np.maximum(height[w], z)[up]
-    tint = 1 + .13 * texture.leaf[w] + .16 * texture.twig[w] + .12 * texture.clump[w] + .3 * texture.lump[w]
+    tint = (
+        1 + 0.13 * texture.leaf[w] + 0.16 * texture.twig[w] + 0.12 * texture.clump[w] + 0.3 * texture.lump[w]
+    )
     albedo[w][up] = (tint[..., None] * np.float32(crown.colour))[up]
 
 # %% ../nbs/library/scenes.ipynb #c211-72361f7d
@@ -791,19 +997,19 @@ def _paint_car(car, albedo, height):
     "Put a car into the colours and the heights."
     w, down, right = _window(car.centre, car.half[0] + 4, height.shape)
     s, t = (d / h for d, h in zip(_local(down, right, car.axis), car.half))
-    body = (s * s * s * s + t * t * t * t * np.abs(t) < 1) & (np.abs(t) < 1.15 - .25 * s ** 2)
-    cabin = (s > -.75) & (s < .4) & (np.abs(t) < .85)
-    screens = ((np.abs(s - .28) < .13) | (np.abs(s + .62) < .1)) & (np.abs(t) < .8)
-    glass = screens | (np.abs(t) > .78) & (s > -.6) & (s < .25)
-    height[w][body] = (.8 + .6 * cabin)[body]
-    paint = np.float32(car.colour) * (1 + .1 * cabin - .15 * (np.abs(t) > .8))[..., None]
+    body = (s * s * s * s + t * t * t * t * np.abs(t) < 1) & (np.abs(t) < 1.15 - 0.25 * s**2)
+    cabin = (s > -0.75) & (s < 0.4) & (np.abs(t) < 0.85)
+    screens = ((np.abs(s - 0.28) < 0.13) | (np.abs(s + 0.62) < 0.1)) & (np.abs(t) < 0.8)
+    glass = screens | (np.abs(t) > 0.78) & (s > -0.6) & (s < 0.25)
+    height[w][body] = (0.8 + 0.6 * cabin)[body]
+    paint = np.float32(car.colour) * (1 + 0.1 * cabin - 0.15 * (np.abs(t) > 0.8))[..., None]
     albedo[w][body] = np.where(glass[..., None], np.float32([46, 52, 56]), paint)[body]
 
 # %% ../nbs/library/scenes.ipynb #c213-fd31e5cf
 def shadow_height(
     height: np.ndarray,  # (H, W) float32 heights, metres
-    sun: np.ndarray,     # (3,) unit vector to the sun: down the rows, along the columns, up; not straight overhead
-) -> np.ndarray:         # (H, W) float32: what lies lower than this is in shadow, metres
+    sun: np.ndarray,  # (3,) unit vector to the sun: down the rows, along the columns, up; not straight overhead
+) -> np.ndarray:  # (H, W) float32: what lies lower than this is in shadow, metres
     "Height up to which the shadow of the surroundings reaches."
     flat = np.hypot(*sun[:2])
     top, reach, drop = height, 1, sun[2] / flat * PIXEL
@@ -818,36 +1024,49 @@ def _shift(array, down, right):
     "An array moved by whole pixels; what comes in is 0."
     out, (h, w) = np.zeros_like(array), array.shape
     if abs(down) < h and abs(right) < w:
-        out[max(down, 0):h + min(down, 0), max(right, 0):w + min(right, 0)] = \
-            array[max(-down, 0):h + min(-down, 0), max(-right, 0):w + min(-right, 0)]
+        out[max(down, 0) : h + min(down, 0), max(right, 0) : w + min(right, 0)] = array[
+            max(-down, 0) : h + min(-down, 0), max(-right, 0) : w + min(-right, 0)
+        ]
     return out
 
 # %% ../nbs/library/scenes.ipynb #c221-f1314169
 def light(
     albedo: np.ndarray,  # (H, W, 3) float32 colours in full sun, 0 to 255
     height: np.ndarray,  # (H, W) float32 heights, metres
-    sun: np.ndarray,     # (3,) unit vector to the sun
-) -> np.ndarray:         # (H, W, 3) float32 radiance, on the scale of the colours
+    sun: np.ndarray,  # (3,) unit vector to the sun
+) -> np.ndarray:  # (H, W, 3) float32 radiance, on the scale of the colours
     "Sun, shadow, slope and sky."
-    shadow = ndimage.gaussian_filter((shadow_height(height, sun) > height + .25).astype(np.float32), .8)
-    down, right = (np.clip(slope / PIXEL, -2.5, 2.5) for slope in np.gradient(ndimage.gaussian_filter(height, .7)))
-    facing = (sun[2] - down * np.float32(sun[0]) - right * np.float32(sun[1])) / np.sqrt(1 + down ** 2 + right ** 2) / sun[2]
+    shadow = ndimage.gaussian_filter((shadow_height(height, sun) > height + 0.25).astype(np.float32), 0.8)
+    down, right = (
+        np.clip(slope / PIXEL, -2.5, 2.5) for slope in np.gradient(ndimage.gaussian_filter(height, 0.7))
+    )
+    facing = (
+        (sun[2] - down * np.float32(sun[0]) - right * np.float32(sun[1]))
+        / np.sqrt(1 + down**2 + right**2)
+        / sun[2]
+    )
     direct = (1 - shadow) * np.clip(facing, 0, 1.5)
-    sky = np.clip(1 - .05 * np.maximum(ndimage.uniform_filter(height, 41) - height, 0), .6, 1)
-    return np.stack([albedo[..., i] * (s * direct + d * sky) for i, (s, d) in enumerate(((.78, .15), (.77, .19), (.75, .19)))], -1).astype(np.float32)
+    sky = np.clip(1 - 0.05 * np.maximum(ndimage.uniform_filter(height, 41) - height, 0), 0.6, 1)
+    return np.stack(
+        [
+            albedo[..., i] * (s * direct + d * sky)
+            for i, (s, d) in enumerate(((0.78, 0.15), (0.77, 0.19), (0.75, 0.19)))
+        ],
+        -1,
+    ).astype(np.float32)
 
 # %% ../nbs/library/scenes.ipynb #c227-45913341
 def sensor(
-    radiance: np.ndarray,          # (H, W, C) float32, on the scale of 0 to 255
-    rng: np.random.Generator,      # Source of the noise
-    blur: float = .75,             # Standard deviation of the blur, pixels
-    haze: tuple = (22, 23, 24),    # Light added by the air, per band
-) -> np.ndarray:                   # (H, W, C) uint8
+    radiance: np.ndarray,  # (H, W, C) float32, on the scale of 0 to 255
+    rng: np.random.Generator,  # Source of the noise
+    blur: float = 0.75,  # Standard deviation of the blur, pixels
+    haze: tuple = (22, 23, 24),  # Light added by the air, per band
+) -> np.ndarray:  # (H, W, C) uint8
     "Blur, haze, noise and rounding."
     image = np.empty(radiance.shape, np.uint8)
     for i in range(radiance.shape[2]):
         band = ndimage.gaussian_filter(radiance[..., i], blur) * np.float32(1.05) + np.float32(haze[i])
-        band += rng.standard_normal(band.shape, dtype=np.float32) * np.sqrt(.8 + .018 * np.maximum(band, 0))
+        band += rng.standard_normal(band.shape, dtype=np.float32) * np.sqrt(0.8 + 0.018 * np.maximum(band, 0))
         image[..., i] = np.clip(np.rint(band), 0, 255)
     return image
 
@@ -855,13 +1074,19 @@ def sensor(
 @dataclass(frozen=True)
 class _Town:
     "What is where on the canvas."
-    ground: np.ndarray; tone: np.ndarray; buildings: np.ndarray
-    houses: list; crowns: list; shrubs: list; cars: list
+
+    ground: np.ndarray
+    tone: np.ndarray
+    buildings: np.ndarray
+    houses: list
+    crowns: list
+    shrubs: list
+    cars: list
 
 # %% ../nbs/library/scenes.ipynb #c233-37869a52
 def _survey(shape, target, rng):
     "The waves of the town, its blocks and its streets."
-    waves = rng.uniform(-1, 1, (3, 2)) * .0035, rng.uniform(0, 6.3, 3), rng.uniform(-45, 45, (3, 2))
+    waves = rng.uniform(-1, 1, (3, 2)) * 0.0035, rng.uniform(0, 6.3, 3), rng.uniform(-45, 45, (3, 2))
     return waves, *_choose_streets(shape, target, waves, rng)
 
 # %% ../nbs/library/scenes.ipynb #c235-cafd8299
@@ -871,11 +1096,15 @@ def _draw_plan(shape, survey, aims, texture, seed):
     plan = _lay_out(blocks, shape, waves, steps[2])
     houses = _fit_houses(plan.houses, mask(shape, plan.land), aims['building'])
     buildings = mask(shape, [house.footprint for house in houses])
-    ground, tone = _paint_ground(plan, streets, shape, waves, buildings, aims['impervious'] + aims['car'], steps[3])
+    ground, tone = _paint_ground(
+        plan, streets, shape, waves, buildings, aims['impervious'] + aims['car'], steps[3]
+    )
     crowns = _plant(ground, buildings, aims['tree'], texture.field, steps[4])
     shrubs = _plant_shrubs(ground, buildings, texture.patch, steps[5])
     slots = plan.slots + [slot for ends, gap in streets for slot in _street_slots(ends, gap, waves, steps[6])]
-    cars = _park(slots, ground, buildings, mask(shape, [crown.outline for crown in crowns]), aims['car'], steps[6])
+    cars = _park(
+        slots, ground, buildings, mask(shape, [crown.outline for crown in crowns]), aims['car'], steps[6]
+    )
     return _Town(ground, tone, buildings, houses, crowns, shrubs, cars)
 
 # %% ../nbs/library/scenes.ipynb #c237-dd89a144
@@ -893,33 +1122,41 @@ def _settle(shape, wanted, texture, rng):
     survey, seed = _survey(shape, wanted['impervious'], rng), int(rng.integers(1 << 62))
     first = _inside(_draw_labels(_draw_plan(shape, survey, wanted, texture, seed)))
     got = np.bincount(first.ravel(), minlength=len(CLASSES)) / first.size
-    aims = {name: share * np.clip(share / max(g, 1e-6), .6, 1.5) for (name, share), g in zip(wanted.items(), got)}
+    aims = {
+        name: share * np.clip(share / max(g, 1e-6), 0.6, 1.5) for (name, share), g in zip(wanted.items(), got)
+    }
     return _draw_plan(shape, survey, aims | {'tree': wanted['tree'], 'car': wanted['car']}, texture, seed)
 
 # %% ../nbs/library/scenes.ipynb #c241-816eac5f
 def _build(town, texture, rng):
     "Colours in full sun and heights of everything."
     albedo, height = _colour_ground(town.ground, town.tone, texture), _raise_ground(town.ground, texture)
-    for house in town.houses: _paint_house(house, albedo, height, texture, rng)
-    for car in town.cars: _paint_car(car, albedo, height)
-    for crown in town.shrubs + sorted(town.crowns, key=lambda c: c.height): _paint_crown(crown, albedo, height, texture)
+    for house in town.houses:
+        _paint_house(house, albedo, height, texture, rng)
+    for car in town.cars:
+        _paint_car(car, albedo, height)
+    for crown in town.shrubs + sorted(town.crowns, key=lambda c: c.height):
+        _paint_crown(crown, albedo, height, texture)
     return albedo, height
 
 # %% ../nbs/library/scenes.ipynb #c243-1750631a
 def _sun(rng):
     "Direction to the sun: about east by south-east, 40 to 46 degrees high."
     azimuth, elevation = np.radians(100 + rng.normal(0, 12)), np.radians(rng.uniform(40, 46))
-    return np.array([-np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
+    return np.array(
+        [-np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)]
+    )
 
 # %% ../nbs/library/scenes.ipynb #c245-fb87f970
 def synthetic_scene(
-    height: int = 1024,                      # Rows, >= 1
-    width: int | None = None,                # Columns, >= 1; None for a square
-    seed: int = 0,                           # Which scene, >= 0; the same seed gives the same bytes
+    height: int = 1024,  # Rows, >= 1
+    width: int | None = None,  # Columns, >= 1; None for a square
+    seed: int = 0,  # Which scene, >= 0; the same seed gives the same bytes
     *,
-    shares: dict[str, float] | None = None,  # Class -> share of the pixels wanted, within `POSSIBLE`; None for the report's
-    with_height: bool = False,               # Add the heights?
-) -> Tile:                                   # image (H, W, 3) uint8 IR-R-G, labels (H, W) uint8 in the order of `CLASSES`
+    shares: dict[str, float]
+    | None = None,  # Class -> share of the pixels wanted, within `POSSIBLE`; None for the report's
+    with_height: bool = False,  # Add the heights?
+) -> Tile:  # image (H, W, 3) uint8 IR-R-G, labels (H, W) uint8 in the order of `CLASSES`
     "An aerial scene of a small town and its labels, drawn from a seed."
     shape = _check_size(height, 'height') + 2 * _PAD, _check_size(width or height, 'width') + 2 * _PAD
     rng = np.random.default_rng(_check_seed(seed))
@@ -929,7 +1166,13 @@ def synthetic_scene(
     albedo, heights = _build(town, texture, steps[3])
     image = sensor(light(albedo, heights, _sun(steps[4])), steps[5])
     image, labels, heights = (np.ascontiguousarray(_inside(a)) for a in (image, _draw_labels(town), heights))
-    return Tile(image, labels=labels, height=heights if with_height else None, georeference=_place(seed), name=f'scene-{seed}')
+    return Tile(
+        image,
+        labels=labels,
+        height=heights if with_height else None,
+        georeference=_place(seed),
+        name=f'scene-{seed}',
+    )
 
 # %% ../nbs/library/scenes.ipynb #c247-2255d83c
 def _check_size(size, name):
@@ -948,5 +1191,5 @@ def _check_seed(seed):
 # %% ../nbs/library/scenes.ipynb #c251-824055ac
 def _place(seed):
     "Georeference of a scene: UTM zone 32 north, 9 cm pixels."
-    east, north = 496000. + 1000 * (seed % 20), 5420000. + 1000 * (seed // 20 % 20)
-    return Georeference(CRS.from_epsg(32632).to_wkt(), (PIXEL, 0., east, 0., -PIXEL, north))
+    east, north = 496000.0 + 1000 * (seed % 20), 5420000.0 + 1000 * (seed // 20 % 20)
+    return Georeference(CRS.from_epsg(32632).to_wkt(), (PIXEL, 0.0, east, 0.0, -PIXEL, north))

@@ -20,9 +20,9 @@ from .unet import pad_to_multiple
 
 # %% ../nbs/08_stitching.ipynb #c017-af19ee12
 def image_tensor(
-    image: np.ndarray,                   # (H, W, C) uint8 or uint16
+    image: np.ndarray,  # (H, W, C) uint8 or uint16
     device: torch.device | str = "cpu",  # Where the network runs
-) -> torch.Tensor:                       # (C, H, W), of the same type, on the device
+) -> torch.Tensor:  # (C, H, W), of the same type, on the device
     "A tile as torch wants it, channels first, without a copy on a CPU."
     return as_tensor(image, device).permute(2, 0, 1)
 
@@ -32,37 +32,39 @@ def _answers(answer, image, grid, device):
     tile, origins, p = image_tensor(image, device), grid.origins, grid.patch_size
     count = max(1, 2**18 // p**2)
     for start in range(0, len(origins), count):
-        patches = [tile[:, r:r + p, c:c + p] for r, c in origins[start:start + count]]
+        patches = [tile[:, r : r + p, c : c + p] for r, c in origins[start : start + count]]
         yield from answer(as_batch(torch.stack(patches)))
 
 # %% ../nbs/08_stitching.ipynb #c023-e3560047
 def logits_to_labels(
     logits: torch.Tensor,  # (..., K, h, w) logits, probabilities or sums of them; K at most 255
-) -> np.ndarray:           # uint8 (..., h, w): the class with the highest value, the first of equals
+) -> np.ndarray:  # uint8 (..., h, w): the class with the highest value, the first of equals
     "The most likely class of every pixel."
     if logits.shape[-3] > 255:
-        raise ValueError(f"{logits.shape[-3]} classes do not fit into a uint8 label map, in which 255 means ignored: predict at most 255")
+        raise ValueError(
+            f"{logits.shape[-3]} classes do not fit into a uint8 label map, in which 255 means ignored: predict at most 255"
+        )
     return logits.max(-3).indices.to("cpu", torch.uint8).numpy()
 
 # %% ../nbs/08_stitching.ipynb #c027-f9a329d0
 def whole_patches(
-    predict: Callable,                   # float32 (N, C, p, p) in [0, 1] -> logits (N, K, p, p)
-    image: np.ndarray,                   # (H, W, C) uint8 or uint16
-    patch_size: int,                     # Side of a window, in pixels
-    stride: int | None = None,           # Step between windows; `patch_size` when None
+    predict: Callable,  # float32 (N, C, p, p) in [0, 1] -> logits (N, K, p, p)
+    image: np.ndarray,  # (H, W, C) uint8 or uint16
+    patch_size: int,  # Side of a window, in pixels
+    stride: int | None = None,  # Step between windows; `patch_size` when None
     device: torch.device | str = "cpu",  # Where the network runs
-) -> np.ndarray:                         # label_map: uint8 (H, W)
+) -> np.ndarray:  # label_map: uint8 (H, W)
     "The report's way: predict windows and paste each one's own part."
     grid = PatchGrid(*image.shape[:2], patch_size, patch_size if stride is None else stride)
     label_map = np.empty(image.shape[:2], np.uint8)
     windows = _answers(lambda batch: logits_to_labels(predict(batch)), image, grid, device)
     for (r, c), (r0, r1, c0, c1), labels in zip(grid.origins, grid.owned, windows):
-        label_map[r0:r1, c0:c1] = labels[r0 - r:r1 - r, c0 - c:c1 - c]
+        label_map[r0:r1, c0:c1] = labels[r0 - r : r1 - r, c0 - c : c1 - c]
     return label_map
 
 # %% ../nbs/08_stitching.ipynb #c039-919962a0
 def blend_window(
-    size: int,      # Side of a window, in pixels; at least 1
+    size: int,  # Side of a window, in pixels; at least 1
 ) -> torch.Tensor:  # float32 (size, size), above 0, at most 1
     "Weight of each pixel of a window: high in the middle, low but not zero at the edge."
     axis = torch.sin(torch.pi * (torch.arange(size) + 0.5) / size) ** 2
@@ -70,128 +72,168 @@ def blend_window(
 
 # %% ../nbs/08_stitching.ipynb #c045-cb7d9786
 def blended(
-    predict: Callable,                   # float32 (N, C, p, p) in [0, 1] -> logits (N, K, p, p)
-    image: np.ndarray,                   # (H, W, C) uint8 or uint16
-    patch_size: int,                     # Side of a window, in pixels
-    stride: int | None = None,           # Step between windows; half of `patch_size` when None
+    predict: Callable,  # float32 (N, C, p, p) in [0, 1] -> logits (N, K, p, p)
+    image: np.ndarray,  # (H, W, C) uint8 or uint16
+    patch_size: int,  # Side of a window, in pixels
+    stride: int | None = None,  # Step between windows; half of `patch_size` when None
     device: torch.device | str = "cpu",  # Where the network runs
-) -> np.ndarray:                         # label_map: uint8 (H, W)
+) -> np.ndarray:  # label_map: uint8 (H, W)
     "Overlapping windows, their probabilities averaged with more weight in the middle."
     grid = PatchGrid(*image.shape[:2], patch_size, max(patch_size // 2, 1) if stride is None else stride)
     weight, total = blend_window(patch_size).to(device), None
-    for (r, c), chances in zip(grid.origins, _answers(lambda batch: predict(batch).softmax(1), image, grid, device)):
-        if total is None: total = torch.zeros(len(chances), *image.shape[:2], device=device)
-        total[:, r:r + patch_size, c:c + patch_size] += weight * chances
+    for (r, c), chances in zip(
+        grid.origins, _answers(lambda batch: predict(batch).softmax(1), image, grid, device)
+    ):
+        if total is None:
+            total = torch.zeros(len(chances), *image.shape[:2], device=device)
+        total[:, r : r + patch_size, c : c + patch_size] += weight * chances
     return logits_to_labels(total)
 
 # %% ../nbs/08_stitching.ipynb #c051-09a7dbb8
 def halo_windows(
     length: int,  # Length of one axis of the padded tile, in pixels
-    core: int,    # Pixels kept from each window
-    halo: int,    # Pixels read beyond the core on each side
-) -> list[tuple[int, int, int, int]]:  # Per window: first and last pixel read, first and last kept; last exclusive
+    core: int,  # Pixels kept from each window
+    halo: int,  # Pixels read beyond the core on each side
+) -> list[
+    tuple[int, int, int, int]
+]:  # Per window: first and last pixel read, first and last kept; last exclusive
     "Windows along one axis: what to read, and what to keep of it."
-    return [(max(start - halo, 0), min(start + core + halo, length), start, min(start + core, length))
-            for start in range(0, length, core)]
+    return [
+        (max(start - halo, 0), min(start + core + halo, length), start, min(start + core, length))
+        for start in range(0, length, core)
+    ]
 
 # %% ../nbs/08_stitching.ipynb #c057-70f549b1
 def _check_halo(halo, core, multiple):
     "Raise `ValueError` unless windows keep to the pooling grid."
     if halo < 0 or core < multiple or halo % multiple or core % multiple:
-        raise ValueError(f"halo {halo} and core {core} must be multiples of {multiple}, the core at least {multiple}: "
-                         "otherwise the pooling grid shifts, and labels change in silence")
+        raise ValueError(
+            f"halo {halo} and core {core} must be multiples of {multiple}, the core at least {multiple}: "
+            "otherwise the pooling grid shifts, and labels change in silence"
+        )
 
 # %% ../nbs/08_stitching.ipynb #x001-win
 def exact_windows(
     size: tuple[int, int],  # (H, W) of the tile, in pixels
-    core: int = 512,        # Pixels kept from each window, a multiple of `multiple`
-    halo: int = 96,         # Pixels read beyond each core: the network's reach or more, a multiple of `multiple`
-    multiple: int = 16,     # 2**depth of the network
-) -> list[tuple]:           # Per window two rectangles, (first row, last row, first column, last column), last exclusive: read and kept
+    core: int = 512,  # Pixels kept from each window, a multiple of `multiple`
+    halo: int = 96,  # Pixels read beyond each core: the network's reach or more, a multiple of `multiple`
+    multiple: int = 16,  # 2**depth of the network
+) -> list[
+    tuple
+]:  # Per window two rectangles, (first row, last row, first column, last column), last exclusive: read and kept
     "Windows of a tile: what to read, and what to keep of it, row by row."
     _check_halo(halo, core, multiple)
-    rows, cols = ([[min(end, n) for end in ends] for ends in halo_windows(-(-n // multiple) * multiple, core, halo)] for n in size)
-    return [((top, bottom, left, right), (r0, r1, c0, c1)) for (top, bottom, r0, r1), (left, right, c0, c1) in product(rows, cols)]
+    rows, cols = (
+        [[min(end, n) for end in ends] for ends in halo_windows(-(-n // multiple) * multiple, core, halo)]
+        for n in size
+    )
+    return [
+        ((top, bottom, left, right), (r0, r1, c0, c1))
+        for (top, bottom, r0, r1), (left, right, c0, c1) in product(rows, cols)
+    ]
 
 # %% ../nbs/08_stitching.ipynb #x005-win
 def core_logits(
-    predict: Callable,     # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
+    predict: Callable,  # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
     pixels: torch.Tensor,  # uint8 or uint16 (C, h, w): what the window reads
-    read: tuple,           # Its rectangle
-    kept: tuple,           # The rectangle to keep
-    multiple: int = 16,    # 2**depth of the network
-) -> torch.Tensor:         # Logits (K, rows kept, columns kept)
+    read: tuple,  # Its rectangle
+    kept: tuple,  # The rectangle to keep
+    multiple: int = 16,  # 2**depth of the network
+) -> torch.Tensor:  # Logits (K, rows kept, columns kept)
     "What the network says of the pixels that a window keeps."
     (top, _, left, _), (r0, r1, c0, c1) = read, kept
-    return predict(pad_to_multiple(as_batch(pixels[None]), multiple))[0, :, r0 - top:r1 - top, c0 - left:c1 - left]
+    return predict(pad_to_multiple(as_batch(pixels[None]), multiple))[
+        0, :, r0 - top : r1 - top, c0 - left : c1 - left
+    ]
 
 # %% ../nbs/08_stitching.ipynb #c059-09a33d74
 def exact_halo(
-    predict: Callable,                   # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
-    image: np.ndarray,                   # (H, W, C) uint8 or uint16
-    halo: int = 96,                      # Pixels read beyond each core: the network's reach or more, a multiple of `multiple`
-    multiple: int = 16,                  # 2**depth of the network
-    core: int = 512,                     # Pixels kept from each window, a multiple of `multiple`
+    predict: Callable,  # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
+    image: np.ndarray,  # (H, W, C) uint8 or uint16
+    halo: int = 96,  # Pixels read beyond each core: the network's reach or more, a multiple of `multiple`
+    multiple: int = 16,  # 2**depth of the network
+    core: int = 512,  # Pixels kept from each window, a multiple of `multiple`
     device: torch.device | str = "cpu",  # Where the network runs
-) -> np.ndarray:                         # label_map: uint8 (H, W)
+) -> np.ndarray:  # label_map: uint8 (H, W)
     "The map of the whole-image forward, from windows of bounded memory."
     tile, label_map = image_tensor(image, device), np.empty(image.shape[:2], np.uint8)
     for read, kept in exact_windows(image.shape[:2], core, halo, multiple):
         (top, bottom, left, right), (r0, r1, c0, c1) = read, kept
-        label_map[r0:r1, c0:c1] = logits_to_labels(core_logits(predict, tile[:, top:bottom, left:right], read, kept, multiple))
+        label_map[r0:r1, c0:c1] = logits_to_labels(
+            core_logits(predict, tile[:, top:bottom, left:right], read, kept, multiple)
+        )
     return label_map
 
 # %% ../nbs/08_stitching.ipynb #x011-core
 def free_memory(
     device: torch.device | str = "cpu",  # Where the network runs
-) -> int:                                # Bytes that nobody uses now
+) -> int:  # Bytes that nobody uses now
     "The memory at hand on a device."
     device = torch.device(device)
-    if device.type == "cuda": return torch.cuda.mem_get_info(device)[0]
-    try: lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    except OSError: return 4 * 2**30
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    except OSError:
+        return 4 * 2**30
     return min([int(lines["MemAvailable"].split()[0]) * 1024, *_container_room()])
 
 # %% ../nbs/08_stitching.ipynb #x013-core
 def _container_room():
     "Bytes that the limit of a container leaves, if it has one; files that the kernel only remembers do not count as used."
     room = []
-    for limit, used, statistics in [("memory.max", "memory.current", "memory.stat"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")]:
-        try: total, now, stat = (Path("/sys/fs/cgroup", name).read_text().strip() for name in (limit, used, statistics))
-        except OSError: continue
+    for limit, used, statistics in [
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ]:
+        try:
+            total, now, stat = (
+                Path("/sys/fs/cgroup", name).read_text().strip() for name in (limit, used, statistics)
+            )
+        except OSError:
+            continue
         remembered = dict(line.split() for line in stat.splitlines()).get("inactive_file", 0)
-        if total.isdigit(): room.append(max(0, int(total) - int(now) + int(remembered)))
+        if total.isdigit():
+            room.append(max(0, int(total) - int(now) + int(remembered)))
     return room
 
 # %% ../nbs/08_stitching.ipynb #x015-core
 def best_core(
-    needed: float,                  # Memory that the network needs per pixel of a window, in bytes
-    halo: int = 96,                 # Pixels read beyond each core
-    multiple: int = 16,             # 2**depth of the network
-    memory: float | None = None,    # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    needed: float,  # Memory that the network needs per pixel of a window, in bytes
+    halo: int = 96,  # Pixels read beyond each core
+    multiple: int = 16,  # 2**depth of the network
+    memory: float
+    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
     device: torch.device | str = "cpu",  # Where the network runs
-) -> int:                           # Side of the core, in pixels
+) -> int:  # Side of the core, in pixels
     "The largest core whose window fits into memory."
     memory = min(free_memory(device) / 2, 0.8e9) if memory is None else memory
-    if not 0 <= memory < math.inf: raise ValueError(f"memory must be a number of bytes, got {memory}: leave it out for the default")
+    if not 0 <= memory < math.inf:
+        raise ValueError(f"memory must be a number of bytes, got {memory}: leave it out for the default")
     core = math.isqrt(int(memory / needed)) - 2 * halo
     if core < multiple:
-        raise ValueError(f"{memory / 1e6:.1f} MB are not enough for a window with a halo of {halo} pixels, which takes "
-                         f"{needed * (2 * halo + multiple)**2 / 1e6:.1f} MB: allow more memory, or use a smaller width or depth")
+        raise ValueError(
+            f"{memory / 1e6:.1f} MB are not enough for a window with a halo of {halo} pixels, which takes "
+            f"{needed * (2 * halo + multiple) ** 2 / 1e6:.1f} MB: allow more memory, or use a smaller width or depth"
+        )
     step = math.lcm(256, multiple) if core >= math.lcm(256, multiple) else multiple
     return core // step * step
 
 # %% ../nbs/08_stitching.ipynb #x021-tta
 def dihedral_average(
     predict: Callable,  # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
-) -> Callable:          # The same, asked in all eight orientations
+) -> Callable:  # The same, asked in all eight orientations
     "Average the probabilities of the eight symmetries of the square."
+
     def averaged(batch):
         total = 0
         for k in range(8):
-            back = k if k >= 4 else -k % 4  # a mirrored turn undoes itself, a turn is undone by the opposite one
+            back = (
+                k if k >= 4 else -k % 4
+            )  # a mirrored turn undoes itself, a turn is undone by the opposite one
             total = total + dihedral(predict(dihedral(batch, k)).softmax(1), back)
         return (total / 8).log()
+
     return averaged
 
 # %% ../nbs/08_stitching.ipynb #c069-35f8a72d
@@ -199,18 +241,19 @@ METHODS = ("exact", "blend", "patches")
 
 # %% ../nbs/08_stitching.ipynb #c071-31caee5c
 def predict_tile(
-    predict: Callable,                   # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
-    image: np.ndarray,                   # (H, W, C) uint8 or uint16
-    method: str = "exact",               # One of `METHODS`
-    patch_size: int = 128,               # Side of a window for "patches" and "blend", in pixels
-    stride: int | None = None,           # Step between windows for "patches" and "blend"; their own default when None
-    halo: int = 96,                      # Halo for "exact", in pixels
-    multiple: int = 16,                  # 2**depth of the network, for "exact"
-    core: int = 512,                     # Core for "exact", in pixels; `best_core` chooses
+    predict: Callable,  # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
+    image: np.ndarray,  # (H, W, C) uint8 or uint16
+    method: str = "exact",  # One of `METHODS`
+    patch_size: int = 128,  # Side of a window for "patches" and "blend", in pixels
+    stride: int | None = None,  # Step between windows for "patches" and "blend"; their own default when None
+    halo: int = 96,  # Halo for "exact", in pixels
+    multiple: int = 16,  # 2**depth of the network, for "exact"
+    core: int = 512,  # Core for "exact", in pixels; `best_core` chooses
     device: torch.device | str = "cpu",  # Where the network runs
-) -> np.ndarray:                         # label_map: uint8 (H, W), every pixel predicted
+) -> np.ndarray:  # label_map: uint8 (H, W), every pixel predicted
     "The label map of a tile."
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if method == "exact": return exact_halo(predict, image, halo, multiple, core, device)
+    if method == "exact":
+        return exact_halo(predict, image, halo, multiple, core, device)
     return (blended if method == "blend" else whole_patches)(predict, image, patch_size, stride, device)

@@ -44,7 +44,7 @@ from rasterio.windows import Window
 # %% ../nbs/01_tiles.ipynb #c015-89920033
 def normalise(
     image: np.ndarray,  # (H, W, C) uint8 or uint16, or any part of it
-) -> np.ndarray:        # Same shape, float32 in [0, 1]
+) -> np.ndarray:  # Same shape, float32 in [0, 1]
     "Scale whole numbers to [0, 1] by the range of their type."
     return np.divide(image, np.float32(_largest(image)), dtype=np.float32)
 
@@ -52,43 +52,53 @@ def normalise(
 def _largest(image):
     "Largest value that the type of an image can hold."
     if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"an image is uint8 or uint16, got {image.dtype}: rescale it to 0..255 or 0..65535 first")
+        raise ValueError(
+            f"an image is uint8 or uint16, got {image.dtype}: rescale it to 0..255 or 0..65535 first"
+        )
     return np.iinfo(image.dtype).max
 
 # %% ../nbs/01_tiles.ipynb #c023-457d64ce
 @dataclass(frozen=True)
 class Georeference:
     "Where a pixel grid lies on the Earth."
-    crs: str | None                # Coordinate reference system as WKT; None when unknown
-    transform: tuple[float, ...]   # (a, b, c, d, e, f), in units of `crs` per pixel
+
+    crs: str | None  # Coordinate reference system as WKT; None when unknown
+    transform: tuple[float, ...]  # (a, b, c, d, e, f), in units of `crs` per pixel
 
     def __post_init__(self):
-        if len(self.transform) != 6: raise ValueError(f"transform has 6 numbers (a, b, c, d, e, f), got {len(self.transform)}")
+        if len(self.transform) != 6:
+            raise ValueError(f"transform has 6 numbers (a, b, c, d, e, f), got {len(self.transform)}")
 
     def xy(
         self,
-        row: float,           # Row of a pixel; 0 is the middle of the top row
-        col: float,           # Column of a pixel; 0 is the middle of the leftmost column
-    ) -> tuple[float, float]: # (x, y) of the middle of that pixel, in units of `crs`
+        row: float,  # Row of a pixel; 0 is the middle of the top row
+        col: float,  # Column of a pixel; 0 is the middle of the leftmost column
+    ) -> tuple[float, float]:  # (x, y) of the middle of that pixel, in units of `crs`
         "Where the middle of a pixel lies."
         a, b, c, d, e, f = self.transform
-        return a * (col + .5) + b * (row + .5) + c, d * (col + .5) + e * (row + .5) + f
+        return a * (col + 0.5) + b * (row + 0.5) + c, d * (col + 0.5) + e * (row + 0.5) + f
 
 # %% ../nbs/01_tiles.ipynb #c029-ea5fdea2
 @dataclass(frozen=True, eq=False)
 class Tile:
     "One image and everything known about the same pixels."
-    image: np.ndarray                         # (H, W, C) uint8 or uint16
-    reference: np.ndarray | None = None       # (H, W, 3) uint8, classes as colours
-    labels: np.ndarray | None = None          # (H, W) uint8, class indices, 255 = ignored
-    height: np.ndarray | None = None          # (H, W) float32, metres
-    georeference: Georeference | None = None  # Place of the grid, None when unknown
-    name: str = 'tile'                        # Shown in titles and errors
 
-    def __post_init__(self): _check_tile(self)
+    image: np.ndarray  # (H, W, C) uint8 or uint16
+    reference: np.ndarray | None = None  # (H, W, 3) uint8, classes as colours
+    labels: np.ndarray | None = None  # (H, W) uint8, class indices, 255 = ignored
+    height: np.ndarray | None = None  # (H, W) float32, metres
+    georeference: Georeference | None = None  # Place of the grid, None when unknown
+    name: str = 'tile'  # Shown in titles and errors
+
+    def __post_init__(self):
+        _check_tile(self)
 
     def __repr__(self):
-        return f"Tile({self.name!r}: " + ', '.join(f'{kind} {array.shape} {array.dtype}' for kind, array in _grids(self)) + ')'
+        return (
+            f"Tile({self.name!r}: "
+            + ', '.join(f'{kind} {array.shape} {array.dtype}' for kind, array in _grids(self))
+            + ')'
+        )
 
     @property
     def size(self) -> tuple[int, int]:  # (H, W), in pixels
@@ -101,8 +111,13 @@ class Tile:
         return self.image.shape[2]
 
 # %% ../nbs/01_tiles.ipynb #c031-6da63995
-_GRIDS = {'image': ('(H, W, C)', ('uint8', 'uint16')), 'reference': ('(H, W, 3)', ('uint8',)),
-          'labels': ('(H, W)', ('uint8',)), 'height': ('(H, W)', ('float32',))}
+_GRIDS = {
+    'image': ('(H, W, C)', ('uint8', 'uint16')),
+    'reference': ('(H, W, 3)', ('uint8',)),
+    'labels': ('(H, W)', ('uint8',)),
+    'height': ('(H, W)', ('float32',)),
+}
+
 
 def _grids(tile):
     "The arrays that a tile has, with their names."
@@ -114,8 +129,10 @@ def _check_tile(tile):
     for kind, array in _grids(tile):
         _check_grid(tile.name, kind, array)
         if array.shape[:2] != tile.size:
-            raise ValueError(f"tile {tile.name!r}: the image is {_rows_cols(tile.image)} but the {kind} is {_rows_cols(array)} "
-                             f"(rows x columns): give a {kind} on the same pixels as the image")
+            raise ValueError(
+                f"tile {tile.name!r}: the image is {_rows_cols(tile.image)} but the {kind} is {_rows_cols(array)} "
+                f"(rows x columns): give a {kind} on the same pixels as the image"
+            )
 
 # %% ../nbs/01_tiles.ipynb #c035-2f93b60c
 def _rows_cols(array):
@@ -128,15 +145,18 @@ def _check_grid(name, kind, array):
     form, types = _GRIDS[kind]
     if array.ndim != form.count(',') + 1 or (kind == 'reference' and array.shape[2] != 3):
         raise ValueError(f"tile {name!r}: the {kind} must have the shape {form}, got {array.shape}")
-    if array.size == 0: raise ValueError(f"tile {name!r}: the {kind} of shape {array.shape} has no pixels")
+    if array.size == 0:
+        raise ValueError(f"tile {name!r}: the {kind} of shape {array.shape} has no pixels")
     if array.dtype.name not in types:
-        raise ValueError(f"tile {name!r}: the {kind} must be {' or '.join(types)}, got {array.dtype}: convert it first")
+        raise ValueError(
+            f"tile {name!r}: the {kind} must be {' or '.join(types)}, got {array.dtype}: convert it first"
+        )
 
 # %% ../nbs/01_tiles.ipynb #c051-74207dbf
 @contextmanager
 def atomic_path(
     path: str | Path,  # Where the finished file shall be; its folder is made if missing
-) -> Iterator[Path]:   # A path of the same name, in a hidden folder of its own beside `path`
+) -> Iterator[Path]:  # A path of the same name, in a hidden folder of its own beside `path`
     "Write to the temporary path: it becomes `path` on success and is removed on any failure."
     path = Path(path)
     _make_folder(path)
@@ -145,61 +165,89 @@ def atomic_path(
         _clear_abandoned(path)
         private.mkdir()
         yield (temporary := private / path.name)
-        with open(temporary, 'rb+') as file: os.fsync(file.fileno())
+        with open(temporary, 'rb+') as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is None or not str(error.filename or private).startswith(str(private)): raise
-        raise OSError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
+        if error.errno is None or not str(error.filename or private).startswith(str(private)):
+            raise
+        raise OSError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+        ) from error
     finally:
         _tidy(private)
 
 # %% ../nbs/01_tiles.ipynb #c053-91c08ae6
 def _tidy(folder):
     "Remove a folder and all that is in it, though Ctrl-C may come in between."
-    try: shutil.rmtree(folder, ignore_errors=True)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
     except KeyboardInterrupt:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
+
 def _make_folder(path):
     "The folder that `path` goes to exists afterwards, and `path` itself is no folder."
-    if path.is_dir(): raise OSError(f"cannot write {path}: it is a folder; give the name of a file")
-    try: path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise OSError(f"cannot write {path}: it is a folder; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"cannot write {path}: the folder {path.parent} cannot be made ({error.strerror}); choose another one") from error
+        raise OSError(
+            f"cannot write {path}: the folder {path.parent} cannot be made ({error.strerror}); choose another one"
+        ) from error
 
 # %% ../nbs/01_tiles.ipynb #k-tiles-4
 _TEMPORARY = re.compile(r'-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}$')
+
 
 def _machine():
     "Eight digits that stand for this machine."
     return f'{zlib.crc32(platform.node().encode()):08x}'
 
+
 def _runs(process):
     "Is there a process of that number?"
-    try: os.kill(process, 0)
-    except OSError as error: return isinstance(error, PermissionError)
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 # %% ../nbs/01_tiles.ipynb #k-tiles-6
 def _abandoned(folder):
     "Has the writer of this temporary folder gone?"
     made = _TEMPORARY.search(folder.name)
-    if made and made[1] == _machine() and os.name == 'posix' and not _runs(int(made[2])): return True
+    if made and made[1] == _machine() and os.name == 'posix' and not _runs(int(made[2])):
+        return True
     return bool(made) and time.time() - max(p.stat().st_mtime for p in [folder, *folder.iterdir()]) > 86400
+
 
 def _clear_abandoned(path):
     "Remove what writers of `path` that are gone left beside it."
     for folder in path.parent.glob(f'.{glob.escape(path.name[:40])}-*'):
         with suppress(OSError):
-            if _abandoned(folder): shutil.rmtree(folder)
+            if _abandoned(folder):
+                shutil.rmtree(folder)
 
 # %% ../nbs/01_tiles.ipynb #c063-8cc7c21d
 def _geotiff(array, georeference, extra):
     "The settings of a GeoTIFF that holds an array (H, W, C)."
     height, width, count = array.shape
-    settings = dict(driver='GTiff', height=height, width=width, count=count, dtype=array.dtype.name, tiled=True, blockxsize=256,
-                    blockysize=256, compress='deflate', bigtiff='if_safer', photometric='rgb' if count == 3 else 'minisblack')
+    settings = dict(
+        driver='GTiff',
+        height=height,
+        width=width,
+        count=count,
+        dtype=array.dtype.name,
+        tiled=True,
+        blockxsize=256,
+        blockysize=256,
+        compress='deflate',
+        bigtiff='if_safer',
+        photometric='rgb' if count == 3 else 'minisblack',
+    )
     if georeference is not None:
         settings['transform'] = rasterio.Affine(*georeference.transform)
         settings['crs'] = georeference.crs and CRS.from_wkt(georeference.crs)
@@ -210,29 +258,33 @@ def _write_geotiff(path, array, settings, colour_table=None):
     "Write an array (H, W, C) as a GeoTIFF, whole or not at all."
     with MemoryFile() as memory:
         with _quiet(), memory.open(**settings) as raster:
-            if colour_table: raster.write_colormap(1, colour_table)
+            if colour_table:
+                raster.write_colormap(1, colour_table)
             for row in range(0, len(array), 1024):
-                strip = array[row:row + 1024]
+                strip = array[row : row + 1024]
                 raster.write(strip.transpose(2, 0, 1), window=Window(0, row, strip.shape[1], len(strip)))
-        with atomic_path(path) as temporary: temporary.write_bytes(memory.getbuffer())
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(memory.getbuffer())
     return Path(path)
 
 # %% ../nbs/01_tiles.ipynb #c067-13c2f5ba
 _STRICT = {'GDAL_ERROR_ON_LIBJPEG_WARNING': True, 'GDAL_PNG_WHOLE_IMAGE_OPTIM': False, 'GDAL_CACHEMAX': 64}
 
+
 @contextmanager
 def _quiet():
     "Read and write strictly, with a small block cache, and without the remarks that a georeference is missing or that a file has both opacity and a nodata value."
     with warnings.catch_warnings(), rasterio.Env(**_STRICT):
-        for remark in (NotGeoreferencedWarning, NodataShadowWarning): warnings.simplefilter('ignore', remark)
+        for remark in (NotGeoreferencedWarning, NodataShadowWarning):
+            warnings.simplefilter('ignore', remark)
         yield
 
 # %% ../nbs/01_tiles.ipynb #c068-9ac3963f
 def write_image(
-    path: str | Path,                          # GeoTIFF to write, usually *.tif
-    image: np.ndarray,                         # (H, W, C) uint8 or uint16; a reference (H, W, 3) too
+    path: str | Path,  # GeoTIFF to write, usually *.tif
+    image: np.ndarray,  # (H, W, C) uint8 or uint16; a reference (H, W, 3) too
     georeference: Georeference | None = None,  # Place of the grid
-) -> Path:                                     # `path`
+) -> Path:  # `path`
     "Write an image as a lossless, compressed GeoTIFF."
     _check_grid(Path(path).stem, 'image', image)
     return _write_geotiff(path, image, _geotiff(image, georeference, {'predictor': 2}))
@@ -246,58 +298,89 @@ def _open(path):
         with _quiet(), rasterio.open(path, driver=_driver(path)) as raster:
             _check_raster(path, raster)
             yield raster
-    except (RasterioError, CPLE_BaseError) as error: raise _unreadable(path, _reason(error)) from error
+    except (RasterioError, CPLE_BaseError) as error:
+        raise _unreadable(path, _reason(error)) from error
+
 
 def _unreadable(path, why):
     "The error for a file that cannot be read."
-    return ValueError(f"cannot read {path}: damaged, cut short, or not a GeoTIFF, PNG or JPEG ({why}); copy it again or export it as GeoTIFF")
+    return ValueError(
+        f"cannot read {path}: damaged, cut short, or not a GeoTIFF, PNG or JPEG ({why}); copy it again or export it as GeoTIFF"
+    )
 
 # %% ../nbs/01_tiles.ipynb #c076-6a65979f
 def _reason(error):
     "The innermost message of a chain of errors, as at most 200 printable characters of one line."
-    while error.__cause__ is not None: error = error.__cause__
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = ''.join(c if c.isprintable() else '?' for c in ' '.join(str(error).split()))
     return text if len(text) <= 200 else text[:197] + '...'
 
 # %% ../nbs/01_tiles.ipynb #c078-c492bc9e
 def _check_file(path):
     "`path` is a file with something in it."
-    path = Path(str(path)[9:].rpartition('}/')[0] or path) if str(path).startswith('/vsizip/{') else Path(path)
-    if path.is_dir(): raise ValueError(f"{path} is a folder, not a file: read_tiles reads a folder of parts")
-    if not path.is_file(): raise FileNotFoundError(f"there is no file {path}: check its name and folder")
-    if path.stat().st_size == 0: raise ValueError(f"{path} is empty (0 bytes): copy it again")
+    path = (
+        Path(str(path)[9:].rpartition('}/')[0] or path) if str(path).startswith('/vsizip/{') else Path(path)
+    )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a file: read_tiles reads a folder of parts")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: check its name and folder")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes): copy it again")
 
 # %% ../nbs/01_tiles.ipynb #c080-7cfaf501
-_STARTS = {b'II*\0': 'GTiff', b'MM\0*': 'GTiff', b'II+\0': 'GTiff', b'MM\0+': 'GTiff', b'\x89PNG': 'PNG', b'\xff\xd8\xff': 'JPEG'}
+_STARTS = {
+    b'II*\0': 'GTiff',
+    b'MM\0*': 'GTiff',
+    b'II+\0': 'GTiff',
+    b'MM\0+': 'GTiff',
+    b'\x89PNG': 'PNG',
+    b'\xff\xd8\xff': 'JPEG',
+}
+
 
 def _driver(path):
     "The one reader that may open a file, by its first bytes."
-    if str(path).startswith('/vsizip/'): return {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG'}.get(Path(path).suffix.lower(), 'GTiff')
-    with open(path, 'rb') as file: start = file.read(4)
+    if str(path).startswith('/vsizip/'):
+        return {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG'}.get(Path(path).suffix.lower(), 'GTiff')
+    with open(path, 'rb') as file:
+        start = file.read(4)
     for begin, driver in _STARTS.items():
-        if start.startswith(begin): return driver
+        if start.startswith(begin):
+            return driver
     raise _unreadable(path, f'it begins with {start}')
 
 # %% ../nbs/01_tiles.ipynb #sf-check-raster
 def _check_raster(path, raster):
     "The pixels are of a type that this module promises, and can be read in pieces."
     types, most = set(raster.dtypes), 128 * _max_pixels()
-    if raster.subdatasets: raise ValueError(f"{path} has {len(raster.subdatasets)} pages: save the one you want on its own")
+    if raster.subdatasets:
+        raise ValueError(f"{path} has {len(raster.subdatasets)} pages: save the one you want on its own")
     if len(types) > 1 or not types <= {'uint8', 'uint16'}:
-        raise ValueError(f"{path} holds {', '.join(sorted(types))} values; an image is uint8 or uint16: rescale it to 0..255 or 0..65535")
+        raise ValueError(
+            f"{path} holds {', '.join(sorted(types))} values; an image is uint8 or uint16: rescale it to 0..255 or 0..65535"
+        )
     _check_pixels(raster, *raster.block_shapes[0], 'is stored in blocks of', 'save it in blocks of 256 x 256')
     if raster.height * raster.width > most:
-        raise ValueError(f"{path} announces {raster.height} x {raster.width} pixels, more than the {most} that are read even by windows: "
-                         f"cut it into parts, or set UNETKIT_MAX_PIXELS={raster.height * raster.width // 128 + 1} if you trust it")
+        raise ValueError(
+            f"{path} announces {raster.height} x {raster.width} pixels, more than the {most} that are read even by windows: "
+            f"cut it into parts, or set UNETKIT_MAX_PIXELS={raster.height * raster.width // 128 + 1} if you trust it"
+        )
 
 # %% ../nbs/01_tiles.ipynb #sf-limit-code
-MAX_PIXELS = 2**29  # Pixels of up to 4 bytes that are read at once (2 GiB); UNETKIT_MAX_PIXELS in the environment overrides it
+MAX_PIXELS = (
+    2**29
+)  # Pixels of up to 4 bytes that are read at once (2 GiB); UNETKIT_MAX_PIXELS in the environment overrides it
+
 
 def _max_pixels():
     "The limit that holds now."
     text = os.environ.get('UNETKIT_MAX_PIXELS') or str(MAX_PIXELS)
     if not (text.isdecimal() and len(text) < 20 and int(text)):
-        raise ValueError(f"UNETKIT_MAX_PIXELS must be a whole number above 0, got {text!r}: leave it out for {MAX_PIXELS}")
+        raise ValueError(
+            f"UNETKIT_MAX_PIXELS must be a whole number above 0, got {text!r}: leave it out for {MAX_PIXELS}"
+        )
     return int(text)
 
 # %% ../nbs/01_tiles.ipynb #sf-limit-check
@@ -306,8 +389,10 @@ def _check_pixels(raster, height, width, announced='announces', remedy='read it 
     pixel = raster.count * np.dtype(raster.dtypes[0]).itemsize
     needed, limit = -(-height * width * max(4, pixel) // 4), _max_pixels()
     if needed > limit:
-        raise ValueError(f"{raster.name} {announced} {height} x {width} pixels of {pixel} bytes, but at most {limit * 4 // max(4, pixel)} such "
-                         f"pixels are read at once: {remedy}, or set UNETKIT_MAX_PIXELS={needed} if you trust the file")
+        raise ValueError(
+            f"{raster.name} {announced} {height} x {width} pixels of {pixel} bytes, but at most {limit * 4 // max(4, pixel)} such "
+            f"pixels are read at once: {remedy}, or set UNETKIT_MAX_PIXELS={needed} if you trust the file"
+        )
 
 # %% ../nbs/01_tiles.ipynb #c082-fd2723bd
 def _paletted(raster):
@@ -318,10 +403,13 @@ def _paletted(raster):
 def _pixels(raster, window=None):
     "The pixels of a raster, or of a window of it, as (H, W, C); a palette is replaced by its colours."
     bands = raster.read(window=window)
-    if not _paletted(raster): return np.ascontiguousarray(bands.transpose(1, 2, 0))
+    if not _paletted(raster):
+        return np.ascontiguousarray(bands.transpose(1, 2, 0))
     table = raster.colormap(1)
     if bands.max() >= len(table):
-        raise ValueError(f"{raster.name} uses the palette index {bands.max()}, but its palette has {len(table)} colours: save it again")
+        raise ValueError(
+            f"{raster.name} uses the palette index {bands.max()}, but its palette has {len(table)} colours: save it again"
+        )
     return np.array([table[index][:3] for index in range(len(table))], np.uint8)[bands[0]]
 
 # %% ../nbs/01_tiles.ipynb #c086-0a44ca14
@@ -330,84 +418,102 @@ def _strips(raster):
     block = raster.block_shapes[0][0]
     row_bytes = raster.width * raster.count * np.dtype(raster.dtypes[0]).itemsize
     rows = block * max(1, 2**22 // (block * row_bytes))
-    return [Window(0, row, raster.width, min(rows, raster.height - row)) for row in range(0, raster.height, rows)]
+    return [
+        Window(0, row, raster.width, min(rows, raster.height - row)) for row in range(0, raster.height, rows)
+    ]
 
 # %% ../nbs/01_tiles.ipynb #c088-e0c34843
 def _shape(raster):
     "(H, W, C) of the pixels of a raster after its palette has been looked up."
     return raster.height, raster.width, 3 if _paletted(raster) else raster.count
 
+
 def _read(raster):
     "All pixels of a raster as (H, W, C)."
     _check_pixels(raster, raster.height, raster.width)
     pixels = np.empty(_shape(raster), raster.dtypes[0])
-    for strip in _strips(raster): pixels[strip.row_off:strip.row_off + strip.height] = _pixels(raster, strip)
+    for strip in _strips(raster):
+        pixels[strip.row_off : strip.row_off + strip.height] = _pixels(raster, strip)
     return pixels
 
 # %% ../nbs/01_tiles.ipynb #c090-3dadc495
 def read_image(
     path: str | Path,  # GeoTIFF, PNG or JPEG with any number of bands
-) -> np.ndarray:       # (H, W, C) uint8 or uint16, the bands as stored
+) -> np.ndarray:  # (H, W, C) uint8 or uint16, the bands as stored
     "All pixels of an image file."
-    with _open(path) as raster: return _read(raster)
+    with _open(path) as raster:
+        return _read(raster)
 
 # %% ../nbs/01_tiles.ipynb #c102-558021bc
 def read_reference(
     path: str | Path,  # GeoTIFF or PNG with colours or a palette, 8 bit, lossless
-    window: tuple[int, int, int, int] | None = None,  # First row, first column, rows and columns to read; everything when None
-) -> np.ndarray:       # (H, W, 3) uint8
+    window: tuple[int, int, int, int]
+    | None = None,  # First row, first column, rows and columns to read; everything when None
+) -> np.ndarray:  # (H, W, 3) uint8
     "The pixels of a colour-coded reference."
     with _open(path) as raster:
         _check_reference(path, raster)
         pixels = _read(raster) if window is None else _pixels(raster, _inside(path, raster, *window))
     if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
-        raise ValueError(f"reference {path} has a fourth band that is not opaque everywhere: save it as plain RGB")
+        raise ValueError(
+            f"reference {path} has a fourth band that is not opaque everywhere: save it as plain RGB"
+        )
     return np.ascontiguousarray(pixels[..., :3])
 
 # %% ../nbs/01_tiles.ipynb #c104-9b507bc4
 def _check_reference(path, raster):
     "A reference has 8-bit colours that no compression has changed."
     if raster.driver == 'JPEG' or raster.compression == Compression.jpeg:
-        raise ValueError(f"reference {path} is JPEG-compressed, which changes its colours: give the original as PNG or GeoTIFF")
+        raise ValueError(
+            f"reference {path} is JPEG-compressed, which changes its colours: give the original as PNG or GeoTIFF"
+        )
     if raster.dtypes[0] != 'uint8':
-        raise ValueError(f"reference {path} holds {raster.dtypes[0]} values; colours are uint8: save it as 8-bit RGB")
+        raise ValueError(
+            f"reference {path} holds {raster.dtypes[0]} values; colours are uint8: save it as 8-bit RGB"
+        )
     if not _paletted(raster) and raster.count not in (3, 4):
-        raise ValueError(f"reference {path} has {raster.count} band{'s' * (raster.count > 1)} and no palette, so its numbers name no colours: "
-                         f"save it as RGB or with its palette")
+        raise ValueError(
+            f"reference {path} has {raster.count} band{'s' * (raster.count > 1)} and no palette, so its numbers name no colours: "
+            f"save it as RGB or with its palette"
+        )
 
 # %% ../nbs/01_tiles.ipynb #c127-8dc712e5
 def read_tile(
-    image: str | Path,                    # Image file
+    image: str | Path,  # Image file
     reference: str | Path | None = None,  # Colour-coded reference of the same size
-    name: str | None = None,              # Name of the tile; the image's stem when None
-) -> Tile:                                # Image, reference and georeference
+    name: str | None = None,  # Name of the tile; the image's stem when None
+) -> Tile:  # Image, reference and georeference
     "An image file and its reference as one tile."
-    with _open(image) as raster: pixels, place = _read(raster), _georeference(raster)
+    with _open(image) as raster:
+        pixels, place = _read(raster), _georeference(raster)
     colours = None if reference is None else read_reference(reference)
     return Tile(pixels, colours, georeference=place, name=name or Path(image).stem)
 
 # %% ../nbs/01_tiles.ipynb #c129-4f9c457f
 def _georeference(raster):
     "The place of a raster, None when the file does not say."
-    if raster.crs is None and raster.transform.is_identity: return None
+    if raster.crs is None and raster.transform.is_identity:
+        return None
     return Georeference(raster.crs.to_wkt() if raster.crs else None, tuple(raster.transform)[:6])
 
 # %% ../nbs/01_tiles.ipynb #c137-0a68c371
 def image_pairs(
-    image: str | Path,                    # Image file, or folder of parts
+    image: str | Path,  # Image file, or folder of parts
     reference: str | Path | None = None,  # Reference file, or folder of parts with the same stems
-) -> list[tuple]:                         # Per part, sorted by name: path of the image, and of its reference or None
+) -> list[tuple]:  # Per part, sorted by name: path of the image, and of its reference or None
     "The files of a tile or of its parts, paired by name."
-    if not Path(image).is_dir(): return [(image, reference)]
+    if not Path(image).is_dir():
+        return [(image, reference)]
     images = _parts(image)
     references = dict.fromkeys(images) if reference is None else _parts(reference)
     _check_partners(image, images, reference, references)
     return [(images[stem], references[stem]) for stem in images]
 
+
 def read_tiles(
-    image: str | Path,                    # Image file, or folder of parts
+    image: str | Path,  # Image file, or folder of parts
     reference: str | Path | None = None,  # Reference file, or folder of parts with the same stems
-) -> list[Tile]:                          # One tile per part, sorted by name
+) -> list[Tile]:  # One tile per part, sorted by name
     "A file as one tile, a folder of parts as several."
     tiles = [read_tile(*pair) for pair in image_pairs(image, reference)]
     _check_channels(image, tiles)
@@ -417,14 +523,22 @@ def read_tiles(
 def _parts(folder):
     "The image files of a folder by stem, sorted."
     folder, parts = Path(folder), {}
-    if not folder.exists(): raise FileNotFoundError(f"there is no folder {folder}: check its name")
-    if not folder.is_dir(): raise ValueError(f"{folder} is not a folder, but the images are in one: give the folder of their references")
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no folder {folder}: check its name")
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is not a folder, but the images are in one: give the folder of their references"
+        )
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in ('.tif', '.tiff', '.png', '.jpg', '.jpeg') or path.name.startswith('.'): continue
-        if path.stem in parts: raise ValueError(f"{folder} has both {parts[path.stem].name} and {path.name}: keep one of them")
+        if path.suffix.lower() not in ('.tif', '.tiff', '.png', '.jpg', '.jpeg') or path.name.startswith('.'):
+            continue
+        if path.stem in parts:
+            raise ValueError(f"{folder} has both {parts[path.stem].name} and {path.name}: keep one of them")
         parts[path.stem] = path
-    if not parts: raise ValueError(f"{folder} has no .tif, .png or .jpg file" + _folders_in(folder))
+    if not parts:
+        raise ValueError(f"{folder} has no .tif, .png or .jpg file" + _folders_in(folder))
     return parts
+
 
 def _folders_in(folder):
     "A hint at the folders in a folder, if there are any."
@@ -434,23 +548,32 @@ def _folders_in(folder):
 # %% ../nbs/01_tiles.ipynb #c141-e83173fd
 def _check_partners(image, images, reference, references):
     "Every image has a reference and every reference an image."
-    for missing, where in [(images.keys() - references.keys(), reference), (references.keys() - images.keys(), image)]:
-        if missing: raise ValueError(f"{where} has no partner of {', '.join(sorted(missing)[:5])}: an image and its reference share their stem")
+    for missing, where in [
+        (images.keys() - references.keys(), reference),
+        (references.keys() - images.keys(), image),
+    ]:
+        if missing:
+            raise ValueError(
+                f"{where} has no partner of {', '.join(sorted(missing)[:5])}: an image and its reference share their stem"
+            )
+
 
 def _check_channels(image, tiles):
     "All parts have the same number of bands."
     for tile in tiles:
         if tile.in_channels != tiles[0].in_channels:
-            raise ValueError(f"parts of {image} differ: {tiles[0].name} has {tiles[0].in_channels} bands, {tile.name} {tile.in_channels}")
+            raise ValueError(
+                f"parts of {image} differ: {tiles[0].name} has {tiles[0].in_channels} bands, {tile.name} {tile.in_channels}"
+            )
 
 # %% ../nbs/01_tiles.ipynb #c155-aac4e8bf
 def read_window(
     path: str | Path,  # Image file
-    row: int,          # First row, 0 or more
-    col: int,          # First column, 0 or more
-    height: int,       # Rows, at least 1
-    width: int,        # Columns, at least 1
-) -> np.ndarray:       # (height, width, C) uint8 or uint16
+    row: int,  # First row, 0 or more
+    col: int,  # First column, 0 or more
+    height: int,  # Rows, at least 1
+    width: int,  # Columns, at least 1
+) -> np.ndarray:  # (height, width, C) uint8 or uint16
     "A rectangle of an image file, without reading the rest."
     with _open(path) as raster:
         return _pixels(raster, _inside(path, raster, row, col, height, width))
@@ -458,9 +581,16 @@ def read_window(
 # %% ../nbs/01_tiles.ipynb #w012-inside
 def _inside(path, raster, row, col, height, width):
     "The window of these rows and columns, which must lie inside the raster and fit into memory."
-    if min(row, col) < 0 or min(height, width) < 1 or row + height > raster.height or col + width > raster.width:
-        raise ValueError(f"window of {height} x {width} at row {row}, column {col} is not inside {path}, which is "
-                         f"{raster.height} x {raster.width} (rows x columns): shift or shrink it")
+    if (
+        min(row, col) < 0
+        or min(height, width) < 1
+        or row + height > raster.height
+        or col + width > raster.width
+    ):
+        raise ValueError(
+            f"window of {height} x {width} at row {row}, column {col} is not inside {path}, which is "
+            f"{raster.height} x {raster.width} (rows x columns): shift or shrink it"
+        )
     _check_pixels(raster, height, width, 'would give a window of', 'take a smaller one')
     return Window(col, row, width, height)
 
@@ -468,55 +598,69 @@ def _inside(path, raster, row, col, height, width):
 @dataclass(frozen=True)
 class RasterInfo:
     "What an image file says of itself, before a pixel is read."
-    size: tuple[int, int]              # (H, W), in pixels
-    in_channels: int                   # Bands that `read_window` gives, an alpha band among them
-    dtype: str                         # "uint8" or "uint16"
+
+    size: tuple[int, int]  # (H, W), in pixels
+    in_channels: int  # Bands that `read_window` gives, an alpha band among them
+    dtype: str  # "uint8" or "uint16"
     georeference: Georeference | None  # Place of the grid, None when unknown
-    alpha: bool                        # Is the last band opacity, and no picture?
-    windowed: bool                     # Can windows be read without decoding what lies above them?
+    alpha: bool  # Is the last band opacity, and no picture?
+    windowed: bool  # Can windows be read without decoding what lies above them?
 
 # %% ../nbs/01_tiles.ipynb #w004-info
 def raster_info(
     path: str | Path,  # Image file
-) -> RasterInfo:       # Its size, bands, type and place
+) -> RasterInfo:  # Its size, bands, type and place
     "What an image file says of itself."
     with _open(path) as raster:
         height, width, bands = _shape(raster)
-        return RasterInfo((height, width), bands, raster.dtypes[0], _georeference(raster),
-                          raster.colorinterp[-1] == ColorInterp.alpha, raster.driver == 'GTiff')
+        return RasterInfo(
+            (height, width),
+            bands,
+            raster.dtypes[0],
+            _georeference(raster),
+            raster.colorinterp[-1] == ColorInterp.alpha,
+            raster.driver == 'GTiff',
+        )
 
 # %% ../nbs/01_tiles.ipynb #w008-valid
 def read_valid(
     path: str | Path,  # Image file
-    row: int,          # First row, 0 or more
-    col: int,          # First column, 0 or more
-    height: int,       # Rows, at least 1
-    width: int,        # Columns, at least 1
-) -> np.ndarray:       # (height, width) bool: False where the file says that there is no data
+    row: int,  # First row, 0 or more
+    col: int,  # First column, 0 or more
+    height: int,  # Rows, at least 1
+    width: int,  # Columns, at least 1
+) -> np.ndarray:  # (height, width) bool: False where the file says that there is no data
     "Which pixels of a rectangle hold data, by nodata value, mask or opacity."
     with _open(path) as raster:
         window, flags = _inside(path, raster, row, col, height, width), raster.mask_flag_enums
-        by_value = raster.colorinterp[-1] != ColorInterp.alpha and all(MaskFlags.nodata in flag for flag in flags)
+        by_value = raster.colorinterp[-1] != ColorInterp.alpha and all(
+            MaskFlags.nodata in flag for flag in flags
+        )
         return raster.read_masks(window=window).any(0) if by_value else raster.dataset_mask(window=window) > 0
 
 # %% ../nbs/01_tiles.ipynb #c160-ee2f5351
 def map_image(
     path: str | Path,  # Image file
-    npy: str | Path,   # Where the decoded copy goes; H * W * C bytes, twice that for uint16
-) -> np.ndarray:       # (H, W, C), memory-mapped, read-only
+    npy: str | Path,  # Where the decoded copy goes; H * W * C bytes, twice that for uint16
+) -> np.ndarray:  # (H, W, C), memory-mapped, read-only
     "Decode an image file to a .npy file, strip by strip, and map that into memory."
     with _open(path) as raster, atomic_path(npy) as temporary:
         _check_pixels(raster, raster.height, raster.width)
-        header = {'descr': np.lib.format.dtype_to_descr(np.dtype(raster.dtypes[0])), 'fortran_order': False, 'shape': _shape(raster)}
+        header = {
+            'descr': np.lib.format.dtype_to_descr(np.dtype(raster.dtypes[0])),
+            'fortran_order': False,
+            'shape': _shape(raster),
+        }
         with open(temporary, 'wb') as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for strip in _strips(raster): file.write(_pixels(raster, strip).data)
+            for strip in _strips(raster):
+                file.write(_pixels(raster, strip).data)
     return np.load(npy, mmap_mode='r')
 
 # %% ../nbs/01_tiles.ipynb #c170-3a98930b
 def band_statistics(
     image: np.ndarray,  # (H, W, C) uint8 or uint16; may be memory-mapped
-) -> list[dict]:        # Per band: min, max, mean, std, p2, p98, in stored units
+) -> list[dict]:  # Per band: min, max, mean, std, p2, p98, in stored units
     "Summary of every band, from its histogram."
     return [_summary(_histogram(image[..., band])) for band in range(image.shape[2])]
 
@@ -525,7 +669,8 @@ def _histogram(band):
     "How often each value of the type occurs in a band (H, W); counted in strips of 256 rows."
     bins = _largest(band) + 1
     counts = np.zeros(bins, np.int64)
-    for row in range(0, len(band), 256): counts += np.bincount(band[row:row + 256].ravel(), minlength=bins)
+    for row in range(0, len(band), 256):
+        counts += np.bincount(band[row : row + 256].ravel(), minlength=bins)
     return counts
 
 # %% ../nbs/01_tiles.ipynb #c174-283390c6
@@ -533,18 +678,20 @@ def _summary(counts):
     "The statistics of a histogram over 0, 1, 2, ..."
     values, total, below = np.arange(len(counts)), counts.sum(), counts.cumsum()
     mean = (counts * values).sum() / total
-    spread = ((counts * (values - mean) ** 2).sum() / total) ** .5
-    low, p2, p98, high = (int(np.searchsorted(below, wanted)) for wanted in (1, .02 * total, .98 * total, total))
+    spread = ((counts * (values - mean) ** 2).sum() / total) ** 0.5
+    low, p2, p98, high = (
+        int(np.searchsorted(below, wanted)) for wanted in (1, 0.02 * total, 0.98 * total, total)
+    )
     return {'min': low, 'max': high, 'mean': float(mean), 'std': float(spread), 'p2': p2, 'p98': p98}
 
 # %% ../nbs/01_tiles.ipynb #c180-cee182db
 def write_label_map(
-    path: str | Path,                          # GeoTIFF to write, usually *.tif
-    label_map: np.ndarray,                     # (H, W) uint8, class indices
-    colours,                                   # One (r, g, b) per class, each 0 to 255
+    path: str | Path,  # GeoTIFF to write, usually *.tif
+    label_map: np.ndarray,  # (H, W) uint8, class indices
+    colours,  # One (r, g, b) per class, each 0 to 255
     georeference: Georeference | None = None,  # Place of the grid
-    ignore_index: int = 255,                   # Index of pixels without a class
-) -> Path:                                     # `path`
+    ignore_index: int = 255,  # Index of pixels without a class
+) -> Path:  # `path`
     "Write class indices as a GeoTIFF with a colour table."
     _check_grid(Path(path).stem, 'labels', label_map)
     table = {index: tuple(map(int, colour)) for index, colour in enumerate(colours)}
@@ -555,135 +702,237 @@ def write_label_map(
 # %% ../nbs/01_tiles.ipynb #c182-d7285ab1
 def _check_classes(label_map, count, ignore_index):
     "Every class of a label map is below `count` or ignored."
-    strangers = [int(index) for index in np.flatnonzero(_histogram(label_map)) if index >= count and index != ignore_index]
-    if strangers: raise ValueError(f"label map has the class {strangers[0]}, but there are {count} colours: give one per class")
+    strangers = [
+        int(index)
+        for index in np.flatnonzero(_histogram(label_map))
+        if index >= count and index != ignore_index
+    ]
+    if strangers:
+        raise ValueError(
+            f"label map has the class {strangers[0]}, but there are {count} colours: give one per class"
+        )
 
 # %% ../nbs/01_tiles.ipynb #c184-cb208354
 def read_label_map(
     path: str | Path,  # File of `write_label_map`, or any one-band 8-bit GeoTIFF or PNG
-) -> np.ndarray:       # (H, W) uint8, the stored numbers
+) -> np.ndarray:  # (H, W) uint8, the stored numbers
     "The class indices of a label map, not their colours."
     with _open(path) as raster:
         if raster.count != 1 or raster.dtypes[0] != 'uint8':
-            raise ValueError(f"{path} has {raster.count} bands of {raster.dtypes[0]}; a label map has one of uint8: read_reference reads colours")
+            raise ValueError(
+                f"{path} has {raster.count} bands of {raster.dtypes[0]}; a label map has one of uint8: read_reference reads colours"
+            )
         _check_pixels(raster, raster.height, raster.width)
         return raster.read(1)
 
 # %% ../nbs/01_tiles.ipynb #v002-mosaic
 def _rough(path, size, count, pieces, georeference):
     "Write pieces into a plain GeoTIFF in blocks, in any order."
-    settings = _geotiff(np.empty((*size, 0), np.uint8), georeference, {'count': count, 'nodata': 255, 'zlevel': 1, 'interleave': 'band', 'photometric': 'minisblack'})
+    settings = _geotiff(
+        np.empty((*size, 0), np.uint8),
+        georeference,
+        {'count': count, 'nodata': 255, 'zlevel': 1, 'interleave': 'band', 'photometric': 'minisblack'},
+    )
     with rasterio.open(path, 'w', **settings) as raster:
         for (r0, r1, c0, c1), piece in pieces:
-            if (piece.shape, piece.dtype) != ((r1 - r0, c1 - c0, count), np.uint8) or not (0 <= r0 and r1 <= size[0] and 0 <= c0 and c1 <= size[1]):
-                raise ValueError(f"the piece for rows {r0} to {r1} and columns {c0} to {c1} of a map of {size[0]} x {size[1]} pixels and {count} bands "
-                                 f"is {piece.shape} {piece.dtype}: it must be uint8 and fit there")
+            if (piece.shape, piece.dtype) != ((r1 - r0, c1 - c0, count), np.uint8) or not (
+                0 <= r0 and r1 <= size[0] and 0 <= c0 and c1 <= size[1]
+            ):
+                raise ValueError(
+                    f"the piece for rows {r0} to {r1} and columns {c0} to {c1} of a map of {size[0]} x {size[1]} pixels and {count} bands "
+                    f"is {piece.shape} {piece.dtype}: it must be uint8 and fit there"
+                )
             raster.write(piece.transpose(2, 0, 1), window=Window(c0, r0, c1 - c0, r1 - r0))
 
 # %% ../nbs/01_tiles.ipynb #v004-mosaic
 def _describe(path, colours, names, scale):
     "Put a colour table, or names and a scale, on the bands of a GeoTIFF."
     with rasterio.open(path, 'r+') as raster:
-        if colours is not None: raster.write_colormap(1, {index: tuple(map(int, colour)) for index, colour in enumerate(colours)})
-        if names is not None: raster.descriptions, raster.scales = tuple(names), (scale,) * len(names)
+        if colours is not None:
+            raster.write_colormap(1, {index: tuple(map(int, colour)) for index, colour in enumerate(colours)})
+        if names is not None:
+            raster.descriptions, raster.scales = tuple(names), (scale,) * len(names)
 
 # %% ../nbs/01_tiles.ipynb #v006-mosaic
 def write_mosaic(
-    path: str | Path,                          # GeoTIFF to write, usually *.tif
-    size: tuple[int, int],                     # (H, W) of the whole, in pixels
-    pieces: Iterable[tuple],                   # Pairs: (first row, last row, first column, last column), last exclusive; uint8 (h, w, K)
-    colours=None,                              # For a label map: one (r, g, b) per class
-    names: Sequence[str] | None = None,        # Otherwise: a name for each of the K bands
-    scale: float = 1,                          # What a stored number is to be multiplied by
+    path: str | Path,  # GeoTIFF to write, usually *.tif
+    size: tuple[int, int],  # (H, W) of the whole, in pixels
+    pieces: Iterable[
+        tuple
+    ],  # Pairs: (first row, last row, first column, last column), last exclusive; uint8 (h, w, K)
+    colours=None,  # For a label map: one (r, g, b) per class
+    names: Sequence[str] | None = None,  # Otherwise: a name for each of the K bands
+    scale: float = 1,  # What a stored number is to be multiplied by
     georeference: Georeference | None = None,  # Place of the grid
-) -> Path:                                     # `path`
+) -> Path:  # `path`
     "Write pieces that cover a grid as a cloud-optimised GeoTIFF with overviews; 255 is no data, and the memory is that of a piece."
     with atomic_path(path) as temporary, _quiet():
         rough = temporary.with_suffix('.rough')
         try:
             _rough(rough, size, 1 if names is None else len(names), pieces, georeference)
             _describe(rough, colours, names, scale)
-            rasterio.shutil.copy(rough, temporary, driver='COG', compress='deflate', bigtiff='if_safer',
-                                 overview_resampling='average' if colours is None else 'mode')
+            rasterio.shutil.copy(
+                rough,
+                temporary,
+                driver='COG',
+                compress='deflate',
+                bigtiff='if_safer',
+                overview_resampling='average' if colours is None else 'mode',
+            )
             _check_copy(rough, temporary)
         except RasterioError as error:
-            raise OSError(f"cannot write {path} ({_reason(error)}): free some space or choose another folder") from error
+            raise OSError(
+                f"cannot write {path} ({_reason(error)}): free some space or choose another folder"
+            ) from error
         finally:
             for left in rough.parent.glob(f'{rough.stem}.*'):  # GDAL's own temporary files too
-                if left != temporary: left.unlink()
+                if left != temporary:
+                    left.unlink()
     return Path(path)
 
 # %% ../nbs/01_tiles.ipynb #v008-mosaic
 def _check_copy(rough, copy):
     "Raise `OSError` unless two rasters hold the same pixels."
     with rasterio.open(rough) as before, rasterio.open(copy) as after:
-        if [before.checksum(band) for band in before.indexes] != [after.checksum(band) for band in after.indexes]:
-            raise OSError(f"{copy.name} does not read back as it was written: the disk is full or failing; free some space or choose another one")
+        if [before.checksum(band) for band in before.indexes] != [
+            after.checksum(band) for band in after.indexes
+        ]:
+            raise OSError(
+                f"{copy.name} does not read back as it was written: the disk is full or failing; free some space or choose another one"
+            )
 
 # %% ../nbs/01_tiles.ipynb #c196-35723278
-VAIHINGEN = {'train': (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37),
-             'test': (2, 4, 6, 8, 10, 12, 14, 16, 20, 22, 24, 27, 29, 31, 33, 35, 38)}
-POTSDAM = {'train': ('2_10', '2_11', '2_12', '3_10', '3_11', '3_12', '4_10', '4_11', '4_12', '5_10', '5_11', '5_12',
-                     '6_7', '6_8', '6_9', '6_10', '6_11', '6_12', '7_7', '7_8', '7_9', '7_10', '7_11', '7_12'),
-           'test': ('2_13', '2_14', '3_13', '3_14', '4_13', '4_14', '4_15', '5_13', '5_14', '5_15', '6_13', '6_14', '6_15', '7_13')}
+VAIHINGEN = {
+    'train': (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37),
+    'test': (2, 4, 6, 8, 10, 12, 14, 16, 20, 22, 24, 27, 29, 31, 33, 35, 38),
+}
+POTSDAM = {
+    'train': (
+        '2_10',
+        '2_11',
+        '2_12',
+        '3_10',
+        '3_11',
+        '3_12',
+        '4_10',
+        '4_11',
+        '4_12',
+        '5_10',
+        '5_11',
+        '5_12',
+        '6_7',
+        '6_8',
+        '6_9',
+        '6_10',
+        '6_11',
+        '6_12',
+        '7_7',
+        '7_8',
+        '7_9',
+        '7_10',
+        '7_11',
+        '7_12',
+    ),
+    'test': (
+        '2_13',
+        '2_14',
+        '3_13',
+        '3_14',
+        '4_13',
+        '4_14',
+        '4_15',
+        '5_13',
+        '5_14',
+        '5_15',
+        '6_13',
+        '6_14',
+        '6_15',
+        '7_13',
+    ),
+}
 
 # %% ../nbs/01_tiles.ipynb #c200-5b0ed9dd
-ARCHIVE_MD5 = {'ISPRS_semantic_labeling_Vaihingen.zip': '462b8dca7b6fa9eaf729840f0cdfc7f3',
-               'ISPRS_semantic_labeling_Vaihingen_ground_truth_COMPLETE.zip': '4802dd6326e2727a352fb735be450277',
-               '4_Ortho_RGBIR.zip': 'c4a8f7d8c7196dd4eba4addd0aae10c1'}
+ARCHIVE_MD5 = {
+    'ISPRS_semantic_labeling_Vaihingen.zip': '462b8dca7b6fa9eaf729840f0cdfc7f3',
+    'ISPRS_semantic_labeling_Vaihingen_ground_truth_COMPLETE.zip': '4802dd6326e2727a352fb735be450277',
+    '4_Ortho_RGBIR.zip': 'c4a8f7d8c7196dd4eba4addd0aae10c1',
+}
 
 # %% ../nbs/01_tiles.ipynb #c202-3be8fd31
 def verify_archive(
-    path: str | Path,        # Archive to check
+    path: str | Path,  # Archive to check
     md5: str | None = None,  # Expected sum, 32 hexadecimal digits; the known one of that file name when None
-) -> str:                    # The sum found, equal to the expected one
+) -> str:  # The sum found, equal to the expected one
     "Check that a download is complete and unchanged."
     _check_file(path)
     expected = md5 or ARCHIVE_MD5.get(Path(path).name)
-    if expected is None: raise ValueError(f"no md5 is known for {path}: pass the one that its source states")
+    if expected is None:
+        raise ValueError(f"no md5 is known for {path}: pass the one that its source states")
     found = _digest(path, hashlib.md5(usedforsecurity=False))
     if found != expected.lower():
-        raise ValueError(f"{path} has the md5 {found}, expected {expected}: the download is incomplete or another version; fetch it again")
+        raise ValueError(
+            f"{path} has the md5 {found}, expected {expected}: the download is incomplete or another version; fetch it again"
+        )
     return found
+
 
 def _digest(path, total):
     "The sum of a file; `total` is a fresh object of hashlib."
     with open(path, 'rb') as file:
-        while chunk := file.read(2**20): total.update(chunk)
+        while chunk := file.read(2**20):
+            total.update(chunk)
     return total.hexdigest()
 
 # %% ../nbs/01_tiles.ipynb #sf-get
 def download(
-    url: str,                 # Address, http:// or https://
-    path: str | Path,         # Where the file goes; until it is whole, what has arrived waits in `<path>.part`
-    sha256: str,              # Its SHA-256, 64 hexadecimal digits
+    url: str,  # Address, http:// or https://
+    path: str | Path,  # Where the file goes; until it is whole, what has arrived waits in `<path>.part`
+    sha256: str,  # Its SHA-256, 64 hexadecimal digits
     size: int | None = None,  # Its size in bytes, if the source states it
-    attempts: int = 5,        # Connections in one call, at most; at least 1
-    timeout: float = 30,      # Seconds without a byte after which a connection counts as broken
-    pause: float = 1,         # Seconds before the second connection, doubled before each further one
-) -> Path:                    # `path`, whole and with that sum
+    attempts: int = 5,  # Connections in one call, at most; at least 1
+    timeout: float = 30,  # Seconds without a byte after which a connection counts as broken
+    pause: float = 1,  # Seconds before the second connection, doubled before each further one
+) -> Path:  # `path`, whole and with that sum
     "Fetch a file over HTTP, going on where an earlier call stopped."
     path, part = Path(path), Path(f'{path}.part')
     _check_order(url, path, sha256)
-    if path.is_file() and _digest(path, hashlib.sha256()) == sha256.lower(): return path
+    if path.is_file() and _digest(path, hashlib.sha256()) == sha256.lower():
+        return path
     _fetch(url, part, size, attempts, timeout, pause)
     return _keep(part, path, url, sha256)
 
 # %% ../nbs/01_tiles.ipynb #sf-get-order
 def _check_order(url, path, sha256):
     "The address is one of the web, the sum is one, and there is a place for the file."
-    if not url.isascii() or not url.isprintable() or ' ' in url or urlsplit(url).scheme not in ('http', 'https') or not urlsplit(url).hostname:
-        raise ValueError(f"{url!r} is no address to download from: it must begin with https:// or http:// and hold no spaces")
+    if (
+        not url.isascii()
+        or not url.isprintable()
+        or ' ' in url
+        or urlsplit(url).scheme not in ('http', 'https')
+        or not urlsplit(url).hostname
+    ):
+        raise ValueError(
+            f"{url!r} is no address to download from: it must begin with https:// or http:// and hold no spaces"
+        )
     if len(sha256) != 64 or not set(sha256.lower()) <= set('0123456789abcdef'):
-        raise ValueError(f"a SHA-256 has 64 hexadecimal digits, got {sha256!r}: take it from the page that offers the file")
+        raise ValueError(
+            f"a SHA-256 has 64 hexadecimal digits, got {sha256!r}: take it from the page that offers the file"
+        )
     _make_folder(path)
 
 # %% ../nbs/01_tiles.ipynb #sf-get-opener
 def _open_url(url, headers, timeout):
     "The answer of a server, by HTTP or HTTPS and no other way."
     web = urllib.request.OpenerDirector()
-    for part in ('ProxyHandler', 'HTTPHandler', 'HTTPSHandler', 'HTTPRedirectHandler', 'HTTPDefaultErrorHandler', 'HTTPErrorProcessor',
-                 'UnknownHandler'):
+    for part in (
+        'ProxyHandler',
+        'HTTPHandler',
+        'HTTPSHandler',
+        'HTTPRedirectHandler',
+        'HTTPDefaultErrorHandler',
+        'HTTPErrorProcessor',
+        'UnknownHandler',
+    ):
         web.add_handler(getattr(urllib.request, part)())
     return web.open(Request(url, headers={'User-Agent': 'unetkit', **headers}), timeout=timeout)
 
@@ -692,12 +941,16 @@ def _fetch_once(url, part, size, timeout):
     "One connection that appends to `part` what is missing."
     version, start = Path(f'{part}.version'), part.stat().st_size if part.exists() else 0
     headers = {'Range': f'bytes={start}-'} if start else {}
-    if start and version.exists(): headers['If-Range'] = version.read_text()
+    if start and version.exists():
+        headers['If-Range'] = version.read_text()
     with _open_url(url, headers, timeout) as reply:
         start, total = _extent(reply, start)
         if size is not None and total not in (None, size):
-            raise ValueError(f"{url} has {total} bytes, expected {size}: it is another file or another version")
-        if reply.headers['ETag']: version.write_text(reply.headers['ETag'])
+            raise ValueError(
+                f"{url} has {total} bytes, expected {size}: it is another file or another version"
+            )
+        if reply.headers['ETag']:
+            version.write_text(reply.headers['ETag'])
         with open(part, 'rb+' if start else 'wb') as file:
             file.seek(start)
             _receive(url, reply, file, size or total)
@@ -705,46 +958,67 @@ def _fetch_once(url, part, size, timeout):
 # %% ../nbs/01_tiles.ipynb #sf-get-extent
 def _extent(reply, asked):
     "The first byte of an answer, and the size of the whole file or None."
-    if reply.status != 206: return 0, int(reply.headers['Content-Length']) if (reply.headers['Content-Length'] or '').isdecimal() else None
+    if reply.status != 206:
+        return 0, int(reply.headers['Content-Length']) if (
+            reply.headers['Content-Length'] or ''
+        ).isdecimal() else None
     unit, *numbers = reply.headers.get('Content-Range', '').replace('-', ' ').replace('/', ' ').split()
-    if numbers[:1] != [str(asked)]: raise ConnectionError("the server sends other bytes than it was asked for")
+    if numbers[:1] != [str(asked)]:
+        raise ConnectionError("the server sends other bytes than it was asked for")
     return asked, int(numbers[-1]) if numbers[-1].isdecimal() else None
 
 # %% ../nbs/01_tiles.ipynb #sf-get-receive
 _MOST = 2**40  # Bytes that a server may send without announcing how many
 
+
 def _receive(url, reply, file, total):
     "Write what comes, neither more nor less than announced."
     while chunk := reply.read1(2**16):
         if file.tell() + len(chunk) > (total or _MOST):
-            raise ValueError(f"{url} sends more than {total or _MOST} bytes: it is another file or another version")
+            raise ValueError(
+                f"{url} sends more than {total or _MOST} bytes: it is another file or another version"
+            )
         file.write(chunk)
-    if file.tell() < (total or 0): raise ConnectionError(f"the connection ended after {file.tell()} of {total} bytes")
+    if file.tell() < (total or 0):
+        raise ConnectionError(f"the connection ended after {file.tell()} of {total} bytes")
 
 # %% ../nbs/01_tiles.ipynb #sf-get-fetch
 def _fetch(url, part, size, attempts, timeout, pause):
     "Connect until everything is there, or `attempts` times."
     for attempt in range(max(1, attempts)):
-        if attempt: time.sleep(pause * 2 ** (attempt - 1))
-        try: return _fetch_once(url, part, size, timeout)
-        except (HTTPException, ConnectionError, TimeoutError, URLError) as error: why = _why(url, part, error)
-        except OSError as error: raise OSError(f"cannot write {part}: {error.strerror}; free some space or choose another folder") from error
-    raise ConnectionError(f"cannot download {url} ({why}; {attempt + 1} attempts): what has arrived, if anything, waits in {part}; "
-                          "the same call goes on from there")
+        if attempt:
+            time.sleep(pause * 2 ** (attempt - 1))
+        try:
+            return _fetch_once(url, part, size, timeout)
+        except (HTTPException, ConnectionError, TimeoutError, URLError) as error:
+            why = _why(url, part, error)
+        except OSError as error:
+            raise OSError(
+                f"cannot write {part}: {error.strerror}; free some space or choose another folder"
+            ) from error
+    raise ConnectionError(
+        f"cannot download {url} ({why}; {attempt + 1} attempts): what has arrived, if anything, waits in {part}; "
+        "the same call goes on from there"
+    )
 
 # %% ../nbs/01_tiles.ipynb #sf-get-why
 def _why(url, part, error):
     "What broke a connection, in words; raises `ValueError` where trying again is of no use."
     code, reason = getattr(error, 'code', None), getattr(error, 'reason', error)
-    said = ' '.join(f"{code or ''} {getattr(reason, 'strerror', None) or reason or type(error).__name__}".split())
-    if code == 416: _forget(part)
+    said = ' '.join(
+        f"{code or ''} {getattr(reason, 'strerror', None) or reason or type(error).__name__}".split()
+    )
+    if code == 416:
+        _forget(part)
     elif code and code not in (408, 425, 429, 500, 502, 503, 504):
         raise ValueError(f"cannot download {url}: the server answers {said}; check the address") from error
     return said
 
+
 def _forget(part):
     "Remove what has arrived."
-    for file in (part, Path(f'{part}.version')): file.unlink(missing_ok=True)
+    for file in (part, Path(f'{part}.version')):
+        file.unlink(missing_ok=True)
 
 # %% ../nbs/01_tiles.ipynb #sf-get-keep
 def _keep(part, path, url, sha256):
@@ -752,8 +1026,11 @@ def _keep(part, path, url, sha256):
     found = _digest(part, hashlib.sha256())
     if found != sha256.lower():
         _forget(part)
-        raise ValueError(f"{url} has the SHA-256 {found}, expected {sha256}: it is another version, or it was changed on its way; nothing is kept")
-    with open(part, 'rb+') as file: os.fsync(file.fileno())
+        raise ValueError(
+            f"{url} has the SHA-256 {found}, expected {sha256}: it is another version, or it was changed on its way; nothing is kept"
+        )
+    with open(part, 'rb+') as file:
+        os.fsync(file.fileno())
     os.replace(part, path)
     _forget(part)
     return path
@@ -763,86 +1040,135 @@ def _members(archive):
     "The members of a zip archive, as the archive describes them."
     _check_file(archive)
     try:
-        with zipfile.ZipFile(archive) as opened: return opened.infolist()
+        with zipfile.ZipFile(archive) as opened:
+            return opened.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise ValueError(f"{archive} is not a whole zip archive ({_reason(error)}): fetch it again") from error
+        raise ValueError(
+            f"{archive} is not a whole zip archive ({_reason(error)}): fetch it again"
+        ) from error
 
 # %% ../nbs/01_tiles.ipynb #c210-8c06814f
 def _find(archive, names, other_kind):
     "The one member with one of `names` whose folder is not of the other kind."
     members = {info: info.orig_filename.replace('\\', '/').split('/') for info in _members(archive)}
-    found = [info for info, (*folders, name) in members.items() if name in names and not any(word in ''.join(folders[-1:]) for word in other_kind)]
-    if len(found) > 1: raise ValueError(f"{archive} has {' and '.join(repr(info.filename) for info in found[:5])}: keep one of them")
-    if not found: raise ValueError(f"{archive} has no {' or '.join(names)}" + _archives_in(members))
+    found = [
+        info
+        for info, (*folders, name) in members.items()
+        if name in names and not any(word in ''.join(folders[-1:]) for word in other_kind)
+    ]
+    if len(found) > 1:
+        raise ValueError(
+            f"{archive} has {' and '.join(repr(info.filename) for info in found[:5])}: keep one of them"
+        )
+    if not found:
+        raise ValueError(f"{archive} has no {' or '.join(names)}" + _archives_in(members))
     _check_member(archive, found[0])
     return found[0].filename
+
 
 def _archives_in(members):
     "What to do about an archive without the wanted file."
     inner = ', '.join([repr(info.filename) for info in members if info.filename.endswith('.zip')][:5])
-    return f"; it holds archives ({inner}): take the right one out" if inner else ": is it the right archive, and does it cover this area?"
+    return (
+        f"; it holds archives ({inner}): take the right one out"
+        if inner
+        else ": is it the right archive, and does it cover this area?"
+    )
 
 # %% ../nbs/01_tiles.ipynb #sf-member
 def _plain(name):
     "Does a name say nothing but where in the archive a file lies?"
     return not set(name) & set('\\{}:\0') and not {'', '.', '..'} & set(name.split('/'))
 
+
 def _check_member(archive, info):
     "A member is a plain file of a sane size with a sane name."
     limit = 4 * _max_pixels() + 2**20
-    what = ("has a name that is no plain path inside the archive" if not _plain(info.orig_filename) else
-            "is a link and no file" if stat.S_ISLNK(info.external_attr >> 16) else
-            "needs a password" if info.flag_bits & 1 else
-            f"announces {info.file_size} bytes, more than the {limit} that are unpacked" if info.file_size > limit else None)
-    if what: raise ValueError(f"{info.orig_filename!r} in {archive} {what}: if you trust it, take the file out of the archive and give that")
+    what = (
+        "has a name that is no plain path inside the archive"
+        if not _plain(info.orig_filename)
+        else "is a link and no file"
+        if stat.S_ISLNK(info.external_attr >> 16)
+        else "needs a password"
+        if info.flag_bits & 1
+        else f"announces {info.file_size} bytes, more than the {limit} that are unpacked"
+        if info.file_size > limit
+        else None
+    )
+    if what:
+        raise ValueError(
+            f"{info.orig_filename!r} in {archive} {what}: if you trust it, take the file out of the archive and give that"
+        )
 
 # %% ../nbs/01_tiles.ipynb #c212-4afacd18
 def _in_place(archive, names, other_kind=()):
     "The path by which rasterio reads a member of a zip archive, after its checksum was verified."
     member, place = _find(archive, names, other_kind), str(Path(archive).resolve())
-    if place.count('{') != place.count('}'): raise ValueError(f"{place} has a brace without its partner in its name: rename the file or the folder")
+    if place.count('{') != place.count('}'):
+        raise ValueError(
+            f"{place} has a brace without its partner in its name: rename the file or the folder"
+        )
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
-            while stream.read(2**20): pass
+            while stream.read(2**20):
+                pass
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{member!r} in {archive} cannot be unpacked ({_reason(error)}): fetch the archive again") from error
+        raise ValueError(
+            f"{member!r} in {archive} cannot be unpacked ({_reason(error)}): fetch the archive again"
+        ) from error
     return f'/vsizip/{{{place}}}/{member}'
 
 # %% ../nbs/01_tiles.ipynb #c214-3660c82f
 def read_vaihingen(
-    images_zip: str | Path,             # ISPRS_semantic_labeling_Vaihingen.zip
-    references_zip: str | Path | None,  # ..._ground_truth_COMPLETE.zip or its eroded sister; `images_zip` for the 16 training areas; or None
-    area: int,                          # Number of the area, 1 to 38
-) -> Tile:                              # IR-R-G image and its reference
+    images_zip: str | Path,  # ISPRS_semantic_labeling_Vaihingen.zip
+    references_zip: str
+    | Path
+    | None,  # ..._ground_truth_COMPLETE.zip or its eroded sister; `images_zip` for the 16 training areas; or None
+    area: int,  # Number of the area, 1 to 38
+) -> Tile:  # IR-R-G image and its reference
     "One area of the Vaihingen benchmark, read from its archives."
     if area not in VAIHINGEN['train'] + VAIHINGEN['test']:
-        raise ValueError(f"Vaihingen has no area {area}: choose one of {', '.join(map(str, sorted(VAIHINGEN['train'] + VAIHINGEN['test'])))}")
+        raise ValueError(
+            f"Vaihingen has no area {area}: choose one of {', '.join(map(str, sorted(VAIHINGEN['train'] + VAIHINGEN['test'])))}"
+        )
     stem = f'top_mosaic_09cm_area{area}'
     image = _in_place(images_zip, [f'{stem}.tif'], ('gts', 'ground_truth'))
-    reference = references_zip and _in_place(references_zip, [f'{stem}.tif', f'{stem}_noBoundary.tif'], ('top', 'dsm'))
+    reference = references_zip and _in_place(
+        references_zip, [f'{stem}.tif', f'{stem}_noBoundary.tif'], ('top', 'dsm')
+    )
     return read_tile(image, reference, name=f'vaihingen-{area}')
 
 # %% ../nbs/01_tiles.ipynb #c216-8877fb20
 def read_potsdam(
-    images_zip: str | Path,             # 2_Ortho_RGB.zip, 3_Ortho_IRRG.zip or 4_Ortho_RGBIR.zip
+    images_zip: str | Path,  # 2_Ortho_RGB.zip, 3_Ortho_IRRG.zip or 4_Ortho_RGBIR.zip
     references_zip: str | Path | None,  # 5_Labels_all.zip or 5_Labels_all_noBoundary.zip; or None
-    area: str,                          # Name of the area, '2_10' to '7_13'
-) -> Tile:                              # Image of 3 or 4 bands and its reference
+    area: str,  # Name of the area, '2_10' to '7_13'
+) -> Tile:  # Image of 3 or 4 bands and its reference
     "One area of the Potsdam benchmark, read from its archives."
     if area not in POTSDAM['train'] + POTSDAM['test']:
-        raise ValueError(f"Potsdam has no area {area}: choose one of {', '.join(POTSDAM['train'] + POTSDAM['test'])}")
+        raise ValueError(
+            f"Potsdam has no area {area}: choose one of {', '.join(POTSDAM['train'] + POTSDAM['test'])}"
+        )
     stem = f'top_potsdam_{area}'
     image = _in_place(images_zip, [f'{stem}_{bands}.tif' for bands in ('RGB', 'IRRG', 'RGBIR')])
-    reference = references_zip and _in_place(references_zip, [f'{stem}_label.tif', f'{stem}_label_noBoundary.tif'])
+    reference = references_zip and _in_place(
+        references_zip, [f'{stem}_label.tif', f'{stem}_label_noBoundary.tif']
+    )
     return read_tile(image, reference, name=f'potsdam-{area}')
 
 # %% ../nbs/01_tiles.ipynb #c236-3e43d795
 def assignment_tiles(
-    folder: str | Path,    # Folder with Image_Train.tif, Reference_Train.tif, Image_Test.tif and Reference_Test.tif
-) -> tuple[Tile, Tile]:    # Training tile and test tile
+    folder: str
+    | Path,  # Folder with Image_Train.tif, Reference_Train.tif, Image_Test.tif and Reference_Test.tif
+) -> tuple[Tile, Tile]:  # Training tile and test tile
     "The training and the test tile of the assignment."
     names = [f'{kind}_{part}.tif' for part in ('Train', 'Test') for kind in ('Image', 'Reference')]
     missing = [name for name in names if not (Path(folder) / name).is_file()]
-    if missing: raise FileNotFoundError(f"{folder} has no {', '.join(missing)}: put the four files of the assignment there")
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no {', '.join(missing)}: put the four files of the assignment there"
+        )
     image_train, reference_train, image_test, reference_test = (Path(folder) / name for name in names)
-    return read_tile(image_train, reference_train, name='train'), read_tile(image_test, reference_test, name='test')
+    return read_tile(image_train, reference_train, name='train'), read_tile(
+        image_test, reference_test, name='test'
+    )

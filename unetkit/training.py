@@ -36,10 +36,10 @@ from .unet import UNet
 # %% ../nbs/07_training.ipynb #c013-b5dd7366
 def seed_everything(
     seed: int,  # Any whole number from 0 to 2**32 - 1
-) -> None:      # Nothing; the global generators of Python, numpy and torch are set
+) -> None:  # Nothing; the global generators of Python, numpy and torch are set
     "Seed every global source of chance, on every device."
-    if not 0 <= seed < 2 ** 32:
-        raise ValueError(f"seed must be in [0, {2 ** 32}), got {seed}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, {2**32}), got {seed}")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -47,7 +47,7 @@ def seed_everything(
 # %% ../nbs/07_training.ipynb #c017-1774e50a
 def pick_device(
     device: str = "auto",  # "auto", or what torch understands: "cpu", "cuda", "cuda:1", "mps"
-) -> torch.device:         # A device that exists
+) -> torch.device:  # A device that exists
     "The device to train on: a CUDA GPU if there is one, else the CPU."
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,45 +60,48 @@ def pick_device(
 # %% ../nbs/07_training.ipynb #c019-887f113a
 def _computes_bfloat16(device):
     "Does this device have instructions for bfloat16?"
-    if device.type == "cuda": return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
     can = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and bool(can.get("amx_bf16") or can.get("avx512_bf16"))
 
 # %% ../nbs/07_training.ipynb #c021-eca74e2a
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+
 def pick_precision(
-    precision: str = "auto",              # One of `PRECISIONS`
-    device: torch.device | str = "cpu",   # Where the network runs
-) -> torch.dtype:                         # torch.float32 or torch.bfloat16
+    precision: str = "auto",  # One of `PRECISIONS`
+    device: torch.device | str = "cpu",  # Where the network runs
+) -> torch.dtype:  # torch.float32 or torch.bfloat16
     "The number format for the inside of the network: bfloat16 where the machine computes with it, else float32."
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision != "auto": return getattr(torch, precision)
+    if precision != "auto":
+        return getattr(torch, precision)
     return torch.bfloat16 if _computes_bfloat16(torch.device(device)) else torch.float32
 
 # %% ../nbs/07_training.ipynb #lay-c1
 def wants_channels_last(
-    width: int,                          # Channels of the network's first level
+    width: int,  # Channels of the network's first level
     device: torch.device | str = "cpu",  # Where it is trained
     dtype: torch.dtype = torch.float32,  # Number format inside it
-) -> bool:                               # True for channels last, False for torch's default
+) -> bool:  # True for channels last, False for torch's default
     "The memory layout in which this machine trains faster."
     return torch.device(device).type != "cpu" or dtype == torch.bfloat16 or width < 32
 
 # %% ../nbs/07_training.ipynb #c027-41a7808c
 def prepare(
-    model: nn.Module,              # Any network that maps (N, C, H, W) to (N, K, H, W)
-    device: torch.device | str,    # Where it shall run
-    channels_last: bool = True,    # Memory layout; `wants_channels_last` knows which one trains faster
-) -> nn.Module:                    # The same network, moved
+    model: nn.Module,  # Any network that maps (N, C, H, W) to (N, K, H, W)
+    device: torch.device | str,  # Where it shall run
+    channels_last: bool = True,  # Memory layout; `wants_channels_last` knows which one trains faster
+) -> nn.Module:  # The same network, moved
     "Move a network to its device, in a memory layout that convolutions like there."
     return model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 # %% ../nbs/07_training.ipynb #c029-606d50e7
 def make_optimizer(
-    model: nn.Module,   # The network, already on its device
-    lr: float = 1e-3,   # Learning rate, above 0
+    model: nn.Module,  # The network, already on its device
+    lr: float = 1e-3,  # Learning rate, above 0
 ) -> torch.optim.Adam:  # Adam over all its weights
     "Adam as in the report, fused into one pass where the device can."
     if not (lr > 0 and math.isfinite(lr)):
@@ -124,13 +127,16 @@ def process_group() -> Iterator[None]:  # Nothing; inside, the processes can tal
         yield
         return
     store, rank, world = next(dist.rendezvous("env://"))
-    if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     dist.init_process_group(store=store, rank=rank, world_size=world)
-    try: yield
+    try:
+        yield
     except (Exception, KeyboardInterrupt) as error:
         _with_one_voice(error, store)
         raise
-    finally: dist.destroy_process_group()
+    finally:
+        dist.destroy_process_group()
 
 # %% ../nbs/07_training.ipynb #c087-4a56143d
 def _one_line(error):
@@ -141,36 +147,48 @@ def _one_line(error):
 # %% ../nbs/07_training.ipynb #ddp-c4
 def _with_one_voice(error, store):
     "Pass an error on if this process is the first to fail, else leave without a word."
-    try: first = store.add("unetkit/failed", 1) == 1
-    except RuntimeError: first = False
-    if not first: raise SystemExit(2) from None
+    try:
+        first = store.add("unetkit/failed", 1) == 1
+    except RuntimeError:
+        first = False
+    if not first:
+        raise SystemExit(2) from None
     torn = isinstance(error, getattr(dist, "DistError", ()))
     if torn or "gloo" in str(error):
         reason = _one_line(error) if torn else "the connection to it is closed"
-        raise ConnectionError(f"another process of this run has ended ({reason}): the same command goes on from the last finished epoch") from None
+        raise ConnectionError(
+            f"another process of this run has ended ({reason}): the same command goes on from the last finished epoch"
+        ) from None
 
 # %% ../nbs/07_training.ipynb #ddp-c6
 def _whole(part):
     "The parts (n, ...) of all processes as one batch; gradients flow into one's own."
-    if not _joined(): return part
+    if not _joined():
+        return part
     mine, (rank, world) = part.detach().contiguous(), rank_and_world()
     parts = [torch.empty_like(mine) for _ in range(world)]
     dist.all_gather(parts, mine)
-    return torch.cat([*parts[:rank], part, *parts[rank + 1:]])
+    return torch.cat([*parts[:rank], part, *parts[rank + 1 :]])
 
 # %% ../nbs/07_training.ipynb #ddp-c9
 def _sum_gradients(_, bucket):
     "Add up the gradients of all processes, where torch would take their mean."
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
+
 def _in_step(model):
     "A network whose gradients are those of all processes; itself where there is one."
-    if not _joined(): return model
+    if not _joined():
+        return model
     if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
-        raise ValueError("batch normalisation sees only the windows of its own process: train with batch_norm=False, or in one process")
+        raise ValueError(
+            "batch normalisation sees only the windows of its own process: train with batch_norm=False, or in one process"
+        )
     if next(model.parameters()).is_cuda and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():
-        raise ValueError(f"each process needs a GPU of its own, and this machine has {torch.cuda.device_count()}: "
-                         "choose that number for --nproc-per-node, or --device cpu")
+        raise ValueError(
+            f"each process needs a GPU of its own, and this machine has {torch.cuda.device_count()}: "
+            "choose that number for --nproc-per-node, or --device cpu"
+        )
     together = DistributedDataParallel(model)
     together.register_comm_hook(None, _sum_gradients)
     return together
@@ -179,17 +197,18 @@ def _in_step(model):
 def _agreed(value):
     "What rank 0 holds, on all processes."
     box = [value]
-    if _joined(): dist.broadcast_object_list(box)
+    if _joined():
+        dist.broadcast_object_list(box)
     return box[0]
 
 # %% ../nbs/07_training.ipynb #c035-56500acb
 def train_epoch(
-    model: nn.Module,                  # The network
-    batches: Iterable,                 # Pairs: float32 (N, C, H, W) in [0, 1], int64 (N, H, W); at least one
-    loss_fn: Callable,                 # (logits, targets) -> scalar
+    model: nn.Module,  # The network
+    batches: Iterable,  # Pairs: float32 (N, C, H, W) in [0, 1], int64 (N, H, W); at least one
+    loss_fn: Callable,  # (logits, targets) -> scalar
     optimizer: torch.optim.Optimizer,  # Holds the weights of `model`
     dtype: torch.dtype = torch.float32,  # Number format inside the network
-) -> float:                            # Mean loss of the steps
+) -> float:  # Mean loss of the steps
     "One pass over the training batches."
     model.train()
     losses = []
@@ -199,7 +218,8 @@ def train_epoch(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    if not losses: raise ValueError("there is no training batch: an epoch needs at least one")
+    if not losses:
+        raise ValueError("there is no training batch: an epoch needs at least one")
     return _finite(torch.stack(losses), "training").mean().item()
 
 # %% ../nbs/07_training.ipynb #c037-ce90b8e8
@@ -212,29 +232,37 @@ def _logits(model, batch, dtype):
 class LossNotFinite(ArithmeticError):
     "The loss became infinite or not a number."
 
+
 def _finite(losses, which):
     "The losses (N,) of the steps of an epoch; raises `LossNotFinite` with the first that is not finite."
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         step = bad[0].item()
-        raise LossNotFinite(f"the {which} loss became {losses[step].item()} at step {step + 1} of the epoch: lower --lr, try --precision float32, "
-                            "and look for pixels that are not finite")
+        raise LossNotFinite(
+            f"the {which} loss became {losses[step].item()} at step {step + 1} of the epoch: lower --lr, try --precision float32, "
+            "and look for pixels that are not finite"
+        )
     return losses
 
 # %% ../nbs/07_training.ipynb #c045-f1d9c1ef
 @torch.inference_mode()
 def validate(
-    model: nn.Module,     # The network
-    batches: Iterable,    # Pairs, as in training
-    loss_fn: Callable,    # (logits, targets) -> scalar mean over scored pixels
+    model: nn.Module,  # The network
+    batches: Iterable,  # Pairs, as in training
+    loss_fn: Callable,  # (logits, targets) -> scalar mean over scored pixels
     dtype: torch.dtype = torch.float32,  # Number format inside the network
-    ignore_index: int = 255,             # Label of pixels that do not count
+    ignore_index: int = 255,  # Label of pixels that do not count
 ) -> tuple[float, float]:  # Mean loss and accuracy over the scored pixels
     "Loss and accuracy on batches that training does not see."
     model.eval()
-    parts = [_batch_scores(_whole(_logits(model, batch, dtype)), _whole(targets), loss_fn, ignore_index) for batch, targets in batches]
+    parts = [
+        _batch_scores(_whole(_logits(model, batch, dtype)), _whole(targets), loss_fn, ignore_index)
+        for batch, targets in batches
+    ]
     if not parts or not (total := sum(part[2] for part in parts).item()):
-        raise ValueError("the validation windows hold no scored pixel: choose another seed or a smaller patch_size")
+        raise ValueError(
+            "the validation windows hold no scored pixel: choose another seed or a smaller patch_size"
+        )
     losses, hits, pixels = map(torch.stack, zip(*parts))
     losses = _finite(losses.where(pixels > 0, 0), "validation")
     return (losses * pixels).sum().item() / total, hits.sum().item() / total
@@ -250,16 +278,17 @@ def _batch_scores(logits, targets, loss_fn, ignore_index):
 @dataclass
 class EarlyStopping:
     "Remembers the best validation loss, and for how long it has not been beaten."
-    patience: int = 10        # Epochs without a new best before training stops; at least 1
-    best: float = math.inf    # Lowest validation loss so far
-    best_epoch: int = 0       # Number of its epoch; 0 before the first
-    waited: int = 0           # Epochs since then
+
+    patience: int = 10  # Epochs without a new best before training stops; at least 1
+    best: float = math.inf  # Lowest validation loss so far
+    best_epoch: int = 0  # Number of its epoch; 0 before the first
+    waited: int = 0  # Epochs since then
 
     def update(
         self,
         loss: float,  # Validation loss of an epoch
         number: int,  # Number of the epoch, from 1
-    ) -> bool:        # True if it is the best so far
+    ) -> bool:  # True if it is the best so far
         "Take note of an epoch."
         if loss < self.best:
             self.best, self.best_epoch, self.waited = loss, number, 0
@@ -276,16 +305,18 @@ class EarlyStopping:
 @dataclass(frozen=True)
 class Epoch:
     "What happened in one pass over the training windows."
-    number: int            # From 1
-    steps: int             # Optimiser steps so far, all epochs
-    train_loss: float      # Mean over the steps
-    valid_loss: float      # Mean over the scored validation pixels
+
+    number: int  # From 1
+    steps: int  # Optimiser steps so far, all epochs
+    train_loss: float  # Mean over the steps
+    valid_loss: float  # Mean over the scored validation pixels
     valid_accuracy: float  # Share of the scored validation pixels, in [0, 1]
-    seconds: float         # Time of training and validation
+    seconds: float  # Time of training and validation
 
 # %% ../nbs/07_training.ipynb #c067-d951880c
 class History(list):
     "The `Epoch`s of a run, in order."
+
     @property
     def best(self) -> Epoch:  # The epoch whose weights are kept
         "The epoch with the lowest validation loss; the first of equals."
@@ -295,9 +326,10 @@ class History(list):
     def read(
         cls,
         records: list,  # One dict per epoch, as `dataclasses.asdict` makes it
-    ) -> 'History':     # The epochs; raises `ValueError` or `TypeError` for anything else
+    ) -> 'History':  # The epochs; raises `ValueError` or `TypeError` for anything else
         "A history from the header of a file."
-        if not isinstance(records, list): raise TypeError(f"a history is a list of epochs, got {type(records).__name__}")
+        if not isinstance(records, list):
+            raise TypeError(f"a history is a list of epochs, got {type(records).__name__}")
         return cls(_checked_epoch(number, Epoch(**record)) for number, record in enumerate(records, 1))
 
 # %% ../nbs/07_training.ipynb #sf-history-code
@@ -307,7 +339,8 @@ def _checked_epoch(number, epoch):
         value = getattr(epoch, field.name)
         if type(value) not in (int, field.type) or not math.isfinite(value):
             raise ValueError(f"{field.name} of epoch {number} is {value!r}: no finite {field.type.__name__}")
-    if epoch.number != number: raise ValueError(f"epoch {number} has the number {epoch.number}")
+    if epoch.number != number:
+        raise ValueError(f"epoch {number} has the number {epoch.number}")
     return epoch
 
 # %% ../nbs/07_training.ipynb #c071-501aa201
@@ -319,10 +352,10 @@ def _umask():
 
 # %% ../nbs/07_training.ipynb #c073-0b713cdd
 def save_tensors(
-    path: str | Path,               # File to write
-    tensors: dict,                  # Name -> tensor, on any device
-    about: dict,                    # Anything JSON can hold: goes into the header
-) -> Path:                          # The file
+    path: str | Path,  # File to write
+    tensors: dict,  # Name -> tensor, on any device
+    about: dict,  # Anything JSON can hold: goes into the header
+) -> Path:  # The file
     "Write tensors and a JSON header as one safetensors file, all or nothing."
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
@@ -330,14 +363,16 @@ def save_tensors(
             save_file(kept, temporary, metadata={"unetkit": json.dumps(about)})
             temporary.chmod(0o666 & ~_umask())
     except SafetensorError as error:
-        raise OSError(f"cannot write {path} ({error}): disk full or folder read-only; free some space or choose another folder") from None
+        raise OSError(
+            f"cannot write {path} ({error}): disk full or folder read-only; free some space or choose another folder"
+        ) from None
     return Path(path)
 
 # %% ../nbs/07_training.ipynb #c075-10f62eb0
 def load_tensors(
-    path: str | Path,     # File written by `save_tensors`
+    path: str | Path,  # File written by `save_tensors`
     device: str = "cpu",  # Where the tensors shall lie
-) -> tuple[dict, dict]:   # Name -> tensor, and the header
+) -> tuple[dict, dict]:  # Name -> tensor, and the header
     "Read tensors and header back."
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}: train a model first, or check the path")
@@ -345,27 +380,44 @@ def load_tensors(
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {})["unetkit"])
-            if not isinstance(about, dict): raise ValueError("its header is no JSON object")
+            if not isinstance(about, dict):
+                raise ValueError("its header is no JSON object")
             return {name: file.get_tensor(name).clone() for name in file.keys()}, about
     except _UNREADABLE as error:
-        raise ValueError(f"{path} is not a whole unetkit file ({_one_line(error)}): copy it again or train anew") from None
+        raise ValueError(
+            f"{path} is not a whole unetkit file ({_one_line(error)}): copy it again or train anew"
+        ) from None
 
 # %% ../nbs/07_training.ipynb #sf-load-code
-_UNREADABLE = SafetensorError, KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, RuntimeError
+_UNREADABLE = (
+    SafetensorError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    RecursionError,
+    RuntimeError,
+)
+
 
 def _refuse_pickle(path):
     "Raise `ValueError` for a file of `torch.save` or `pickle.dump`."
-    with open(path, "rb") as file: start = file.read(9)
+    with open(path, "rb") as file:
+        start = file.read(9)
     if start[:4] == b"PK\3\4" or (start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5" and start[8:] != b"{"):
-        raise ValueError(f"{path} is a pickle, which may run any program when it is loaded, and was not opened: "
-                         "save its weights with safetensors, or train the model with unetkit")
+        raise ValueError(
+            f"{path} is a pickle, which may run any program when it is loaded, and was not opened: "
+            "save its weights with safetensors, or train the model with unetkit"
+        )
 
 # %% ../nbs/07_training.ipynb #c083-05ffa015
 def save_model(
     path: str | Path,  # File to write, usually *.safetensors
-    model: UNet,       # A trained network
-    about: dict,       # What else a user of the model must know, JSON-ready
-) -> Path:             # The file
+    model: UNet,  # A trained network
+    about: dict,  # What else a user of the model must know, JSON-ready
+) -> Path:  # The file
     "Write weights and the settings that rebuild the network."
     return save_tensors(path, model.state_dict(), {"unet": model.settings, **about})
 
@@ -381,21 +433,33 @@ def load_model(
         _check_weights(model.state_dict(), tensors)
         model.load_state_dict(tensors)
     except _UNREADABLE as error:
-        raise ValueError(f"{path} does not hold a U-Net of this version ({_one_line(error)}): train the model again") from None
+        raise ValueError(
+            f"{path} does not hold a U-Net of this version ({_one_line(error)}): train the model again"
+        ) from None
     return model.eval(), about
 
 # %% ../nbs/07_training.ipynb #sf-plan-code
 def _check_sizes(settings, tensors):
     "Raise `ValueError` unless the sizes in the settings are those of the tensors."
-    in_channels, num_classes, width, depth = (settings[name] for name in ("in_channels", "num_classes", "width", "depth"))
+    in_channels, num_classes, width, depth = (
+        settings[name] for name in ("in_channels", "num_classes", "width", "depth")
+    )
     for name in ("batch_norm", "pad"):
-        if type(settings.get(name, False)) is not bool: raise ValueError(f"{name} must be true or false, got {settings[name]!r}")
+        if type(settings.get(name, False)) is not bool:
+            raise ValueError(f"{name} must be true or false, got {settings[name]!r}")
     bottom = f"downs.{depth - 1}.1.0.weight"
     for name in ("entry.0.weight", bottom, "head.weight"):
-        if name not in tensors: raise ValueError(f"it lacks the weight {name}")
-    for name, size in [("entry.0.weight", (width, in_channels, 3, 3)), (bottom, (2**depth * width, 2**(depth - 1) * width, 3, 3)),
-                       ("head.weight", (num_classes, width, 1, 1))]:
-        if tensors[name].shape != size: raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}, the settings ask for {size}")
+        if name not in tensors:
+            raise ValueError(f"it lacks the weight {name}")
+    for name, size in [
+        ("entry.0.weight", (width, in_channels, 3, 3)),
+        (bottom, (2**depth * width, 2 ** (depth - 1) * width, 3, 3)),
+        ("head.weight", (num_classes, width, 1, 1)),
+    ]:
+        if tensors[name].shape != size:
+            raise ValueError(
+                f"{name} has the shape {tuple(tensors[name].shape)}, the settings ask for {size}"
+            )
 
 # %% ../nbs/07_training.ipynb #sf-weights-code
 def _check_weights(expected, tensors):
@@ -405,16 +469,22 @@ def _check_weights(expected, tensors):
     for name, like in expected.items():
         weight = tensors[name]
         if (weight.shape, weight.dtype) != (like.shape, like.dtype):
-            raise ValueError(f"{name} is {weight.dtype} {tuple(weight.shape)}, the settings ask for {like.dtype} {tuple(like.shape)}")
-        if not weight.isfinite().all(): raise ValueError(f"{name} holds values that are not finite numbers")
+            raise ValueError(
+                f"{name} is {weight.dtype} {tuple(weight.shape)}, the settings ask for {like.dtype} {tuple(like.shape)}"
+            )
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite numbers")
 
 # %% ../nbs/07_training.ipynb #c091-90270ce5
 def _pack(model, optimizer, best):
     "All tensors that the rest of a run depends on, by name."
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"best.{k}": v for k, v in best.items()}
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {
+        f"best.{k}": v for k, v in best.items()
+    }
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if torch.is_tensor(v)}
     return tensors | {"rng": torch.get_rng_state()}
+
 
 def _part(tensors, name):
     "The tensors whose names begin with `name`, without it."
@@ -437,33 +507,46 @@ def _check_same_run(path, then, now):
     "Check that a checkpoint was written by a run with the same settings."
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name):
-            raise ValueError(f"the checkpoint {path} is of another run: {name} was {then.get(name)!r} and is {now.get(name)!r}; "
-                             "use the same settings to go on, or delete it (--restart) to start anew")
+            raise ValueError(
+                f"the checkpoint {path} is of another run: {name} was {then.get(name)!r} and is {now.get(name)!r}; "
+                "use the same settings to go on, or delete it (--restart) to start anew"
+            )
 
 # %% ../nbs/07_training.ipynb #c101-bb0edd02
 def fit(
-    model: nn.Module,                  # The network, on its device
-    train: Iterable,                   # Re-iterable training batches with a generator `rng`, such as `Batches`
-    valid: Iterable,                   # Validation batches
-    loss_fn: Callable,                 # (logits, targets) -> scalar
+    model: nn.Module,  # The network, on its device
+    train: Iterable,  # Re-iterable training batches with a generator `rng`, such as `Batches`
+    valid: Iterable,  # Validation batches
+    loss_fn: Callable,  # (logits, targets) -> scalar
     optimizer: torch.optim.Optimizer,  # Holds the weights of `model`
-    epochs: int = 20,                  # Passes over the training batches, at most
-    patience: int = 10,                # Epochs without a new best before stopping
+    epochs: int = 20,  # Passes over the training batches, at most
+    patience: int = 10,  # Epochs without a new best before stopping
     dtype: torch.dtype = torch.float32,  # Number format inside the network
     checkpoint: str | Path | None = None,  # File to save to after each epoch, and to resume from if it exists
-    settings: dict | None = None,      # What the run depends on, JSON-ready; a checkpoint with other settings is refused
-    forward: nn.Module | None = None,  # The network as training shall call it, such as `compiled(model, ...)`; the network itself when None
-) -> Iterator[Epoch]:                  # A record per epoch
+    settings: dict
+    | None = None,  # What the run depends on, JSON-ready; a checkpoint with other settings is refused
+    forward: nn.Module
+    | None = None,  # The network as training shall call it, such as `compiled(model, ...)`; the network itself when None
+) -> Iterator[Epoch]:  # A record per epoch
     "Train with early stopping on the best validation loss; the best weights are restored at the end."
     if epochs < 1 or patience < 1:
         raise ValueError(f"epochs and patience must be at least 1, got {epochs} and {patience}")
-    run = _Run(model, optimizer, train, EarlyStopping(patience), settings or {}, _in_step(model if forward is None else forward))
-    if _agreed(checkpoint and Path(checkpoint).exists()): run._restore(checkpoint, epochs)
+    run = _Run(
+        model,
+        optimizer,
+        train,
+        EarlyStopping(patience),
+        settings or {},
+        _in_step(model if forward is None else forward),
+    )
+    if _agreed(checkpoint and Path(checkpoint).exists()):
+        run._restore(checkpoint, epochs)
     try:
         yield from run.history[:]
         while len(run.history) < epochs and not run.stopper.stop:
             epoch = run._train_one(valid, loss_fn, dtype)
-            if checkpoint and rank_and_world()[0] == 0: run._save(checkpoint)
+            if checkpoint and rank_and_world()[0] == 0:
+                run._save(checkpoint)
             yield epoch
     finally:
         model.load_state_dict(run.best)
@@ -472,12 +555,13 @@ def fit(
 @dataclass
 class _Run:
     "A training run between two epochs."
-    model: nn.Module                  # The network
+
+    model: nn.Module  # The network
     optimizer: torch.optim.Optimizer  # Its optimiser
-    train: Iterable                   # Training batches
-    stopper: EarlyStopping            # When to stop
-    settings: dict                    # What the run depends on
-    forward: nn.Module                # The network as training calls it
+    train: Iterable  # Training batches
+    stopper: EarlyStopping  # When to stop
+    settings: dict  # What the run depends on
+    forward: nn.Module  # The network as training calls it
 
     def __post_init__(self):
         self.history, self.best = History(), _snapshot(self.model)
@@ -494,16 +578,23 @@ def _train_one(self: _Run, valid, loss_fn, dtype):
     start, number = time.perf_counter(), len(self.history) + 1
     train_loss = train_epoch(self.forward, self.train, loss_fn, self.optimizer, dtype)
     train_loss, valid_loss, accuracy = _agreed((train_loss, *validate(self.model, valid, loss_fn, dtype)))
-    if self.stopper.update(valid_loss, number): self.best = _snapshot(self.model)
-    self.history.append(Epoch(number, number * len(self.train), train_loss, valid_loss, accuracy, time.perf_counter() - start))
+    if self.stopper.update(valid_loss, number):
+        self.best = _snapshot(self.model)
+    self.history.append(
+        Epoch(number, number * len(self.train), train_loss, valid_loss, accuracy, time.perf_counter() - start)
+    )
     return self.history[-1]
 
 # %% ../nbs/07_training.ipynb #c111-1ca7d332
 @patch
 def _save(self: _Run, path):
     "Write the state of the run."
-    about = {"settings": self.settings, "epochs": [asdict(e) for e in self.history], "stopper": asdict(self.stopper),
-             "rng": self.train.rng.bit_generator.state}
+    about = {
+        "settings": self.settings,
+        "epochs": [asdict(e) for e in self.history],
+        "stopper": asdict(self.stopper),
+        "rng": self.train.rng.bit_generator.state,
+    }
     return save_tensors(path, _pack(self.model, self.optimizer, self.best), about)
 
 # %% ../nbs/07_training.ipynb #c113-e6c50b1c
@@ -511,12 +602,18 @@ def _save(self: _Run, path):
 def _restore(self: _Run, path, epochs):
     "Take the state of an interrupted run."
     tensors, about = _agreed(load_tensors(path) if rank_and_world()[0] == 0 else None)
-    if not isinstance(about.get("epochs"), list) or not isinstance(about.get("settings"), dict): raise _no_checkpoint(path, "no record of epochs")
+    if not isinstance(about.get("epochs"), list) or not isinstance(about.get("settings"), dict):
+        raise _no_checkpoint(path, "no record of epochs")
     _check_same_run(path, about["settings"], json.loads(json.dumps(self.settings)))
     if len(about["epochs"]) > epochs:
-        raise ValueError(f"the checkpoint {path} holds {len(about['epochs'])} epochs, more than the {epochs} asked for: ask for more, or delete it (--restart)")
-    try: self._take(tensors, about)
-    except _UNREADABLE as error: raise _no_checkpoint(path, _one_line(error)) from None
+        raise ValueError(
+            f"the checkpoint {path} holds {len(about['epochs'])} epochs, more than the {epochs} asked for: ask for more, or delete it (--restart)"
+        )
+    try:
+        self._take(tensors, about)
+    except _UNREADABLE as error:
+        raise _no_checkpoint(path, _one_line(error)) from None
+
 
 def _no_checkpoint(path, why):
     "The error for a file that does not hold the state of this run."
@@ -526,7 +623,8 @@ def _no_checkpoint(path, why):
 @patch
 def _take(self: _Run, tensors, about):
     "Put tensors and header of a checkpoint in their places."
-    for part in ("model.", "best."): _check_weights(self.model.state_dict(), _part(tensors, part))
+    for part in ("model.", "best."):
+        _check_weights(self.model.state_dict(), _part(tensors, part))
     self.model.load_state_dict(_part(tensors, "model."))
     _restore_optimizer(self.optimizer, _part(tensors, "optimizer."))
     self.best = _part(tensors, "best.")
@@ -537,19 +635,28 @@ def _take(self: _Run, tensors, about):
 
 # %% ../nbs/07_training.ipynb #comp-c1
 def compiled(
-    model: nn.Module,                    # The network, on its device
-    shape: tuple[int, int, int, int],    # Size of all training batches: (N, C, H, W)
+    model: nn.Module,  # The network, on its device
+    shape: tuple[int, int, int, int],  # Size of all training batches: (N, C, H, W)
     dtype: torch.dtype = torch.float32,  # Number format inside the network
-) -> nn.Module:                          # What to train: a program that shares the weights of `model`, or `model` itself where that fails
+) -> (
+    nn.Module
+):  # What to train: a program that shares the weights of `model`, or `model` itself where that fails
     "Translate a network into one program for training batches of one size, in the layout of its weights."
     device, before = next(model.parameters()).device, _snapshot(model)
     graphs = device.type == "cuda" and not _joined()
     program = torch.compile(model, mode="reduce-overhead" if graphs else "default", dynamic=False)
-    layout = torch.contiguous_format if all(p.is_contiguous() for p in model.parameters()) else torch.channels_last
+    layout = (
+        torch.contiguous_format if all(p.is_contiguous() for p in model.parameters()) else torch.channels_last
+    )
     batch = torch.zeros(shape, device=device).contiguous(memory_format=layout)
-    try: _logits(program.train(), batch, dtype).sum().backward()
+    try:
+        _logits(program.train(), batch, dtype).sum().backward()
     except Exception as error:
-        if rank_and_world()[0] == 0: print(f"torch.compile is not possible here, training goes on without ({_one_line(error)})", file=sys.stderr)
+        if rank_and_world()[0] == 0:
+            print(
+                f"torch.compile is not possible here, training goes on without ({_one_line(error)})",
+                file=sys.stderr,
+            )
         program = model
     model.load_state_dict(before)
     model.zero_grad(set_to_none=True)
@@ -559,36 +666,49 @@ def compiled(
 def _epoch_line(epoch, total, label):
     "An epoch as a line of a log."
     left = (total - epoch.number) * epoch.seconds
-    return (f"{label}epoch {epoch.number:2}/{total}  train loss {epoch.train_loss:.3f}  validation loss {epoch.valid_loss:.3f}  "
-            f"accuracy {epoch.valid_accuracy:.1%}  {epoch.seconds:.1f} s, at most {left:.0f} s left")
+    return (
+        f"{label}epoch {epoch.number:2}/{total}  train loss {epoch.train_loss:.3f}  validation loss {epoch.valid_loss:.3f}  "
+        f"accuracy {epoch.valid_accuracy:.1%}  {epoch.seconds:.1f} s, at most {left:.0f} s left"
+    )
 
 # %% ../nbs/07_training.ipynb #c143-5b2f2ca0
 def track(
     epochs: Iterable[Epoch],  # From `fit`
-    total: int,               # Epochs at most
-    label: str = "",          # What is being trained; printed in front
-) -> Iterator[Epoch]:         # The same epochs
+    total: int,  # Epochs at most
+    label: str = "",  # What is being trained; printed in front
+) -> Iterator[Epoch]:  # The same epochs
     "Show the progress of a run: a bar in a terminal, a line per epoch elsewhere."
     watched, speaks = sys.stderr.isatty(), rank_and_world()[0] == 0
     try:
-        with tqdm(total=total, desc=label.strip(" :"), unit="epoch", disable=not (watched and speaks), dynamic_ncols=True) as bar:
+        with tqdm(
+            total=total,
+            desc=label.strip(" :"),
+            unit="epoch",
+            disable=not (watched and speaks),
+            dynamic_ncols=True,
+        ) as bar:
             for epoch in epochs:
                 bar.update()
-                bar.set_postfix_str(f"validation loss {epoch.valid_loss:.3f}, accuracy {epoch.valid_accuracy:.1%}")
-                if speaks and not watched: print(_epoch_line(epoch, total, label), flush=True)
+                bar.set_postfix_str(
+                    f"validation loss {epoch.valid_loss:.3f}, accuracy {epoch.valid_accuracy:.1%}"
+                )
+                if speaks and not watched:
+                    print(_epoch_line(epoch, total, label), flush=True)
                 yield epoch
     finally:
-        if hasattr(epochs, "close"): epochs.close()
+        if hasattr(epochs, "close"):
+            epochs.close()
 
 # %% ../nbs/07_training.ipynb #c155-237ec7b3
 def make_predictor(
-    model: nn.Module,                     # A trained network, on its device
-    dtype: torch.dtype = torch.float32,   # Number format inside the network
-) -> Callable:                            # float32 (N, C, H, W) in [0, 1] -> float32 logits (N, K, H, W)
+    model: nn.Module,  # A trained network, on its device
+    dtype: torch.dtype = torch.float32,  # Number format inside the network
+) -> Callable:  # float32 (N, C, H, W) in [0, 1] -> float32 logits (N, K, H, W)
     "A network as a function for prediction."
     model.eval()
 
     @torch.inference_mode()
-    def predict(batch): return _logits(model, batch.contiguous(memory_format=torch.channels_last), dtype)
+    def predict(batch):
+        return _logits(model, batch.contiguous(memory_format=torch.channels_last), dtype)
 
     return predict

@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 # %% ../nbs/05_unet.ipynb #c010-c3781389
 def start_weights(
     layer: nn.Module,  # Convolution or transposed convolution; its weights are changed in place
-    terms: int,        # Values that each weighted sum of the layer adds up; at least 1
-    gain: float,       # 2 if a ReLU follows, 1 if none does
-) -> nn.Module:        # The same layer
+    terms: int,  # Values that each weighted sum of the layer adds up; at least 1
+    gain: float,  # 2 if a ReLU follows, 1 if none does
+) -> nn.Module:  # The same layer
     "Draw weights that keep the signal's mean square, and set the bias to 0."
     nn.init.normal_(layer.weight, std=(gain / terms) ** 0.5)
     return layer if layer.bias is None else (nn.init.zeros_(layer.bias), layer)[1]
@@ -38,8 +38,8 @@ class DoubleConv(nn.Sequential):
 
     def __init__(
         self,
-        in_channels: int,          # Channels of the batch that comes in; at least 1
-        out_channels: int,         # Channels of the batch that goes out; at least 1
+        in_channels: int,  # Channels of the batch that comes in; at least 1
+        out_channels: int,  # Channels of the batch that goes out; at least 1
         batch_norm: bool = False,  # Batch normalisation between convolution and ReLU?
     ):
         layers = []
@@ -55,8 +55,8 @@ class Down(nn.Sequential):
 
     def __init__(
         self,
-        in_channels: int,          # Channels of the level above; at least 1
-        out_channels: int,         # Channels of this level, usually twice as many
+        in_channels: int,  # Channels of the level above; at least 1
+        out_channels: int,  # Channels of this level, usually twice as many
         batch_norm: bool = False,  # Batch normalisation in the `DoubleConv`?
     ):
         super().__init__(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels, batch_norm))
@@ -66,16 +66,20 @@ UP = ('transposed', 'nearest')  # Ways to double rows and columns
 
 # %% ../nbs/05_unet.ipynb #c028-a79fba86
 def enlarge(
-    in_channels: int,        # Channels of the level below
-    out_channels: int,       # Channels after the enlargement
+    in_channels: int,  # Channels of the level below
+    out_channels: int,  # Channels after the enlargement
     up: str = 'transposed',  # 'transposed': a learned 2x2 square per pixel; 'nearest': repeat, then a 3x3 convolution
-) -> nn.Module:              # Module from (N, in_channels, H, W) to (N, out_channels, 2H, 2W)
+) -> nn.Module:  # Module from (N, in_channels, H, W) to (N, out_channels, 2H, 2W)
     "The layer that doubles rows and columns on the way up."
     if up not in UP:
         raise ValueError(f"up must be one of {', '.join(UP)}, got {up!r}")
     if up == 'transposed':
-        return start_weights(nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2), terms=in_channels, gain=1)
-    return nn.Sequential(nn.Upsample(scale_factor=2, mode='nearest'), _conv3x3(in_channels, out_channels, gain=1))
+        return start_weights(
+            nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2), terms=in_channels, gain=1
+        )
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode='nearest'), _conv3x3(in_channels, out_channels, gain=1)
+    )
 
 # %% ../nbs/05_unet.ipynb #c034-757f8fa9
 class Up(nn.Module):
@@ -83,9 +87,9 @@ class Up(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,          # Channels of the level below
-        out_channels: int,         # Channels of this level; the skip has as many
-        up: str = 'transposed',    # How rows and columns are doubled: 'transposed' or 'nearest'
+        in_channels: int,  # Channels of the level below
+        out_channels: int,  # Channels of this level; the skip has as many
+        up: str = 'transposed',  # How rows and columns are doubled: 'transposed' or 'nearest'
         batch_norm: bool = False,  # Batch normalisation in the `DoubleConv`?
     ):
         super().__init__()
@@ -95,16 +99,16 @@ class Up(nn.Module):
     def forward(
         self,
         below: torch.Tensor,  # Activations of the level below, (N, in_channels, H/2, W/2)
-        skip: torch.Tensor,   # Activations of this level on the way down, (N, out_channels, H, W)
-    ) -> torch.Tensor:        # Activations, (N, out_channels, H, W)
+        skip: torch.Tensor,  # Activations of this level on the way down, (N, out_channels, H, W)
+    ) -> torch.Tensor:  # Activations, (N, out_channels, H, W)
         "Double `below`, lay `skip` beside it, convolve."
         return self.convs(torch.cat([skip, self.enlarge(below)], dim=1))
 
 # %% ../nbs/05_unet.ipynb #c040-f4c4174c
 def pad_to_multiple(
     batch: torch.Tensor,  # Batch (N, C, H, W)
-    multiple: int,        # Rows and columns become multiples of this; at least 1
-) -> torch.Tensor:        # The batch itself if it fits, else one enlarged at the right and at the bottom
+    multiple: int,  # Rows and columns become multiples of this; at least 1
+) -> torch.Tensor:  # The batch itself if it fits, else one enlarged at the right and at the bottom
     "Repeat the last row and column until `multiple` divides both sizes."
     bottom, right = -batch.shape[-2] % multiple, -batch.shape[-1] % multiple
     return F.pad(batch, (0, right, 0, bottom), mode='replicate') if bottom or right else batch
@@ -120,13 +124,20 @@ def _check_settings(settings):
 def _check_batch(model, batch):
     "Raise `ValueError` for a batch that does not fit the model's settings."
     if batch.ndim != 4 or batch.shape[1] != model.in_channels:
-        raise ValueError(f"the batch has shape {tuple(batch.shape)}, the model takes (N, {model.in_channels}, H, W): "
-                         f"give it {model.in_channels} bands, or build it with another in_channels")
+        raise ValueError(
+            f"the batch has shape {tuple(batch.shape)}, the model takes (N, {model.in_channels}, H, W): "
+            f"give it {model.in_channels} bands, or build it with another in_channels"
+        )
     size, multiple = tuple(batch.shape[-2:]), model.multiple
     if not model.pad and any(n % multiple for n in size):
-        below, above = ([n // multiple * multiple or multiple for n in size], [-(-n // multiple) * multiple for n in size])
-        raise ValueError(f"size {size[0]} x {size[1]} does not fit depth {model.depth}: rows and columns must be multiples of {multiple}; "
-                         f"use {below[0]} x {below[1]} or {above[0]} x {above[1]}, or build the model with pad=True")
+        below, above = (
+            [n // multiple * multiple or multiple for n in size],
+            [-(-n // multiple) * multiple for n in size],
+        )
+        raise ValueError(
+            f"size {size[0]} x {size[1]} does not fit depth {model.depth}: rows and columns must be multiples of {multiple}; "
+            f"use {below[0]} x {below[1]} or {above[0]} x {above[1]}, or build the model with pad=True"
+        )
 
 # %% ../nbs/05_unet.ipynb #c048-c23a6809
 class UNet(nn.Module):
@@ -134,13 +145,13 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 3,      # Bands of the image; at least 1
-        num_classes: int = 5,      # Classes, which are the channels of the logits; at least 1
-        width: int = 64,           # Channels of the first level; each level below has twice as many
-        depth: int = 4,            # Steps down; rows and columns are halved this many times
-        up: str = 'transposed',    # How rows and columns are doubled: 'transposed' or 'nearest'
+        in_channels: int = 3,  # Bands of the image; at least 1
+        num_classes: int = 5,  # Classes, which are the channels of the logits; at least 1
+        width: int = 64,  # Channels of the first level; each level below has twice as many
+        depth: int = 4,  # Steps down; rows and columns are halved this many times
+        up: str = 'transposed',  # How rows and columns are doubled: 'transposed' or 'nearest'
         batch_norm: bool = False,  # Batch normalisation after the 3x3 convolutions of every `DoubleConv`?
-        pad: bool = True,          # Pad sizes that 2**depth does not divide, and crop the logits? Otherwise an error
+        pad: bool = True,  # Pad sizes that 2**depth does not divide, and crop the logits? Otherwise an error
     ):
         super().__init__()
         self.in_channels, self.num_classes, self.width, self.depth = in_channels, num_classes, width, depth
@@ -155,7 +166,7 @@ class UNet(nn.Module):
     def forward(
         self,
         batch: torch.Tensor,  # Images (N, in_channels, H, W), floating point, in [0, 1]
-    ) -> torch.Tensor:        # Logits (N, num_classes, H, W)
+    ) -> torch.Tensor:  # Logits (N, num_classes, H, W)
         "Down, keeping a skip per level; up, taking them back; then one score per class."
         _check_batch(self, batch)
         height, width = batch.shape[-2:]
@@ -170,7 +181,7 @@ class UNet(nn.Module):
     @property
     def multiple(self) -> int:  # 2**depth, in pixels
         "What rows and columns are multiples of inside the network."
-        return 2 ** self.depth
+        return 2**self.depth
 
     @property
     def settings(self) -> dict:  # JSON-ready; `UNet(**model.settings)` builds the same network
@@ -181,15 +192,15 @@ class UNet(nn.Module):
 # %% ../nbs/05_unet.ipynb #c080-b18060ac
 def count_parameters(
     model: nn.Module,  # Any torch model
-) -> int:              # Numbers that training changes
+) -> int:  # Numbers that training changes
     "How many trainable numbers a model has."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 # %% ../nbs/05_unet.ipynb #c087-35e43c1f
 def longest_route(
-    depth: int,              # Steps down; at least 1
+    depth: int,  # Steps down; at least 1
     up: str = 'transposed',  # 'transposed' or 'nearest' up-sampling
-) -> list[str]:              # 'conv', 'pool' and 'up', from the image to the logits
+) -> list[str]:  # 'conv', 'pool' and 'up', from the image to the logits
     "The steps of the route through the bottom of the network."
     if depth < 1 or up not in UP:
         raise ValueError(f"depth must be at least 1 and up one of {', '.join(UP)}, got {depth} and {up!r}")
@@ -198,9 +209,9 @@ def longest_route(
 
 # %% ../nbs/05_unet.ipynb #c088-45cdc9d3
 def seen_by(
-    steps: list[str],        # 'conv', 'pool' and 'up', from the image to the pixel's block
-    pixel: int,              # Index of a pixel on one axis of that block's output
-) -> tuple[int, int]:        # First and last index of the input pixels it depends on
+    steps: list[str],  # 'conv', 'pool' and 'up', from the image to the pixel's block
+    pixel: int,  # Index of a pixel on one axis of that block's output
+) -> tuple[int, int]:  # First and last index of the input pixels it depends on
     "Input pixels that one output pixel depends on, along one axis of an endless image."
     first = last = pixel
     for step in reversed(steps):
@@ -214,11 +225,12 @@ def seen_by(
 
 # %% ../nbs/05_unet.ipynb #c094-dcac2f9e
 def receptive_field(
-    depth: int = 4,          # Steps down; at least 1
+    depth: int = 4,  # Steps down; at least 1
     up: str = 'transposed',  # 'transposed' or 'nearest' up-sampling
-) -> int:                    # Side of a square, in pixels
+) -> int:  # Side of a square, in pixels
     "Side of the largest square of input pixels that one output pixel depends on."
     return _field(longest_route(depth, up), 2**depth)
+
 
 def _field(steps, cell):
     "Largest interval seen by any pixel of a cell."
@@ -227,14 +239,15 @@ def _field(steps, cell):
 
 # %% ../nbs/05_unet.ipynb #c098-554bf253
 def reach(
-    depth: int = 4,          # Steps down; at least 1
+    depth: int = 4,  # Steps down; at least 1
     up: str = 'transposed',  # 'transposed' or 'nearest' up-sampling
-    aligned: bool = True,    # From the edge of a window cut at multiples of 2**depth? False: from any single pixel
-) -> int:                    # Distance, in pixels
+    aligned: bool = True,  # From the edge of a window cut at multiples of 2**depth? False: from any single pixel
+) -> int:  # Distance, in pixels
     "Largest distance at which an input pixel can change the output: of an aligned window, or of one pixel."
     cell = 2**depth
     seen = [seen_by(longest_route(depth, up), pixel) for pixel in range(cell)]
     return _furthest(seen, range(cell), aligned)
+
 
 def _furthest(seen, pixels, aligned):
     "Largest distance of an input pixel seen from a cell's edge, or from the pixel that sees it."
@@ -254,10 +267,10 @@ def _transparent(model):
 
 # %% ../nbs/05_unet.ipynb #c106-1f97d866
 def measured_view(
-    model: UNet,            # Any U-Net; it is not changed
-    size: int,              # Side of the square test image, in pixels; room for the receptive field on both sides
-    pixel: int,             # Row and column of the output pixel, 0 to size - 1
-) -> tuple[int, int]:       # First and last input row with a derivative that is not 0
+    model: UNet,  # Any U-Net; it is not changed
+    size: int,  # Side of the square test image, in pixels; room for the receptive field on both sides
+    pixel: int,  # Row and column of the output pixel, 0 to size - 1
+) -> tuple[int, int]:  # First and last input row with a derivative that is not 0
     "Input rows that the output pixel (`pixel`, `pixel`) depends on, found by autograd."
     image = torch.ones(1, model.in_channels, size, size, dtype=torch.float64, requires_grad=True)
     score = _transparent(model)(image)[0, :, pixel, pixel].sum()
@@ -266,17 +279,19 @@ def measured_view(
 
 # %% ../nbs/05_unet.ipynb #c108-1d6f1637
 def measured_reach(
-    model: UNet,           # Any U-Net, best with width 1 or 2; it is not changed
-    size: int,             # Side of the square test image, in pixels
+    model: UNet,  # Any U-Net, best with width 1 or 2; it is not changed
+    size: int,  # Side of the square test image, in pixels
     aligned: bool = True,  # As for `reach`
-) -> int:                  # Distance, in pixels
+) -> int:  # Distance, in pixels
     "The reach of a network, found by autograd instead of arithmetic."
     start = size // 2 // model.multiple * model.multiple
     pixels = range(start, start + model.multiple)
     seen = [measured_view(model, size, pixel) for pixel in pixels]
     if min(seen)[0] == 0 or max(last for _, last in seen) == size - 1:
-        raise ValueError(f"a test image of {size} pixels is too small to measure depth {model.depth}: "
-                         f"use {2 * receptive_field(model.depth, model.up)} or more")
+        raise ValueError(
+            f"a test image of {size} pixels is too small to measure depth {model.depth}: "
+            f"use {2 * receptive_field(model.depth, model.up)} or more"
+        )
     return _furthest(seen, pixels, aligned)
 
 # %% ../nbs/05_unet.ipynb #c126-ac2c9466
@@ -299,9 +314,9 @@ def _fields(model):
 
 # %% ../nbs/05_unet.ipynb #c130-2d46d2f5
 def summary(
-    model: UNet,                         # The network to describe
+    model: UNet,  # The network to describe
     size: tuple[int, int] = (128, 128),  # Rows and columns of the image, in pixels
-) -> str:                                # Table to print, one line per block, then the totals
+) -> str:  # Table to print, one line per block, then the totals
     "Sizes, channels, parameters and receptive field of every block."
     inside = [-(-n // model.multiple) * model.multiple for n in size]
     lines = [f"{'block':8} {'output':>13} {'channels':>9} {'parameters':>12} {'sees':>5}"]
@@ -309,29 +324,37 @@ def summary(
         output = ' x '.join(str(n // 2**level) for n in inside)
         lines.append(f'{name:8} {output:>13} {channels:9} {count_parameters(block):12,} {field:5}')
     near, far = (reach(model.depth, model.up, aligned) for aligned in (True, False))
-    return '\n'.join([*lines, f'{count_parameters(model):,} parameters; sizes are multiples of {model.multiple} inside',
-                      f'receptive field {receptive_field(model.depth, model.up)} px; reach {near} px beyond a window '
-                      f'cut at multiples of {model.multiple}, {far} px from one pixel'])
+    return '\n'.join(
+        [
+            *lines,
+            f'{count_parameters(model):,} parameters; sizes are multiples of {model.multiple} inside',
+            f'receptive field {receptive_field(model.depth, model.up)} px; reach {near} px beyond a window '
+            f'cut at multiples of {model.multiple}, {far} px from one pixel',
+        ]
+    )
 
 # %% ../nbs/05_unet.ipynb #flops-c1
 def count_flops(
-    model: nn.Module,                    # Any network whose first weight is that of a convolution over the image; it is not changed
+    model: nn.Module,  # Any network whose first weight is that of a convolution over the image; it is not changed
     size: tuple[int, int] = (128, 128),  # Rows and columns of the image, in pixels
-    training: bool = False,              # Count the backward pass as well?
-) -> int:                                # Floating-point operations for one image; a multiply-add is two
+    training: bool = False,  # Count the backward pass as well?
+) -> int:  # Floating-point operations for one image; a multiply-add is two
     "The work of a network on one image: its convolutions, forward, and backward where it trains."
     model = copy.deepcopy(model).to('meta').requires_grad_(training)
     batch = torch.empty(1, next(model.parameters()).shape[1], *size, device='meta')
     with FlopCounterMode(display=False) as counter:
         logits = model(batch)
-        if training: logits.sum().backward()
+        if training:
+            logits.sum().backward()
     return counter.get_total_flops()
 
 # %% ../nbs/05_unet.ipynb #pixel-c1
 def pixel_bytes(
-    model: UNet,        # The network
+    model: UNet,  # The network
     itemsize: int = 4,  # Bytes per number inside the network: 4 for float32, 2 for bfloat16
-) -> float:             # Bytes of memory per pixel of an image
+) -> float:  # Bytes of memory per pixel of an image
     "What a prediction holds at its peak, without weights and libraries."
     activations = 5.5 * model.width * itemsize
-    return activations + 4 * (2 * model.in_channels + model.num_classes)  # the image in two layouts, the logits: float32
+    return activations + 4 * (
+        2 * model.in_channels + model.num_classes
+    )  # the image in two layouts, the logits: float32

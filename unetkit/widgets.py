@@ -31,10 +31,40 @@ import numpy as np
 import torch
 
 from .labels import ISPRS, Palette, class_counts
-from .losses import SCHEMES, class_weights, decision_threshold, make_loss, weighted_binary, weighted_cross_entropy
+from unetkit.losses import (
+    SCHEMES,
+    class_weights,
+    decision_threshold,
+    make_loss,
+    weighted_binary,
+    weighted_cross_entropy,
+)
 from .metrics import Scores, confusion_matrix
-from .patches import clear_places, blocked_split, coverage, grid_windows, overlap_leak, patch_views, plan, random_split, window_cuts, window_starts
-from .plots import EDGE, IGNORED, RIGHT, WIDTH, WRONG, house_style, show_errors, show_labels, show_tile, show_windows, thumbnail
+from unetkit.patches import (
+    clear_places,
+    blocked_split,
+    coverage,
+    grid_windows,
+    overlap_leak,
+    patch_views,
+    plan,
+    random_split,
+    window_cuts,
+    window_starts,
+)
+from unetkit.plots import (
+    EDGE,
+    IGNORED,
+    RIGHT,
+    WIDTH,
+    WRONG,
+    house_style,
+    show_errors,
+    show_labels,
+    show_tile,
+    show_windows,
+    thumbnail,
+)
 from .stitching import predict_tile
 from .tiles import Tile
 from .training import make_optimizer, pick_device, pick_precision, prepare, train_epoch
@@ -44,10 +74,11 @@ from .unet import UNet, reach, receptive_field
 @dataclass(frozen=True, eq=False)
 class View:
     "What one setting looks like: a picture, its numbers, and a table of them to read."
-    figure: Figure          # The picture, not known to pyplot
-    numbers: dict           # Name -> plain value
+
+    figure: Figure  # The picture, not known to pyplot
+    numbers: dict  # Name -> plain value
     table: list[list[str]]  # Rows of texts; the first is the heading
-    alt: str                # What the picture shows, in one sentence
+    alt: str  # What the picture shows, in one sentence
 
 # %% ../nbs/library/widgets.ipynb #nb83e1f3c64b
 def _axes(height, rows=1, cols=1, **settings):
@@ -65,7 +96,7 @@ def png(self: View) -> bytes:  # A PNG file
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     few = picture.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     colours, corner = few.getpalette(), 3 * few.getpixel((0, 0))
-    colours[corner:corner + 3] = picture.getpixel((0, 0))
+    colours[corner : corner + 3] = picture.getpixel((0, 0))
     few.putpalette(colours)
     few.save(file, 'PNG')
     return file.getvalue()
@@ -74,11 +105,19 @@ def png(self: View) -> bytes:  # A PNG file
 @patch
 def html(self: View) -> str:  # A table in a box that scrolls where it is too wide
     "The table for a page: the first column names, the others count."
-    cell = lambda tag, text, side: f'<{tag} style="text-align:{side};padding:1px 10px 1px 0;font-weight:{"600" if tag == "th" else "400"}">{escape(text)}</{tag}>'
-    row = lambda tag, texts: '<tr>' + ''.join(cell(tag, text, 'right' if i else 'left') for i, text in enumerate(texts)) + '</tr>'
+    cell = lambda tag, text, side: (
+        f'<{tag} style="text-align:{side};padding:1px 10px 1px 0;font-weight:{"600" if tag == "th" else "400"}">{escape(text)}</{tag}>'
+    )
+    row = lambda tag, texts: (
+        '<tr>' + ''.join(cell(tag, text, 'right' if i else 'left') for i, text in enumerate(texts)) + '</tr>'
+    )
     head, *body = self.table
-    return ('<div style="overflow-x:auto"><table class="unetkit-numbers" style="line-height:1.35;font-size:14px;border-collapse:collapse;margin:4px 0">'
-            + row('th', head) + ''.join(row('td', texts) for texts in body) + '</table></div>')
+    return (
+        '<div style="overflow-x:auto"><table class="unetkit-numbers" style="line-height:1.35;font-size:14px;border-collapse:collapse;margin:4px 0">'
+        + row('th', head)
+        + ''.join(row('td', texts) for texts in body)
+        + '</table></div>'
+    )
 
 # %% ../nbs/library/widgets.ipynb #n6bdeede7684
 @patch
@@ -86,7 +125,9 @@ def __str__(self: View) -> str:  # One line per row
     "The table as text."
     widths = [max(map(len, column)) for column in zip(*self.table)]
     lines = (zip(texts, widths) for texts in self.table)
-    return '\n'.join('  '.join(text.rjust(n) if i else text.ljust(n) for i, (text, n) in enumerate(line)) for line in lines)
+    return '\n'.join(
+        '  '.join(text.rjust(n) if i else text.ljust(n) for i, (text, n) in enumerate(line)) for line in lines
+    )
 
 # %% ../nbs/library/widgets.ipynb #n5e27edadc74
 @patch
@@ -99,17 +140,26 @@ def _ipython_display_(self: View):
 # %% ../nbs/library/widgets.ipynb #nb8669787c5a
 class Panel(widgets.VBox):
     "Controls above a picture and its numbers, which follow them."
+
     def __init__(
         self,
         shows: Callable,  # Pure function: the values of the controls, by name -> `View`; its `ValueError` is shown as a sentence
-        controls: dict,   # Name -> ipywidget with a `value`, in the order of the page
+        controls: dict,  # Name -> ipywidget with a `value`, in the order of the page
     ):
-        self.picture, self.sign, self.figures = _html('1 1 340px', '600px'), _html(), _html('1 1 250px', '100%')
-        below = widgets.Box([self.picture, self.figures], layout=widgets.Layout(display='flex', flex_flow='row wrap', width='100%'))
+        self.picture, self.sign, self.figures = (
+            _html('1 1 340px', '600px'),
+            _html(),
+            _html('1 1 250px', '100%'),
+        )
+        below = widgets.Box(
+            [self.picture, self.figures],
+            layout=widgets.Layout(display='flex', flex_flow='row wrap', width='100%'),
+        )
         super().__init__([*controls.values(), self.sign, below])
         self.shows, self.controls, self.values, self.good = shows, controls, None, ''
         self.add_class('unetkit-panel')
-        for control in controls.values(): control.observe(self.update, 'value')
+        for control in controls.values():
+            control.observe(self.update, 'value')
         self.update()
 
 # %% ../nbs/library/widgets.ipynb #nc128d663ac0
@@ -120,30 +170,41 @@ def _html(flex='0 0 auto', widest='100%'):
 # %% ../nbs/library/widgets.ipynb #nc942c8e6d5c
 def _img(view):
     "A view's picture as an element that carries its own bytes."
-    return (f'<img class="unetkit-picture" alt="{escape(view.alt)}" style="width:100%;max-width:576px;height:auto" '
-            f'src="data:image/png;base64,{base64.b64encode(view.png()).decode()}">')
+    return (
+        f'<img class="unetkit-picture" alt="{escape(view.alt)}" style="width:100%;max-width:576px;height:auto" '
+        f'src="data:image/png;base64,{base64.b64encode(view.png()).decode()}">'
+    )
 
 # %% ../nbs/library/widgets.ipynb #n07d9212fb2c
-_STATES = {'ready': 'inherit', 'busy': '#b35900', 'refused': '#b3261e'}  # State of a panel -> colour of its sign
+_STATES = {
+    'ready': 'inherit',
+    'busy': '#b35900',
+    'refused': '#b3261e',
+}  # State of a panel -> colour of its sign
 
 # %% ../nbs/library/widgets.ipynb #n0d4a143a1dd
 def _sign(state, text=''):
     "The line between controls and picture."
-    return (f'<div class="unetkit-sign" role="status" data-state="{state}" style="min-height:20px;line-height:1.35;'
-            f'color:{_STATES[state]}">{escape(text)}</div>')
+    return (
+        f'<div class="unetkit-sign" role="status" data-state="{state}" style="min-height:20px;line-height:1.35;'
+        f'color:{_STATES[state]}">{escape(text)}</div>'
+    )
 
 # %% ../nbs/library/widgets.ipynb #n3f3e475a295
 @patch
 def update(
     self: Panel,
     change: dict | None = None,  # What ipywidgets says about the change; not needed
-) -> None:                       # Nothing; picture, numbers and sign are set
+) -> None:  # Nothing; picture, numbers and sign are set
     "Show the view of the present values, or say why there is none."
     values = {name: control.value for name, control in self.controls.items()}
-    if values == self.values: return
+    if values == self.values:
+        return
     self.values, self.sign.value = values, _sign('busy', 'computing ...')
-    try: view = self.shows(**values)
-    except ValueError as error: self._refuse(str(error))
+    try:
+        view = self.shows(**values)
+    except ValueError as error:
+        self._refuse(str(error))
     except Exception as error:
         self._refuse(f'this should not happen, {type(error).__name__}: {error}')
         raise
@@ -162,9 +223,12 @@ def _refuse(self: Panel, why):
 # %% ../nbs/library/widgets.ipynb #n522589cb31c
 _LOOK = dict(style={'description_width': '112px'}, layout=widgets.Layout(width='auto', max_width='440px'))
 
+
 def _slider(description, value, low, high, step=1):
     "An integer slider that speaks when it is let go."
-    return widgets.IntSlider(value=value, min=low, max=high, step=step, description=description, continuous_update=False, **_LOOK)
+    return widgets.IntSlider(
+        value=value, min=low, max=high, step=step, description=description, continuous_update=False, **_LOOK
+    )
 
 # %% ../nbs/library/widgets.ipynb #n2e5088df05d
 def _menu(description, options):
@@ -182,29 +246,41 @@ def _set_range(slider, low, high):
 def _window_controls(size, patch_size, stride, least=None):
     "Patch size and stride for a tile of `size`; the stride's range follows the patch, from `least` of it or from 8 pixels on."
     largest = min(256, *(n // 16 * 16 for n in size))
-    if largest < 32: raise ValueError(f"a tile of {size[0]} x {size[1]} pixels is too small for these sliders: choose one of at least 32 x 32")
+    if largest < 32:
+        raise ValueError(
+            f"a tile of {size[0]} x {size[1]} pixels is too small for these sliders: choose one of at least 32 x 32"
+        )
     low = lambda p: int(p * least) if least else 8
     patch_size = min(patch_size, largest)
-    pair = dict(patch_size=_slider('patch size', patch_size, 32, largest, 16),
-                stride=_slider('stride', min(stride, patch_size), low(patch_size), patch_size, 8))
-    pair['patch_size'].observe(lambda change: _set_range(pair['stride'], low(change['new']), change['new']), 'value')
+    pair = dict(
+        patch_size=_slider('patch size', patch_size, 32, largest, 16),
+        stride=_slider('stride', min(stride, patch_size), low(patch_size), patch_size, 8),
+    )
+    pair['patch_size'].observe(
+        lambda change: _set_range(pair['stride'], low(change['new']), change['new']), 'value'
+    )
     return pair
 
 # %% ../nbs/library/widgets.ipynb #n0528571d641
 FIVE = ISPRS.ignoring('clutter')  # The classes of the report and of the scenes
 
+
 def _watched(labels, palette):
     "Index of the class to watch: car, or the rarest that occurs."
     counts = class_counts(labels, palette.num_classes)
     car = palette.names.index('car') if 'car' in palette.names else None
-    return car if car is not None and counts[car] else int(np.where(counts > 0, counts, counts.max() + 1).argmin())
+    return (
+        car
+        if car is not None and counts[car]
+        else int(np.where(counts > 0, counts, counts.max() + 1).argmin())
+    )
 
 # %% ../nbs/library/widgets.ipynb #n594dbd827dc
 def patch_shares(
     labels: np.ndarray,  # (H, W) uint8, class indices; 255 is ignored
-    windows,             # `Windows` on this one tile
-    num_classes: int,    # Number of classes K
-) -> np.ndarray:         # (K,) float, shares in [0, 1] that add up to 1
+    windows,  # `Windows` on this one tile
+    num_classes: int,  # Number of classes K
+) -> np.ndarray:  # (K,) float, shares in [0, 1] that add up to 1
     "Class shares of all windows together, each pixel as often as it is covered."
     covered = coverage(windows, 0, labels.shape)
     pixels = np.bincount(labels.ravel(), covered.ravel(), 256)[:num_classes]
@@ -213,8 +289,8 @@ def patch_shares(
 # %% ../nbs/library/widgets.ipynb #nbc25eb231d2
 def share_with(
     mask: np.ndarray,  # (H, W) bool: the pixels looked for
-    windows,           # `Windows` on this one tile
-) -> float:            # Share of the windows, in [0, 1]
+    windows,  # `Windows` on this one tile
+) -> float:  # Share of the windows, in [0, 1]
     "Share of the windows that hold at least one pixel of the mask."
     without = clear_places(mask, windows.patch_size)
     return float((~without[windows.row, windows.col]).mean())
@@ -222,19 +298,27 @@ def share_with(
 # %% ../nbs/library/widgets.ipynb #na12caef6fb4
 @cache
 def step_seconds(
-    patch_size: int,       # Side of a patch, in pixels
+    patch_size: int,  # Side of a patch, in pixels
     in_channels: int = 3,  # Bands of the image
     num_classes: int = 5,  # Classes
     batch_size: int = 10,  # Patches in a step
-    width: int = 16,       # Channels of the network's first block
-) -> float:                # Seconds of one optimiser step on this machine, the median of up to three
+    width: int = 16,  # Channels of the network's first block
+) -> float:  # Seconds of one optimiser step on this machine, the median of up to three
     "Measure a step of training; the answer is remembered for each set of arguments."
     device, times = pick_device(), []
     with torch.random.fork_rng():
         model = prepare(UNet(in_channels, num_classes, width), device)
-        batch = torch.rand(batch_size, in_channels, patch_size, patch_size, device=device).contiguous(memory_format=torch.channels_last)
-        job = model, [(batch, torch.zeros(batch_size, patch_size, patch_size, dtype=torch.long, device=device))], make_loss('cross_entropy'), make_optimizer(model)
-        while len(times) < 2 or len(times) < 4 and sum(times) < 1: times.append(_seconds(lambda: train_epoch(*job, pick_precision(device=device))))
+        batch = torch.rand(batch_size, in_channels, patch_size, patch_size, device=device).contiguous(
+            memory_format=torch.channels_last
+        )
+        job = (
+            model,
+            [(batch, torch.zeros(batch_size, patch_size, patch_size, dtype=torch.long, device=device))],
+            make_loss('cross_entropy'),
+            make_optimizer(model),
+        )
+        while len(times) < 2 or len(times) < 4 and sum(times) < 1:
+            times.append(_seconds(lambda: train_epoch(*job, pick_precision(device=device))))
     return float(np.median(times[1:]))
 
 # %% ../nbs/library/widgets.ipynb #nce342c86ef7
@@ -248,45 +332,77 @@ def _seconds(job):
 def _choice_numbers(tile, windows, stride, palette, seconds):
     "The numbers of a patch size and a stride."
     size, p = tile.size, windows.patch_size
-    costs, rare = plan([size], p, stride, in_channels=tile.in_channels, num_classes=palette.num_classes), _watched(tile.labels, palette)
+    costs, rare = (
+        plan([size], p, stride, in_channels=tile.in_channels, num_classes=palette.num_classes),
+        _watched(tile.labels, palette),
+    )
     counts = class_counts(tile.labels, palette.num_classes)
-    return dict(patches=costs.patches, steps_per_epoch=costs.steps_per_epoch, steps=costs.steps, copied_bytes=costs.copied_bytes,
-                view_bytes=costs.view_bytes, uncovered=costs.uncovered, times_covered=len(windows) * p ** 2 / (size[0] * size[1]),
-                rare=palette.names[rare], share_with_rare=share_with(tile.labels == rare, windows),
-                class_shares=dict(zip(palette.names, patch_shares(tile.labels, windows, palette.num_classes).tolist())),
-                tile_shares=dict(zip(palette.names, (counts / counts.sum()).tolist())),
-                minutes=None if seconds is None else seconds * costs.steps / 60)
+    return dict(
+        patches=costs.patches,
+        steps_per_epoch=costs.steps_per_epoch,
+        steps=costs.steps,
+        copied_bytes=costs.copied_bytes,
+        view_bytes=costs.view_bytes,
+        uncovered=costs.uncovered,
+        times_covered=len(windows) * p**2 / (size[0] * size[1]),
+        rare=palette.names[rare],
+        share_with_rare=share_with(tile.labels == rare, windows),
+        class_shares=dict(
+            zip(palette.names, patch_shares(tile.labels, windows, palette.num_classes).tolist())
+        ),
+        tile_shares=dict(zip(palette.names, (counts / counts.sum()).tolist())),
+        minutes=None if seconds is None else seconds * costs.steps / 60,
+    )
 
 # %% ../nbs/library/widgets.ipynb #ndaef60a0d7b
 def _bytes(count):
     "Bytes as text."
     for unit, size in (('GB', 1e9), ('MB', 1e6)):
-        if count >= size: return f'{count / size:.3g} {unit}'
+        if count >= size:
+            return f'{count / size:.3g} {unit}'
     return f'{count / 1e3:.3g} kB'
 
 # %% ../nbs/library/widgets.ipynb #n8adbcac2964
 def _minutes(minutes):
     "Minutes as text."
-    return 'not measured' if minutes is None else f'{minutes:.1f} min' if minutes < 60 else f'{minutes / 60:.1f} h'
+    return (
+        'not measured'
+        if minutes is None
+        else f'{minutes:.1f} min'
+        if minutes < 60
+        else f'{minutes / 60:.1f} h'
+    )
 
 # %% ../nbs/library/widgets.ipynb #na563b679c07
 def _choice_table(n):
     "The table of a choice."
-    shares = [[name, f'{share:.2%} ({n["tile_shares"][name]:.2%})'] for name, share in n['class_shares'].items()]
-    return [['of this choice', ''], ['patches', f'{n["patches"]:,}'], ['each pixel is in', f'{n["times_covered"]:.1f} patches'],
-            ['optimiser steps per epoch', f'{n["steps_per_epoch"]:,}'], ['training, 20 epochs', _minutes(n['minutes'])],
-            ['copied as float32', _bytes(n['copied_bytes'])], ['as a view', _bytes(n['view_bytes'])],
-            ['left out if not shifted', f'{n["uncovered"]:.2%}'], [f'patches with a {n["rare"]} pixel', f'{n["share_with_rare"]:.1%}'],
-            ['class: share of the patches (tile)', ''], *shares]
+    shares = [
+        [name, f'{share:.2%} ({n["tile_shares"][name]:.2%})'] for name, share in n['class_shares'].items()
+    ]
+    return [
+        ['of this choice', ''],
+        ['patches', f'{n["patches"]:,}'],
+        ['each pixel is in', f'{n["times_covered"]:.1f} patches'],
+        ['optimiser steps per epoch', f'{n["steps_per_epoch"]:,}'],
+        ['training, 20 epochs', _minutes(n['minutes'])],
+        ['copied as float32', _bytes(n['copied_bytes'])],
+        ['as a view', _bytes(n['view_bytes'])],
+        ['left out if not shifted', f'{n["uncovered"]:.2%}'],
+        [f'patches with a {n["rare"]} pixel', f'{n["share_with_rare"]:.1%}'],
+        ['class: share of the patches (tile)', ''],
+        *shares,
+    ]
 
 # %% ../nbs/library/widgets.ipynb #n8805c012458
 _MANY = 200  # With more windows than this, coverage is drawn instead of squares
+
 
 def _example_first(windows, size):
     "Origins (N, 2) to draw, the window nearest to the middle first; of many windows only that one and two neighbours."
     origins = np.stack([windows.row, windows.col], 1)
     middle = int(abs(origins + windows.patch_size / 2 - np.array(size) / 2).sum(1).argmin())
-    if len(windows) <= _MANY: return np.roll(origins, -middle, axis=0)
+    if len(windows) <= _MANY:
+        return np.roll(origins, -middle, axis=0)
     below = middle + len(np.unique(windows.col))
     return origins[[middle, min(middle + 1, len(windows) - 1), min(below, len(windows) - 1)]]
 
@@ -294,24 +410,34 @@ def _example_first(windows, size):
 def _coarse(array, longest=171):
     "An array in blocks: of its own size, but with at most `longest` different rows or columns."
     step = -(-max(array.shape[:2]) // longest)
-    return thumbnail(array, longest).repeat(step, 0).repeat(step, 1)[:array.shape[0], :array.shape[1]]
+    return thumbnail(array, longest).repeat(step, 0).repeat(step, 1)[: array.shape[0], : array.shape[1]]
 
 # %% ../nbs/library/widgets.ipynb #n860b967ca3e
 def _shade(ax, covered):
     "Shade an axes in yellow by how often each pixel is covered, (H, W)."
     small = thumbnail(covered, 171)
-    opacity = .1 + .4 * np.log2(small) / max(np.log2(small.max()), 1)
-    ax.imshow(np.dstack([np.ones((*small.shape, 2)), np.zeros(small.shape), opacity]), extent=(-.5, covered.shape[1] - .5, covered.shape[0] - .5, -.5),
-              interpolation='nearest')
+    opacity = 0.1 + 0.4 * np.log2(small) / max(np.log2(small.max()), 1)
+    ax.imshow(
+        np.dstack([np.ones((*small.shape, 2)), np.zeros(small.shape), opacity]),
+        extent=(-0.5, covered.shape[1] - 0.5, covered.shape[0] - 0.5, -0.5),
+        interpolation='nearest',
+    )
 
 # %% ../nbs/library/widgets.ipynb #n666e843613b
 def _left_out(windows, size, stride):
     "Rectangles (row, column, rows, columns) that no unshifted window reaches, without the empty ones."
-    row, col = (max(starts[starts % stride == 0]) + windows.patch_size for starts in (windows.row, windows.col))
+    row, col = (
+        max(starts[starts % stride == 0]) + windows.patch_size for starts in (windows.row, windows.col)
+    )
     return [r for r in [(row, 0, size[0] - row, size[1]), (0, col, row, size[1] - col)] if min(r[2:]) > 0]
 
 # %% ../nbs/library/widgets.ipynb #n6bd853d1589
-_SEES = dict(edgecolor='white', linestyle='--', linewidth=2.5, path_effects=[withStroke(linewidth=4, foreground='black')])
+_SEES = dict(
+    edgecolor='white',
+    linestyle='--',
+    linewidth=2.5,
+    path_effects=[withStroke(linewidth=4, foreground='black')],
+)
 
 # %% ../nbs/library/widgets.ipynb #n984bd0971a0
 def _draw_choice(ax, tile, windows, stride, field):
@@ -319,31 +445,62 @@ def _draw_choice(ax, tile, windows, stride, field):
     origins, p = _example_first(windows, tile.size), windows.patch_size
     show_windows(_coarse(tile.image), origins, p, ax, f'{len(windows):,} patches of {p}, stride {stride}')
     ax.images[0].set_interpolation('nearest')
-    if len(windows) > _MANY: _shade(ax, coverage(windows, 0, tile.size))
+    if len(windows) > _MANY:
+        _shade(ax, coverage(windows, 0, tile.size))
     corner = origins[0] + (p - field) / 2
-    ax.add_patch(Rectangle(corner[::-1] - .5, field, field, fill=False, **_SEES))
+    ax.add_patch(Rectangle(corner[::-1] - 0.5, field, field, fill=False, **_SEES))
     for row, col, rows, cols in _left_out(windows, tile.size, stride):
-        ax.add_patch(Rectangle((col - .5, row - .5), cols, rows, facecolor='none', edgecolor='white', hatch='////', linewidth=0))
-    ax.set(xlim=(-.5, tile.size[1] - .5), ylim=(tile.size[0] - .5, -.5))
+        ax.add_patch(
+            Rectangle(
+                (col - 0.5, row - 0.5),
+                cols,
+                rows,
+                facecolor='none',
+                edgecolor='white',
+                hatch='////',
+                linewidth=0,
+            )
+        )
+    ax.set(xlim=(-0.5, tile.size[1] - 0.5), ylim=(tile.size[0] - 0.5, -0.5))
 
 # %% ../nbs/library/widgets.ipynb #ne38ca4856b9
 def _choice_legend(figure, field, border):
     "Legend of the patch explorer."
-    handles = [Patch(facecolor='#8a6f72', edgecolor='yellow', linewidth=2.5, label='a patch'),
-               Line2D([], [], color='white', linestyle='--', linewidth=2.5, path_effects=_SEES['path_effects'], label=f'one answer sees {field} px')]
-    if border: handles.append(Patch(facecolor='#8a6f72', edgecolor='white', hatch='////', linewidth=0, label='left out if not shifted'))
+    handles = [
+        Patch(facecolor='#8a6f72', edgecolor='yellow', linewidth=2.5, label='a patch'),
+        Line2D(
+            [],
+            [],
+            color='white',
+            linestyle='--',
+            linewidth=2.5,
+            path_effects=_SEES['path_effects'],
+            label=f'one answer sees {field} px',
+        ),
+    ]
+    if border:
+        handles.append(
+            Patch(
+                facecolor='#8a6f72',
+                edgecolor='white',
+                hatch='////',
+                linewidth=0,
+                label='left out if not shifted',
+            )
+        )
     figure.legend(handles=handles, loc='outside lower center', ncols=3, handlelength=1.8, columnspacing=1)
 
 # %% ../nbs/library/widgets.ipynb #na505865e3e3
 @house_style()
 def show_patch_choice(
-    tile: Tile,                      # A tile with labels
-    patch_size: int,                 # Side of a patch, in pixels
-    stride: int,                     # Step between patches, in pixels; 1 to `patch_size`
-    seconds: float | None = None,    # Time of one optimiser step at this patch size, as from `step_seconds`; None: not measured
-    palette: Palette = FIVE,         # Classes of the labels
-    depth: int = 4,                  # Steps down of the network whose receptive field is drawn
-) -> View:                           # Windows on the tile; patches, steps, bytes, shares, minutes
+    tile: Tile,  # A tile with labels
+    patch_size: int,  # Side of a patch, in pixels
+    stride: int,  # Step between patches, in pixels; 1 to `patch_size`
+    seconds: float
+    | None = None,  # Time of one optimiser step at this patch size, as from `step_seconds`; None: not measured
+    palette: Palette = FIVE,  # Classes of the labels
+    depth: int = 4,  # Steps down of the network whose receptive field is drawn
+) -> View:  # Windows on the tile; patches, steps, bytes, shares, minutes
     "What a patch size and a stride mean on this tile."
     windows, field = grid_windows([tile.size], patch_size, stride), receptive_field(depth)
     numbers = _choice_numbers(tile, windows, stride, palette, seconds)
@@ -355,13 +512,18 @@ def show_patch_choice(
 
 # %% ../nbs/library/widgets.ipynb #n6f288c05f6a
 def patch_explorer(
-    tile: Tile,               # A tile with labels
+    tile: Tile,  # A tile with labels
     palette: Palette = FIVE,  # Classes of the labels
-) -> Panel:                   # Sliders of patch size and stride
+) -> Panel:  # Sliders of patch size and stride
     "Move patch size and stride, and see windows, costs and class shares."
-    if tile.labels is None: raise ValueError(f"tile {tile.name!r} has no labels to count: code its reference with label_tile(tile, palette)")
+    if tile.labels is None:
+        raise ValueError(
+            f"tile {tile.name!r} has no labels to count: code its reference with label_tile(tile, palette)"
+        )
     measured = lambda p: step_seconds(p, tile.in_channels, palette.num_classes)
-    shows = lambda patch_size, stride: show_patch_choice(tile, patch_size, stride, measured(patch_size), palette)
+    shows = lambda patch_size, stride: show_patch_choice(
+        tile, patch_size, stride, measured(patch_size), palette
+    )
     return Panel(shows, _window_controls(tile.size, 64, 64))
 
 # %% ../nbs/library/widgets.ipynb #nb08144af5bf
@@ -378,13 +540,16 @@ def _soft_dice(shares):
 
 # %% ../nbs/library/widgets.ipynb #ne4061b9299d
 def blank_shares(
-    shares: np.ndarray,   # Share of the pixels of each class, (K,), in (0, 1], together 1
+    shares: np.ndarray,  # Share of the pixels of each class, (K,), in (0, 1], together 1
     weights: np.ndarray,  # Weight of each class, (K,), >= 0
-) -> dict:                # Name of a loss -> share of the loss that each class holds, float (K,)
+) -> dict:  # Name of a loss -> share of the loss that each class holds, float (K,)
     "Who holds the loss of an answer that knows nothing, under four losses."
     w = torch.as_tensor(weights, dtype=torch.float64)
-    pixels = {'plain CE': weighted_cross_entropy, 'weighted binary CE': lambda logits, targets: weighted_binary(logits, targets, w),
-              'weighted CE': lambda logits, targets: weighted_cross_entropy(logits, targets, w)}
+    pixels = {
+        'plain CE': weighted_cross_entropy,
+        'weighted binary CE': lambda logits, targets: weighted_binary(logits, targets, w),
+        'weighted CE': lambda logits, targets: weighted_cross_entropy(logits, targets, w),
+    }
     held = {name: shares * _charges(loss_fn, len(shares)) for name, loss_fn in pixels.items()}
     held['dice'] = 1 - _soft_dice(shares)[0]
     return {name: part / part.sum() for name, part in held.items()}
@@ -393,21 +558,25 @@ def blank_shares(
 def dice_threshold(
     dice: Sequence[float],  # Soft Dice of the map for (chosen, other), each in [0, 1]
     size: Sequence[float],  # Given plus true share of (chosen, other), each above 0
-) -> float:                 # Probability of `chosen`, in [0, 1]; `other` has the rest
+) -> float:  # Probability of `chosen`, in [0, 1]; `other` has the rest
     "Probability at which one more pixel of the chosen class begins to lower the dice loss."
     return (dice[0] / size[0] + (2 - dice[1]) / size[1]) / (2 / size[0] + 2 / size[1])
 
 # %% ../nbs/library/widgets.ipynb #n6eb550d2ae2
 def flip_points(
-    shares: np.ndarray,   # Share of the pixels of each class, (K,)
+    shares: np.ndarray,  # Share of the pixels of each class, (K,)
     weights: np.ndarray,  # Weight of each class, (K,), >= 0
-    chosen: int,          # Index of the class whose threshold is asked for
-    other: int,           # Index of the class it competes with
-) -> dict:                # Name of a loss -> probability, in [0, 1]; dice at the start of training
+    chosen: int,  # Index of the class whose threshold is asked for
+    other: int,  # Index of the class it competes with
+) -> dict:  # Name of a loss -> probability, in [0, 1]; dice at the start of training
     "Probability from which on each loss wants the chosen class."
     even, (dice, size), pair = np.ones(len(shares)), _soft_dice(shares), [chosen, other]
-    return {'plain CE': decision_threshold(even, chosen, other), 'weighted binary CE': decision_threshold(even, chosen, other),
-            'weighted CE': decision_threshold(weights, chosen, other), 'dice': dice_threshold(dice[pair], size[pair])}
+    return {
+        'plain CE': decision_threshold(even, chosen, other),
+        'weighted binary CE': decision_threshold(even, chosen, other),
+        'weighted CE': decision_threshold(weights, chosen, other),
+        'dice': dice_threshold(dice[pair], size[pair]),
+    }
 
 # %% ../nbs/library/widgets.ipynb #n7e97731ea79
 def _draw_held(ax, held, names, palette):
@@ -415,8 +584,23 @@ def _draw_held(ax, held, names, palette):
     for row, part in enumerate(held.values()):
         starts = np.cumsum([0, *part[:-1]])
         for start, width, name in zip(starts, part, names):
-            ax.barh(row, width, left=start, height=.6, color=_class_colour(name, palette), edgecolor=EDGE, linewidth=.8)
-    ax.set(yticks=range(len(held)), yticklabels=[name.replace(' ', '\n', 1) for name in held], xlim=(0, 1), xticks=(0, .5, 1), xticklabels=('0', '50', '100'), title='share of the loss, %')
+            ax.barh(
+                row,
+                width,
+                left=start,
+                height=0.6,
+                color=_class_colour(name, palette),
+                edgecolor=EDGE,
+                linewidth=0.8,
+            )
+    ax.set(
+        yticks=range(len(held)),
+        yticklabels=[name.replace(' ', '\n', 1) for name in held],
+        xlim=(0, 1),
+        xticks=(0, 0.5, 1),
+        xticklabels=('0', '50', '100'),
+        title='share of the loss, %',
+    )
     ax.invert_yaxis()
 
 # %% ../nbs/library/widgets.ipynb #n2958b85228f
@@ -429,15 +613,28 @@ def _class_colour(name, palette):
 def _draw_flips(ax, flips, chosen):
     "Bars from the probability at which each loss flips to certainty."
     for row, flip in enumerate(flips.values()):
-        ax.barh(row, 1 - flip, left=flip, height=.6, color='#4393c3')
-        ax.text(flip * .9 if flip > .02 else flip * 1.15, row, f'{flip:.2g}', ha='right' if flip > .02 else 'left', va='center', color='black' if flip > .02 else 'white')
-    ax.set(xscale='log', xlim=(1e-3, 1), xticks=(.001, .01, .1, 1), xticklabels=('0.001', '0.01', '0.1', '1'), title=f'says {chosen} from P =')
+        ax.barh(row, 1 - flip, left=flip, height=0.6, color='#4393c3')
+        ax.text(
+            flip * 0.9 if flip > 0.02 else flip * 1.15,
+            row,
+            f'{flip:.2g}',
+            ha='right' if flip > 0.02 else 'left',
+            va='center',
+            color='black' if flip > 0.02 else 'white',
+        )
+    ax.set(
+        xscale='log',
+        xlim=(1e-3, 1),
+        xticks=(0.001, 0.01, 0.1, 1),
+        xticklabels=('0.001', '0.01', '0.1', '1'),
+        title=f'says {chosen} from P =',
+    )
 
 # %% ../nbs/library/widgets.ipynb #na8c05c41e3c
 def _draw_losses(held, flips, names, chosen, palette):
     "Who holds each loss, and when each flips."
     figure, axes = _axes(4.4, 1, 2, sharey=True)
-    figure.get_layout_engine().set(wspace=.08)
+    figure.get_layout_engine().set(wspace=0.08)
     _draw_held(axes[0, 0], held, names, palette)
     _draw_flips(axes[0, 1], flips, chosen)
     handles = [Patch(facecolor=_class_colour(name, palette), edgecolor=EDGE, label=name) for name in names]
@@ -447,26 +644,34 @@ def _draw_losses(held, flips, names, chosen, palette):
 # %% ../nbs/library/widgets.ipynb #n99169c19c40
 def _loss_table(held, flips, constants, chosen, k):
     "One row per loss."
-    rows = [[name, f'{held[name][k]:.2%}', f'{flip:.3f}', f'{constants[name]:.2%}'] for name, flip in flips.items()]
+    rows = [
+        [name, f'{held[name][k]:.2%}', f'{flip:.3f}', f'{constants[name]:.2%}']
+        for name, flip in flips.items()
+    ]
     return [['', f'{chosen}: of the loss', 'says it from P', 'best constant'], *rows]
 
 # %% ../nbs/library/widgets.ipynb #n5c1a6b66d35
 @house_style()
 def show_losses(
-    counts: Sequence[int],       # Pixels of each class, (K,), all above 0
-    names: Sequence[str],        # Names of the classes, (K,)
-    scheme: str = 'inverse',     # One of `SCHEMES`: how counts become weights
-    factor: float = 1.0,         # The chosen class's weight is multiplied by this, >= 0
-    chosen: str = 'car',         # The class to look at
-    other: str = 'impervious',   # The class it competes with
-    palette: Palette = FIVE,     # Colours of the classes
-) -> View:                       # Shares of the loss and decisions, for four losses
+    counts: Sequence[int],  # Pixels of each class, (K,), all above 0
+    names: Sequence[str],  # Names of the classes, (K,)
+    scheme: str = 'inverse',  # One of `SCHEMES`: how counts become weights
+    factor: float = 1.0,  # The chosen class's weight is multiplied by this, >= 0
+    chosen: str = 'car',  # The class to look at
+    other: str = 'impervious',  # The class it competes with
+    palette: Palette = FIVE,  # Colours of the classes
+) -> View:  # Shares of the loss and decisions, for four losses
     "What class weights do to the loss and to the decision."
     names, k, shares, weights = _weighted(counts, names, scheme, factor, chosen, other)
     held, flips = blank_shares(shares, weights), flip_points(shares, weights, k, names.index(other))
     constants = {name: held['weighted CE'][k] if name == 'weighted CE' else shares[k] for name in held}
     figure = _draw_losses(held, flips, names, chosen, palette)
-    numbers = dict(weight=weights[k], held={name: part[k] for name, part in held.items()}, flips=flips, constants=constants)
+    numbers = dict(
+        weight=weights[k],
+        held={name: part[k] for name, part in held.items()},
+        flips=flips,
+        constants=constants,
+    )
     return View(figure, numbers, _loss_table(held, flips, constants, chosen, k), _loss_alt(numbers, chosen))
 
 # %% ../nbs/library/widgets.ipynb #n2fd53c82b64
@@ -474,95 +679,146 @@ def _weighted(counts, names, scheme, factor, chosen, other):
     "Names, index of the chosen class, shares and weights, checked."
     names, counts = list(names), np.asarray(counts, float)
     for name in (chosen, other):
-        if name not in names: raise ValueError(f"no class {name!r} among {', '.join(names)}: name the class to look at and its rival")
-    if len(names) != len(counts): raise ValueError(f"{len(counts)} counts for {len(names)} names: give one count per class")
-    if not factor >= 0: raise ValueError(f"factor must be at least 0, got {factor}: 1 keeps the scheme's weight")
+        if name not in names:
+            raise ValueError(
+                f"no class {name!r} among {', '.join(names)}: name the class to look at and its rival"
+            )
+    if len(names) != len(counts):
+        raise ValueError(f"{len(counts)} counts for {len(names)} names: give one count per class")
+    if not factor >= 0:
+        raise ValueError(f"factor must be at least 0, got {factor}: 1 keeps the scheme's weight")
     weights, k = class_weights(counts, scheme).double().numpy(), names.index(chosen)
     weights[k] *= factor
-    if not (counts > 0).all(): raise ValueError(f"{names[int((counts <= 0).argmax())]} has no pixel: leave classes out that do not occur")
+    if not (counts > 0).all():
+        raise ValueError(
+            f"{names[int((counts <= 0).argmax())]} has no pixel: leave classes out that do not occur"
+        )
     return names, k, counts / counts.sum(), weights
 
 # %% ../nbs/library/widgets.ipynb #n6621cd3585d
 def _loss_alt(n, chosen):
     "The picture in one sentence."
-    return ', '.join(f'{name}: {n["held"][name]:.1%} of the loss is {chosen}, which is said from P = {flip:.2g} on' for name, flip in n['flips'].items())
+    return ', '.join(
+        f'{name}: {n["held"][name]:.1%} of the loss is {chosen}, which is said from P = {flip:.2g} on'
+        for name, flip in n['flips'].items()
+    )
 
 # %% ../nbs/library/widgets.ipynb #ne4eef4114de
 def loss_microscope(
-    counts: Sequence[int],      # Pixels of each class, (K,), all above 0
-    names: Sequence[str],       # Names of the classes, (K,)
-    chosen: str = 'car',        # The class to look at
+    counts: Sequence[int],  # Pixels of each class, (K,), all above 0
+    names: Sequence[str],  # Names of the classes, (K,)
+    chosen: str = 'car',  # The class to look at
     other: str = 'impervious',  # The class it competes with
-    palette: Palette = FIVE,    # Colours of the classes
-) -> Panel:                     # A menu of schemes and a slider of the chosen class's weight
+    palette: Palette = FIVE,  # Colours of the classes
+) -> Panel:  # A menu of schemes and a slider of the chosen class's weight
     "Change the class weights, and see who holds the loss and when the decision flips."
-    steps = [(f'/ {2 ** -n}' if n < 0 else f'x {2 ** n}', 2.0 ** n) for n in range(-8, 5)]
-    controls = dict(scheme=_menu('class weights', SCHEMES),
-                    factor=widgets.SelectionSlider(options=steps, value=1.0, description=f'{chosen} weight', continuous_update=False, **_LOOK))
-    return Panel(lambda scheme, factor: show_losses(counts, names, scheme, factor, chosen, other, palette), controls)
+    steps = [(f'/ {2**-n}' if n < 0 else f'x {2**n}', 2.0**n) for n in range(-8, 5)]
+    controls = dict(
+        scheme=_menu('class weights', SCHEMES),
+        factor=widgets.SelectionSlider(
+            options=steps, value=1.0, description=f'{chosen} weight', continuous_update=False, **_LOOK
+        ),
+    )
+    return Panel(
+        lambda scheme, factor: show_losses(counts, names, scheme, factor, chosen, other, palette), controls
+    )
 
 # %% ../nbs/library/widgets.ipynb #n5a1d07da618
 SPLITS = ('random', 'blocked')  # Names of the two splits
-LEAKS = Palette(('not used', 'training', 'validation, clean', 'validation, in reach', 'validation, seen'),
-                ((221, 221, 221), (119, 170, 221), (34, 102, 51), (238, 187, 68), (204, 51, 17)))  # Colours of the map
+LEAKS = Palette(
+    ('not used', 'training', 'validation, clean', 'validation, in reach', 'validation, seen'),
+    ((221, 221, 221), (119, 170, 221), (34, 102, 51), (238, 187, 68), (204, 51, 17)),
+)  # Colours of the map
 
 # %% ../nbs/library/widgets.ipynb #nd214011ee3e
 def leak_codes(
-    train,                   # `Windows` of training on one tile
-    valid,                   # `Windows` of validation on the same tile
-    size: tuple[int, int],   # (H, W) of the tile, in pixels
-    margin: int,             # The network's reach, in pixels, at least 0
-) -> np.ndarray:             # uint8 (H, W): index into `LEAKS`
+    train,  # `Windows` of training on one tile
+    valid,  # `Windows` of validation on the same tile
+    size: tuple[int, int],  # (H, W) of the tile, in pixels
+    margin: int,  # The network's reach, in pixels, at least 0
+) -> np.ndarray:  # uint8 (H, W): index into `LEAKS`
     "Who sees each pixel: nobody, training, or validation, and how clean the latter is."
-    held, seen, near = (coverage(*which) > 0 for which in ((valid, 0, size), (train, 0, size), (train, 0, size, margin)))
+    held, seen, near = (
+        coverage(*which) > 0 for which in ((valid, 0, size), (train, 0, size), (train, 0, size, margin))
+    )
     return np.where(held, 2 + near + seen.astype(np.uint8), seen).astype(np.uint8)
 
 # %% ../nbs/library/widgets.ipynb #n7921b30bb4a
 def _split(windows, size, split, share, guard, seed):
     "Training and validation windows of one tile."
-    if split not in SPLITS: raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     rng = np.random.default_rng(seed)
-    return random_split(windows, share, rng) if split == 'random' else blocked_split(windows, [size], share, rng, guard)
+    return (
+        random_split(windows, share, rng)
+        if split == 'random'
+        else blocked_split(windows, [size], share, rng, guard)
+    )
 
 # %% ../nbs/library/widgets.ipynb #n46cd45d4e87
 def _leak_numbers(windows, train, valid, size, margin):
     "Shares of the validation pixels, and what the split costs."
     leak = lambda margin: overlap_leak(train, valid, [size], margin)
-    return dict(seen=leak(0), in_reach=leak(margin), reach=margin, training=len(train), validation=len(valid), dropped=1 - (len(train) + len(valid)) / len(windows))
+    return dict(
+        seen=leak(0),
+        in_reach=leak(margin),
+        reach=margin,
+        training=len(train),
+        validation=len(valid),
+        dropped=1 - (len(train) + len(valid)) / len(windows),
+    )
 
 # %% ../nbs/library/widgets.ipynb #ncb3aa8357d2
 @house_style()
 def show_leak(
     size: tuple[int, int],  # (H, W) of the tile, in pixels
-    patch_size: int,        # Side of a patch, in pixels
-    stride: int,            # Step between patches, in pixels; 1 to `patch_size`
+    patch_size: int,  # Side of a patch, in pixels
+    stride: int,  # Step between patches, in pixels; 1 to `patch_size`
     split: str = 'random',  # One of `SPLITS`
-    guard: int = 96,        # Pixels between training and validation, for the blocked split, at least 0
-    share: float = 0.2,     # Share for validation, in (0, 1)
-    depth: int = 4,         # Steps down of the network whose reach counts
-    seed: int = 0,          # Seed of the split
-) -> View:                  # A map of who sees what; shares of the validation pixels
+    guard: int = 96,  # Pixels between training and validation, for the blocked split, at least 0
+    share: float = 0.2,  # Share for validation, in (0, 1)
+    depth: int = 4,  # Steps down of the network whose reach counts
+    seed: int = 0,  # Seed of the split
+) -> View:  # A map of who sees what; shares of the validation pixels
     "How much of the validation set training sees, and comes near to."
     windows, margin = grid_windows([size], patch_size, stride), reach(depth)
     train, valid = _split(windows, size, split, share, guard, seed)
     numbers = _leak_numbers(windows, train, valid, size, margin)
     figure, axes = _axes(min(4.2 * size[0] / size[1], 6.4) + 1.1)
-    show_labels(leak_codes(train, valid, size, margin), LEAKS, axes[0, 0], f'{split}{f", guard {guard}" if split == "blocked" else ""}: {numbers["seen"]:.1%} seen')
-    return View(figure, numbers, _leak_table(numbers), f'{numbers["seen"]:.1%} of the validation pixels are in training windows, {numbers["in_reach"]:.1%} within reach of one')
+    show_labels(
+        leak_codes(train, valid, size, margin),
+        LEAKS,
+        axes[0, 0],
+        f'{split}{f", guard {guard}" if split == "blocked" else ""}: {numbers["seen"]:.1%} seen',
+    )
+    return View(
+        figure,
+        numbers,
+        _leak_table(numbers),
+        f'{numbers["seen"]:.1%} of the validation pixels are in training windows, {numbers["in_reach"]:.1%} within reach of one',
+    )
 
 # %% ../nbs/library/widgets.ipynb #n6842c76c5e2
 def _leak_table(n):
     "The table of a split."
-    return [['of the validation pixels', ''], ['seen by training', f'{n["seen"]:.2%}'], [f'within reach, {n["reach"]} px', f'{n["in_reach"]:.2%}'],
-            ['training windows', f'{n["training"]:,}'], ['validation windows', f'{n["validation"]:,}'], ['windows dropped', f'{n["dropped"]:.1%}']]
+    return [
+        ['of the validation pixels', ''],
+        ['seen by training', f'{n["seen"]:.2%}'],
+        [f'within reach, {n["reach"]} px', f'{n["in_reach"]:.2%}'],
+        ['training windows', f'{n["training"]:,}'],
+        ['validation windows', f'{n["validation"]:,}'],
+        ['windows dropped', f'{n["dropped"]:.1%}'],
+    ]
 
 # %% ../nbs/library/widgets.ipynb #n43d36905766
 def leakage_meter(
     tile: Tile | tuple[int, int],  # A tile, or (H, W) in pixels
-) -> Panel:                        # Sliders of patch size, stride and guard, and a menu of splits
+) -> Panel:  # Sliders of patch size, stride and guard, and a menu of splits
     "Move patch, stride and split, and see what validation shares with training."
     size = tile.size if isinstance(tile, Tile) else tuple(tile)
-    controls = _window_controls(size, 128, 64) | dict(split=_menu('split', SPLITS), guard=_slider('guard', 0, 0, 256, 32))
+    controls = _window_controls(size, 128, 64) | dict(
+        split=_menu('split', SPLITS), guard=_slider('guard', 0, 0, 256, 32)
+    )
     follow = lambda change=None: setattr(controls['guard'], 'disabled', controls['split'].value == 'random')
     controls['split'].observe(follow, 'value')
     follow()
@@ -571,7 +827,7 @@ def leakage_meter(
 # %% ../nbs/library/widgets.ipynb #n583f39643ae
 def border_distance(
     labels: np.ndarray,  # (H, W) integers, class indices
-) -> np.ndarray:         # float32 (H, W): pixels to the nearest pixel beside another class; 0 on both sides of a border, infinite without any
+) -> np.ndarray:  # float32 (H, W): pixels to the nearest pixel beside another class; 0 on both sides of a border, infinite without any
     "How far each pixel lies from a class border."
     border = np.zeros(labels.shape, bool)
     for axis in (0, 1):
@@ -579,25 +835,33 @@ def border_distance(
         differs = np.diff(labels.astype(np.int16), axis=axis) != 0
         first |= np.moveaxis(differs, axis, 0)
         second |= np.moveaxis(differs, axis, 0)
-    return ndimage.distance_transform_edt(~border).astype(np.float32) if border.any() else np.full(labels.shape, np.inf, np.float32)
+    return (
+        ndimage.distance_transform_edt(~border).astype(np.float32)
+        if border.any()
+        else np.full(labels.shape, np.inf, np.float32)
+    )
 
 # %% ../nbs/library/widgets.ipynb #nb595598013e
 def protocols(
-    labels: np.ndarray,                    # (H, W) uint8, the reference; 255 is ignored
-    label_map: np.ndarray,                 # (H, W) uint8, the prediction
-    palette: Palette,                      # Classes of both
-    radius: int = 3,                       # Pixels that an eroded reference leaves out on each side of a border
-    patch_size: int = 128,                 # Side of the patches, in pixels
-    stride: int = 64,                      # Step between overlapping patches, in pixels
-    distance: np.ndarray | None = None,    # `border_distance(labels)` if it is there already
-) -> dict:                                 # Name -> (reference, prediction) as that protocol hands them to the score
+    labels: np.ndarray,  # (H, W) uint8, the reference; 255 is ignored
+    label_map: np.ndarray,  # (H, W) uint8, the prediction
+    palette: Palette,  # Classes of both
+    radius: int = 3,  # Pixels that an eroded reference leaves out on each side of a border
+    patch_size: int = 128,  # Side of the patches, in pixels
+    stride: int = 64,  # Step between overlapping patches, in pixels
+    distance: np.ndarray | None = None,  # `border_distance(labels)` if it is there already
+) -> dict:  # Name -> (reference, prediction) as that protocol hands them to the score
     "The same map as five protocols see it."
     distance = border_distance(labels) if distance is None else distance
     clutter = palette.names.index('clutter') if 'clutter' in palette.names else 255
     ignored = lambda mask: np.where(mask, np.uint8(255), labels)
-    return {'full reference': (labels, label_map), 'eroded': (ignored(distance < radius), label_map),
-            'without clutter': (ignored(labels == clutter), label_map), 'border left 0': (labels, _border_zero(label_map, patch_size)),
-            'overlaps twice': _stacked(labels, label_map, patch_size, stride)}
+    return {
+        'full reference': (labels, label_map),
+        'eroded': (ignored(distance < radius), label_map),
+        'without clutter': (ignored(labels == clutter), label_map),
+        'border left 0': (labels, _border_zero(label_map, patch_size)),
+        'overlaps twice': _stacked(labels, label_map, patch_size, stride),
+    }
 
 # %% ../nbs/library/widgets.ipynb #na732622b7ba
 def _border_zero(label_map, patch_size):
@@ -613,14 +877,17 @@ def _stacked(labels, label_map, patch_size, stride):
 
 # %% ../nbs/library/widgets.ipynb #nf7f32011c24
 def protocol_scores(
-    pairs: dict,       # Name -> (reference, prediction), as from `protocols`
+    pairs: dict,  # Name -> (reference, prediction), as from `protocols`
     num_classes: int,  # Number of classes K
-) -> dict:             # Name -> `Scores`
+) -> dict:  # Name -> `Scores`
     "The scores that each protocol would print."
-    return {name: Scores(confusion_matrix(truth, found, num_classes)) for name, (truth, found) in pairs.items()}
+    return {
+        name: Scores(confusion_matrix(truth, found, num_classes)) for name, (truth, found) in pairs.items()
+    }
 
 # %% ../nbs/library/widgets.ipynb #n1f7aa964489
-_AGAIN = (.2, .5, .9)  # Colour of pixels that count more than once
+_AGAIN = (0.2, 0.5, 0.9)  # Colour of pixels that count more than once
+
 
 def _draw_protocol(ax, labels, label_map, name, accuracy):
     "Mistakes as one protocol sees them."
@@ -630,7 +897,12 @@ def _draw_protocol(ax, labels, label_map, name, accuracy):
 # %% ../nbs/library/widgets.ipynb #na21ca7caafb
 def _mistake_legend(figure):
     "One legend for all maps of mistakes."
-    colours = {'right': np.divide(RIGHT, 255), 'wrong': np.divide(WRONG, 255), 'not scored': np.divide(IGNORED, 255), 'counted again': (*_AGAIN, .5)}
+    colours = {
+        'right': np.divide(RIGHT, 255),
+        'wrong': np.divide(WRONG, 255),
+        'not scored': np.divide(IGNORED, 255),
+        'counted again': (*_AGAIN, 0.5),
+    }
     handles = [Patch(facecolor=colour, edgecolor=EDGE, label=name) for name, colour in colours.items()]
     figure.legend(handles=handles, loc='outside lower center', ncols=4, handlelength=1.2, columnspacing=1.2)
 
@@ -638,66 +910,91 @@ def _mistake_legend(figure):
 def _draw_protocols(pairs, scores, palette, windows):
     "The prediction, and the mistakes that each protocol sees."
     labels, label_map = pairs['full reference']
-    figure, axes = _axes(2 * (min(1.9 * labels.shape[0] / labels.shape[1], 2.6) + .5) + .4, 2, 3)
+    figure, axes = _axes(2 * (min(1.9 * labels.shape[0] / labels.shape[1], 2.6) + 0.5) + 0.4, 2, 3)
     show_labels(_coarse(label_map), palette, axes[0, 0], 'the map\n', legend=False)
     for ax, (name, pair) in zip(axes.flat[1:], pairs.items()):
-        _draw_protocol(ax, *(map(_coarse, (labels, label_map) if name == 'overlaps twice' else pair)), name, scores[name].accuracy)
+        _draw_protocol(
+            ax,
+            *(map(_coarse, (labels, label_map) if name == 'overlaps twice' else pair)),
+            name,
+            scores[name].accuracy,
+        )
     often = _coarse(coverage(windows, 0, labels.shape)) > 1
-    tint = np.where(often[..., None], np.array([*_AGAIN, .5]), 0)
-    ax.imshow(thumbnail(tint, 171), extent=(-.5, often.shape[1] - .5, often.shape[0] - .5, -.5), interpolation='nearest')
+    tint = np.where(often[..., None], np.array([*_AGAIN, 0.5]), 0)
+    ax.imshow(
+        thumbnail(tint, 171),
+        extent=(-0.5, often.shape[1] - 0.5, often.shape[0] - 0.5, -0.5),
+        interpolation='nearest',
+    )
     _mistake_legend(figure)
     return figure
 
 # %% ../nbs/library/widgets.ipynb #n5cfc766b3c9
 @house_style()
 def show_protocols(
-    labels: np.ndarray,                  # (H, W) uint8, the reference; 255 is ignored
-    label_map: np.ndarray,               # (H, W) uint8, the prediction
-    palette: Palette = ISPRS,            # Classes of both; `clutter` among them if it shall be left out
-    radius: int = 3,                     # Pixels that an eroded reference leaves out on each side of a border
-    patch_size: int = 128,               # Side of the patches, in pixels
-    stride: int = 64,                    # Step between overlapping patches, in pixels
+    labels: np.ndarray,  # (H, W) uint8, the reference; 255 is ignored
+    label_map: np.ndarray,  # (H, W) uint8, the prediction
+    palette: Palette = ISPRS,  # Classes of both; `clutter` among them if it shall be left out
+    radius: int = 3,  # Pixels that an eroded reference leaves out on each side of a border
+    patch_size: int = 128,  # Side of the patches, in pixels
+    stride: int = 64,  # Step between overlapping patches, in pixels
     distance: np.ndarray | None = None,  # `border_distance(labels)` if it is there already
-) -> View:                               # Maps of mistakes; accuracy, mean F1 and car F1 by protocol
+) -> View:  # Maps of mistakes; accuracy, mean F1 and car F1 by protocol
     "One map under five protocols."
     pairs = protocols(labels, label_map, palette, radius, patch_size, stride, distance)
     scores, rare = protocol_scores(pairs, palette.num_classes), _watched(labels, palette)
     figure = _draw_protocols(pairs, scores, palette, grid_windows([labels.shape], patch_size, stride))
-    numbers = {name: dict(pixels=int(s.support.sum()), accuracy=s.accuracy, mean_f1=s.mean_f1, rare_f1=float(s.f1[rare])) for name, s in scores.items()}
+    numbers = {
+        name: dict(
+            pixels=int(s.support.sum()), accuracy=s.accuracy, mean_f1=s.mean_f1, rare_f1=float(s.f1[rare])
+        )
+        for name, s in scores.items()
+    }
     return View(figure, numbers, _protocol_table(numbers, palette.names[rare]), _protocol_alt(numbers))
 
 # %% ../nbs/library/widgets.ipynb #n56d2a2e88c7
 def _protocol_table(n, rare):
     "One row per protocol; a dash where a class that is no longer there has no score."
     percent = lambda share: '-' if np.isnan(share) else f'{share:.2%}'
-    rows = [[name, *(percent(s[key]) for key in ('accuracy', 'mean_f1', 'rare_f1')), f'{s["pixels"]:,}'] for name, s in n.items()]
+    rows = [
+        [name, *(percent(s[key]) for key in ('accuracy', 'mean_f1', 'rare_f1')), f'{s["pixels"]:,}']
+        for name, s in n.items()
+    ]
     return [['protocol', 'accuracy', 'mean F1', f'{rare} F1', 'pixels'], *rows]
 
 # %% ../nbs/library/widgets.ipynb #na32fb407047
 def _protocol_alt(n):
     "The picture in one sentence."
-    return 'one map of mistakes per protocol: ' + ', '.join(f'{name} {s["accuracy"]:.1%}' for name, s in n.items())
+    return 'one map of mistakes per protocol: ' + ', '.join(
+        f'{name} {s["accuracy"]:.1%}' for name, s in n.items()
+    )
 
 # %% ../nbs/library/widgets.ipynb #n19d2e434809
 def protocol_lens(
-    labels: np.ndarray,        # (H, W) uint8, the reference; 255 is ignored
-    label_map: np.ndarray,     # (H, W) uint8, the prediction
+    labels: np.ndarray,  # (H, W) uint8, the reference; 255 is ignored
+    label_map: np.ndarray,  # (H, W) uint8, the prediction
     palette: Palette = ISPRS,  # Classes of both
-) -> Panel:                    # Sliders of erosion, patch size and stride
+) -> Panel:  # Sliders of erosion, patch size and stride
     "Change what is scored, and see what becomes of one map's accuracy."
     distance = border_distance(labels)
-    controls = dict(radius=_slider('eroded by', 3, 0, 12)) | _window_controls(labels.shape, 96, 48, least=.5)
-    return Panel(lambda **values: show_protocols(labels, label_map, palette, distance=distance, **values), controls)
+    controls = dict(radius=_slider('eroded by', 3, 0, 12)) | _window_controls(labels.shape, 96, 48, least=0.5)
+    return Panel(
+        lambda **values: show_protocols(labels, label_map, palette, distance=distance, **values), controls
+    )
 
 # %% ../nbs/library/widgets.ipynb #n359020e2a4e
 def seam_energy(
     label_map: np.ndarray,  # (H, W) integers, a map
-    patch_size: int,        # Side of the windows that were laid side by side, in pixels; smaller than the map
-) -> float:                 # At least 0, about 1 without seams; nan where no neighbours differ at all
+    patch_size: int,  # Side of the windows that were laid side by side, in pixels; smaller than the map
+) -> float:  # At least 0, about 1 without seams; nan where no neighbours differ at all
     "How much more often neighbours disagree across window borders than elsewhere."
     across, elsewhere = np.zeros(2), np.zeros(2)
     for rows in (label_map, label_map.T):
-        differs, at = rows[1:] != rows[:-1], np.array(window_cuts(window_starts(len(rows), patch_size, patch_size), patch_size)[1:-1], int) - 1
+        differs, at = (
+            rows[1:] != rows[:-1],
+            np.array(window_cuts(window_starts(len(rows), patch_size, patch_size), patch_size)[1:-1], int)
+            - 1,
+        )
         here = differs[at].sum(), differs[at].size
         across, elsewhere = across + here, elsewhere + (differs.sum() - here[0], differs.size - here[1])
     return _seam_ratio(across, elsewhere, patch_size)
@@ -705,26 +1002,34 @@ def seam_energy(
 # %% ../nbs/library/widgets.ipynb #n7aa94e85110
 def _seam_ratio(across, elsewhere, patch_size):
     "Ratio of two shares, each (differing pairs, pairs)."
-    if not across[1]: raise ValueError(f"one window of {patch_size} pixels covers the map: choose a smaller patch_size, so that there is a seam")
-    if not elsewhere[1] or not elsewhere[0]: return float('inf') if across[0] else float('nan')
+    if not across[1]:
+        raise ValueError(
+            f"one window of {patch_size} pixels covers the map: choose a smaller patch_size, so that there is a seam"
+        )
+    if not elsewhere[1] or not elsewhere[0]:
+        return float('inf') if across[0] else float('nan')
     return float((across[0] / across[1]) / (elsewhere[0] / elsewhere[1]))
 
 # %% ../nbs/library/widgets.ipynb #n9328df3f7f7
 def stitched(
-    predict: Callable,         # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
-    image: np.ndarray,         # (H, W, C) uint8 or uint16
-    method: str,               # One of `METHODS` of lesson 08
-    patch_size: int,           # Side of the windows, in pixels; "exact" does not use it
-    halo: int = 96,            # Halo for "exact", in pixels: the network's reach or more
-    multiple: int = 16,        # 2**depth of the network
-) -> tuple[np.ndarray, float]: # label_map uint8 (H, W), and the seconds it took
+    predict: Callable,  # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
+    image: np.ndarray,  # (H, W, C) uint8 or uint16
+    method: str,  # One of `METHODS` of lesson 08
+    patch_size: int,  # Side of the windows, in pixels; "exact" does not use it
+    halo: int = 96,  # Halo for "exact", in pixels: the network's reach or more
+    multiple: int = 16,  # 2**depth of the network
+) -> tuple[np.ndarray, float]:  # label_map uint8 (H, W), and the seconds it took
     "A map, and how long it took."
     start = time.perf_counter()
     label_map = predict_tile(predict, image, method, patch_size, halo=halo, multiple=multiple)
     return label_map, time.perf_counter() - start
 
 # %% ../nbs/library/widgets.ipynb #n9a582334f74
-WAYS = {'patches': 'whole patches', 'blend': 'blending', 'exact': 'exact halo'}  # Way of stitching -> its name on the picture
+WAYS = {
+    'patches': 'whole patches',
+    'blend': 'blending',
+    'exact': 'exact halo',
+}  # Way of stitching -> its name on the picture
 
 # %% ../nbs/library/widgets.ipynb #nf1d94143f64
 def _crossing(size, patch_size, side=128):
@@ -739,50 +1044,96 @@ def _draw_seams(maps, patch_size, palette, energies):
     "Crops of three maps around a crossing, and where they differ from the exact one."
     exact, size = maps['exact'], maps['exact'].shape
     crop = _crossing(size, patch_size)
-    figure, axes = _axes(2.7 + min(2 * size[0] / size[1], 2.6) + .9, 2, 3)
+    figure, axes = _axes(2.7 + min(2 * size[0] / size[1], 2.6) + 0.9, 2, 3)
     for column, way in zip(axes.T, WAYS):
-        show_labels(maps[way][crop], palette, column[0], f'{WAYS[way]}\nseam energy {energies[way]:.2f}', legend=False)
-        if way != 'exact': show_tile(_coarse(np.where(maps[way] == exact, 255, 0).astype(np.uint8)[..., None]), column[1], f'differs: {(maps[way] != exact).mean():.2%}')
+        show_labels(
+            maps[way][crop], palette, column[0], f'{WAYS[way]}\nseam energy {energies[way]:.2f}', legend=False
+        )
+        if way != 'exact':
+            show_tile(
+                _coarse(np.where(maps[way] == exact, 255, 0).astype(np.uint8)[..., None]),
+                column[1],
+                f'differs: {(maps[way] != exact).mean():.2%}',
+            )
     show_labels(_coarse(exact), palette, axes[1, 2], 'place of the crops', legend=False)
-    axes[1, 2].add_patch(Rectangle((crop[1].start, crop[0].start), 128, 128, fill=False, edgecolor='white', linewidth=2, path_effects=_SEES['path_effects']))
-    handles = [Patch(facecolor=np.divide(c, 255), edgecolor=EDGE, label=n) for c, n in zip(palette.colours, palette.names)]
+    axes[1, 2].add_patch(
+        Rectangle(
+            (crop[1].start, crop[0].start),
+            128,
+            128,
+            fill=False,
+            edgecolor='white',
+            linewidth=2,
+            path_effects=_SEES['path_effects'],
+        )
+    )
+    handles = [
+        Patch(facecolor=np.divide(c, 255), edgecolor=EDGE, label=n)
+        for c, n in zip(palette.colours, palette.names)
+    ]
     figure.legend(handles=handles, loc='outside lower center', ncols=3, handlelength=1.2)
     return figure
 
 # %% ../nbs/library/widgets.ipynb #n20b1a0fa764
 @house_style()
 def show_seams(
-    maps: dict,               # "patches", "blend" and "exact" -> label_map uint8 (H, W)
-    patch_size: int,          # Side of the windows of the first two, in pixels
+    maps: dict,  # "patches", "blend" and "exact" -> label_map uint8 (H, W)
+    patch_size: int,  # Side of the windows of the first two, in pixels
     palette: Palette = FIVE,  # Classes of the maps
     seconds: dict | None = None,  # The same keys -> seconds that each map took
-) -> View:                    # Crops and differences; seam energy, changed labels and time of each way
+) -> View:  # Crops and differences; seam energy, changed labels and time of each way
     "Three ways to stitch one map, and their seams."
     energies = {way: seam_energy(maps[way], patch_size) for way in WAYS}
     changed = {way: float((maps[way] != maps['exact']).mean()) for way in WAYS}
     numbers = dict(energy=energies, changed=changed, seconds=seconds)
-    table = [['', 'seam energy', 'labels changed', 'seconds'],
-             *([WAYS[way], f'{energies[way]:.3f}', f'{changed[way]:.2%}', f'{seconds[way]:.2f}' if seconds else '-'] for way in WAYS)]
-    alt = f'three maps around a crossing of windows of {patch_size}, with seam energies ' + ', '.join(f'{e:.2f}' for e in energies.values())
+    table = [
+        ['', 'seam energy', 'labels changed', 'seconds'],
+        *(
+            [
+                WAYS[way],
+                f'{energies[way]:.3f}',
+                f'{changed[way]:.2%}',
+                f'{seconds[way]:.2f}' if seconds else '-',
+            ]
+            for way in WAYS
+        ),
+    ]
+    alt = f'three maps around a crossing of windows of {patch_size}, with seam energies ' + ', '.join(
+        f'{e:.2f}' for e in energies.values()
+    )
     return View(_draw_seams(maps, patch_size, palette, energies), numbers, table, alt)
 
 # %% ../nbs/library/widgets.ipynb #nb3859ec3981
 def seam_viewer(
-    predict: Callable,        # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
-    image: np.ndarray,        # (H, W, C) uint8 or uint16, larger than 64 pixels on each side
+    predict: Callable,  # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
+    image: np.ndarray,  # (H, W, C) uint8 or uint16, larger than 64 pixels on each side
     palette: Palette = FIVE,  # Classes of the maps
-    halo: int = 96,           # Halo of the exact way, in pixels: the network's reach or more
-    multiple: int = 16,       # 2**depth of the network
-) -> Panel:                   # A slider of patch sizes
+    halo: int = 96,  # Halo of the exact way, in pixels: the network's reach or more
+    multiple: int = 16,  # 2**depth of the network
+) -> Panel:  # A slider of patch sizes
     "Change the patch size, and see the seams of three ways to stitch."
     sizes = [p for p in (32, 48, 64, 96, 128, 192, 256) if p < min(image.shape[:2])]
-    if len(sizes) < 2: raise ValueError(f"an image of {image.shape[0]} x {image.shape[1]} pixels has no room for seams: choose one larger than 48 x 48")
+    if len(sizes) < 2:
+        raise ValueError(
+            f"an image of {image.shape[0]} x {image.shape[1]} pixels has no room for seams: choose one larger than 48 x 48"
+        )
     made = cache(lambda way, p: stitched(predict, image, way, p, halo, multiple))
-    control = widgets.SelectionSlider(options=sizes, value=64 if 64 in sizes else sizes[0], description='patch size', continuous_update=False, **_LOOK)
+    control = widgets.SelectionSlider(
+        options=sizes,
+        value=64 if 64 in sizes else sizes[0],
+        description='patch size',
+        continuous_update=False,
+        **_LOOK,
+    )
     return Panel(lambda patch_size: _show_made(made, patch_size, palette), dict(patch_size=control))
 
 # %% ../nbs/library/widgets.ipynb #n00d48480782
 def _show_made(made, patch_size, palette):
     "The view of maps that `made(way, patch_size)` gives with their seconds."
     both = {way: made(way, 0 if way == 'exact' else patch_size) for way in WAYS}
-    return show_seams({way: label_map for way, (label_map, _) in both.items()}, patch_size, palette, {way: seconds for way, (_, seconds) in both.items()})
+    return show_seams(
+        {way: label_map for way, (label_map, _) in both.items()},
+        patch_size,
+        palette,
+        {way: seconds for way, (_, seconds) in both.items()},
+    )

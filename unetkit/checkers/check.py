@@ -9,11 +9,14 @@ __all__ = ['check']
 from ..check import Checker, Exercise, Mistake, compare, kind_of
 
 # %% ../../nbs/checkers/check.ipynb #n33fc218e0db
-_WRONG = {"the one that rounds": lambda length, size: round(length / size),
-          "the one that counts the rest": lambda length, size: -(-length // size),
-          "the one that forgets the last window": lambda length, size: (length - 1) // size,
-          "the one that moves by one pixel": lambda length, size: max(0, length - size + 1),
-          "the one that counts pixels": lambda length, size: length // size * size}
+_WRONG = {
+    "the one that rounds": lambda length, size: round(length / size),
+    "the one that counts the rest": lambda length, size: -(-length // size),
+    "the one that forgets the last window": lambda length, size: (length - 1) // size,
+    "the one that moves by one pixel": lambda length, size: max(0, length - size + 1),
+    "the one that counts pixels": lambda length, size: length // size * size,
+}
+
 
 def _undetected(lengths, size):
     "Names of the mistakes that are right on all of these lengths."
@@ -22,22 +25,41 @@ def _undetected(lengths, size):
 # %% ../../nbs/checkers/check.ipynb #n54e68bde5ce
 def _judge(given, expected, size):
     "None if every mistake shows on the given lengths, else one sentence."
-    if kind_of(given) != "a list": return compare(given, [])
+    if kind_of(given) != "a list":
+        return compare(given, [])
     for n in given:
-        if kind_of(n) != "an int": return f"{kind_of(n)} where an int is expected"
-    if not 1 <= len(given) <= 2: return f"there are {len(given)} lengths: one or two are asked for"
-    if min(given) < 1: return f"a length is {min(given)}: an axis has at least one pixel"
-    if missed := _undetected(given, size): return f"on {given} {missed[0]} is right, so nobody would notice"
+        if kind_of(n) != "an int":
+            return f"{kind_of(n)} where an int is expected"
+    if not 1 <= len(given) <= 2:
+        return f"there are {len(given)} lengths: one or two are asked for"
+    if min(given) < 1:
+        return f"a length is {min(given)}: an axis has at least one pixel"
+    if missed := _undetected(given, size):
+        return f"on {given} {missed[0]} is right, so nobody would notice"
 
 # %% ../../nbs/checkers/check.ipynb #n2136bcb709f
 _MISTAKES = [
     Mistake("With a single window some wrong answers are right by accident.", lambda size: [size, size - 1]),
-    Mistake("A rest of one pixel is rounded away: how large must it be to be rounded up?", lambda size: [2 * size, 2 * size + 1]),
-    Mistake("Nothing is left over on either axis: which mistakes need a rest?", lambda size: [2 * size, 3 * size]),
-    Mistake("Something is left over on both axes: which mistake needs an exact fit?", lambda size: [2 * size - 1, 3 * size - 1]),
-    Mistake("Trying everything is no choice: which two lengths are enough?", lambda size: list(range(1, 4 * size))),
+    Mistake(
+        "A rest of one pixel is rounded away: how large must it be to be rounded up?",
+        lambda size: [2 * size, 2 * size + 1],
+    ),
+    Mistake(
+        "Nothing is left over on either axis: which mistakes need a rest?", lambda size: [2 * size, 3 * size]
+    ),
+    Mistake(
+        "Something is left over on both axes: which mistake needs an exact fit?",
+        lambda size: [2 * size - 1, 3 * size - 1],
+    ),
+    Mistake(
+        "Trying everything is no choice: which two lengths are enough?", lambda size: list(range(1, 4 * size))
+    ),
     Mistake("These two work for windows of 10 only: `size` has to be used.", lambda size: [20, 19]),
-    Mistake("A rest of exactly half a window is rounded to the even number.", lambda size: [2 * size, 2 * size + size // 2])]
+    Mistake(
+        "A rest of exactly half a window is rounded to the even number.",
+        lambda size: [2 * size, 2 * size + size // 2],
+    ),
+]
 
 # %% ../../nbs/checkers/check.ipynb #n6767127e015
 def _cases(rng):
@@ -45,4 +67,7 @@ def _cases(rng):
     fixed = [("the size of the example", (10,)), ("the smallest size", (2,)), ("an odd size", (7,))]
     return fixed + [("a random size", (int(rng.integers(3, 300)),)) for _ in range(3)]
 
-check = Checker([Exercise("telling_lengths", _cases, lambda size: [2 * size, 2 * size - 1], _MISTAKES, _judge)])
+
+check = Checker(
+    [Exercise("telling_lengths", _cases, lambda size: [2 * size, 2 * size - 1], _MISTAKES, _judge)]
+)

@@ -11,26 +11,41 @@ from ..check import Checker, Exercise, Mistake
 # %% ../../nbs/checkers/cli.ipynb #n8d4a89fe579
 _MENDABLE = (ValueError, OSError, ArithmeticError, MemoryError)
 
+
 def _oracle(command):
     "The exit code after a command."
-    try: command()
-    except KeyboardInterrupt: return 130
-    except BrokenPipeError: return 141
-    except _MENDABLE: return 2
-    except Exception: return 1
+    try:
+        command()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    except _MENDABLE:
+        return 2
+    except Exception:
+        return 1
     return 0
 
 # %% ../../nbs/checkers/cli.ipynb #n098239d2f0a
 class _Command:
     "A command that raises an error, or does its work."
-    def __init__(self, error=None): self.error = error
+
+    def __init__(self, error=None):
+        self.error = error
 
     def __call__(self):
-        if self.error is not None: raise self.error
+        if self.error is not None:
+            raise self.error
 
-    def __repr__(self): return f"a command that raises {self.error!r}" if self.error is not None else "a command that does its work"
+    def __repr__(self):
+        return (
+            f"a command that raises {self.error!r}"
+            if self.error is not None
+            else "a command that does its work"
+        )
 
-    def __eq__(self, other): return repr(self) == repr(other)
+    def __eq__(self, other):
+        return repr(self) == repr(other)
 
 # %% ../../nbs/checkers/cli.ipynb #n256e47d983f
 _ERRORS = [
@@ -44,14 +59,20 @@ _ERRORS = [
     ("a reader who has gone", BrokenPipeError(32, "Broken pipe")),
     ("a key that is missing: a fault of the program", KeyError("patch_size")),
     ("a text that cannot be read", UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")),
-    ("a fault that mentions a value", RuntimeError("ValueError expected"))]
+    ("a fault that mentions a value", RuntimeError("ValueError expected")),
+]
 
 # %% ../../nbs/checkers/cli.ipynb #n504d27320db
 def _random_case(rng):
     "A command with an error of a new class."
-    parent = [ValueError, OSError, ArithmeticError, BrokenPipeError, LookupError, RuntimeError, TypeError][rng.integers(7)]
+    parent = [ValueError, OSError, ArithmeticError, BrokenPipeError, LookupError, RuntimeError, TypeError][
+        rng.integers(7)
+    ]
     name = "".join(rng.choice(["Band", "Tile", "Grid", "Mask", "Halo"], 2)) + "Problem"
-    return f"an error of a new kind, derived from {parent.__name__}", (_Command(type(name, (parent,), {})(f"case {rng.integers(1000)}")),)
+    return f"an error of a new kind, derived from {parent.__name__}", (
+        _Command(type(name, (parent,), {})(f"case {rng.integers(1000)}")),
+    )
+
 
 def _cases(rng):
     "Fixed, then random."
@@ -60,51 +81,83 @@ def _cases(rng):
 # %% ../../nbs/checkers/cli.ipynb #nf06cdf14920
 def _by_table(command, *rows, otherwise=1, works=0):
     "The code of the first row whose type fits."
-    try: command()
-    except BaseException as error: return next((code for kind, code in rows if isinstance(error, kind)), otherwise)
+    try:
+        command()
+    except BaseException as error:
+        return next((code for kind, code in rows if isinstance(error, kind)), otherwise)
     return works
+
 
 _CTRL_C, _PIPE, _BAD = (KeyboardInterrupt, 130), (BrokenPipeError, 141), (_MENDABLE, 2)
 
 # %% ../../nbs/checkers/cli.ipynb #nccd7a3e181a
-def _pipe_too_late(command): return _by_table(command, _CTRL_C, _BAD, _PIPE)
+def _pipe_too_late(command):
+    return _by_table(command, _CTRL_C, _BAD, _PIPE)
 
-def _all_bad(command): return _by_table(command, _CTRL_C, _PIPE, (Exception, 2))
 
-def _key_is_bad(command): return _by_table(command, _CTRL_C, _PIPE, _BAD, (LookupError, 2))
+def _all_bad(command):
+    return _by_table(command, _CTRL_C, _PIPE, (Exception, 2))
 
-def _bare_except(command): return _by_table(command, _PIPE, _BAD, (BaseException, 1))
+
+def _key_is_bad(command):
+    return _by_table(command, _CTRL_C, _PIPE, _BAD, (LookupError, 2))
+
+
+def _bare_except(command):
+    return _by_table(command, _PIPE, _BAD, (BaseException, 1))
 
 # %% ../../nbs/checkers/cli.ipynb #n63f3bab51e2
-def _no_files(command): return _by_table(command, _CTRL_C, _PIPE, ((ValueError, ArithmeticError, MemoryError), 2))
+def _no_files(command):
+    return _by_table(command, _CTRL_C, _PIPE, ((ValueError, ArithmeticError, MemoryError), 2))
 
-def _no_arithmetic(command): return _by_table(command, _CTRL_C, _PIPE, ((ValueError, OSError, MemoryError), 2))
 
-def _no_memory(command): return _by_table(command, _CTRL_C, _PIPE, ((ValueError, OSError, ArithmeticError), 2))
+def _no_arithmetic(command):
+    return _by_table(command, _CTRL_C, _PIPE, ((ValueError, OSError, MemoryError), 2))
+
+
+def _no_memory(command):
+    return _by_table(command, _CTRL_C, _PIPE, ((ValueError, OSError, ArithmeticError), 2))
 
 # %% ../../nbs/checkers/cli.ipynb #n09018eb38f5
 def _exact_type(command):
-    try: command()
-    except BaseException as error: return {KeyboardInterrupt: 130, BrokenPipeError: 141}.get(type(error), 2 if type(error) in _MENDABLE else 1)
+    try:
+        command()
+    except BaseException as error:
+        return {KeyboardInterrupt: 130, BrokenPipeError: 141}.get(
+            type(error), 2 if type(error) in _MENDABLE else 1
+        )
     return 0
 
+
 def _by_text(command):
-    try: command()
-    except KeyboardInterrupt: return 130
-    except BrokenPipeError: return 141
-    except Exception as error: return 2 if isinstance(error, _MENDABLE) or 'Value' in str(error) else 1
+    try:
+        command()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        return 2 if isinstance(error, _MENDABLE) or 'Value' in str(error) else 1
     return 0
 
 # %% ../../nbs/checkers/cli.ipynb #n2feae7e96d4
-def _silent_success(command): return _by_table(command, _CTRL_C, _PIPE, _BAD, works=None)
+def _silent_success(command):
+    return _by_table(command, _CTRL_C, _PIPE, _BAD, works=None)
 
-def _true_is_one(command): return _by_table(command, _CTRL_C, _PIPE, _BAD, works=1)
+
+def _true_is_one(command):
+    return _by_table(command, _CTRL_C, _PIPE, _BAD, works=1)
+
 
 def _let_through(command):
-    try: command()
-    except KeyboardInterrupt: return 130
-    except BrokenPipeError: return 141
-    except _MENDABLE: return 2
+    try:
+        command()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    except _MENDABLE:
+        return 2
     return 0
 
 # %% ../../nbs/checkers/cli.ipynb #n7c6accce1b1
@@ -114,12 +167,22 @@ _MISTAKES = [
     Mistake("A broken pipe is an `OSError` too: which of the two lines is asked first?", _pipe_too_late),
     Mistake("Too little memory is something that the user can do something about.", _no_memory),
     Mistake("Of what kind is an error of arithmetic? The loss that is no number is one.", _no_arithmetic),
-    Mistake("A missing file has a class of its own, which is a kind of `OSError`: does your answer ask for kinds?", _no_files),
-    Mistake("Ctrl-C is caught together with something else: what does `except` without a type catch?", _bare_except),
+    Mistake(
+        "A missing file has a class of its own, which is a kind of `OSError`: does your answer ask for kinds?",
+        _no_files,
+    ),
+    Mistake(
+        "Ctrl-C is caught together with something else: what does `except` without a type catch?",
+        _bare_except,
+    ),
     Mistake("A fault of the program is not the user's: 2 would send the wrong person looking.", _all_bad),
-    Mistake("The command is called, and its error is not caught: this one should end in a code as well.", _let_through),
+    Mistake(
+        "The command is called, and its error is not caught: this one should end in a code as well.",
+        _let_through,
+    ),
     Mistake("What is returned when nothing is raised?", _silent_success),
-    Mistake("For a script success is 0, and everything else is a failure.", _true_is_one)]
+    Mistake("For a script success is 0, and everything else is a failure.", _true_is_one),
+]
 
 # %% ../../nbs/checkers/cli.ipynb #n3a17d5add38
 check = Checker([Exercise('exit_code', _cases, _oracle, _MISTAKES)])

@@ -16,7 +16,10 @@ def _with_scales(weights, scales):
     rows = weights.reshape(len(weights), -1)
     return np.rint(rows / scales[:, None]).astype(np.int8).reshape(weights.shape), scales
 
-def _largest(weights): return np.abs(weights.reshape(len(weights), -1)).max(1)
+
+def _largest(weights):
+    return np.abs(weights.reshape(len(weights), -1)).max(1)
+
 
 def _oracle(weights):
     "Weights as int8, and a scale for every channel."
@@ -24,23 +27,35 @@ def _oracle(weights):
     return _with_scales(weights, np.where(scales == 0, np.float32(1), scales))
 
 # %% ../../nbs/checkers/deploy.ipynb #k015-c
-def _weights(*rows): return np.array(rows, np.float32)
+def _weights(*rows):
+    return np.array(rows, np.float32)
+
 
 def _plain_cases():
     "Small layers, with one new thing in each."
-    return [("a scale of 2", _weights([254, 10, 120])), ("a scale of 1", _weights([127, 5, 60])), ("fractions above and below a half", _weights([127, 0.75, -20.25])),
-            ("a negative fraction beyond a half", _weights([127, -30, -0.75])), ("the largest is negative", _weights([-127, 60, 1])),
-            ("halves, which go to the even neighbour", _weights([127, 2.5, 3.5, -2.5, -4.5])),
-            ("two channels of different size", _weights([127, 10, 1], [0.5, -63.5, 8])),
-            ("a channel of zeros", _weights([0, 0, 0], [127, 4, 9])), ("the example of the lesson", _weights([12.7, -6.3, 0.04], [0, 0, 0]))]
+    return [
+        ("a scale of 2", _weights([254, 10, 120])),
+        ("a scale of 1", _weights([127, 5, 60])),
+        ("fractions above and below a half", _weights([127, 0.75, -20.25])),
+        ("a negative fraction beyond a half", _weights([127, -30, -0.75])),
+        ("the largest is negative", _weights([-127, 60, 1])),
+        ("halves, which go to the even neighbour", _weights([127, 2.5, 3.5, -2.5, -4.5])),
+        ("two channels of different size", _weights([127, 10, 1], [0.5, -63.5, 8])),
+        ("a channel of zeros", _weights([0, 0, 0], [127, 4, 9])),
+        ("the example of the lesson", _weights([12.7, -6.3, 0.04], [0, 0, 0])),
+    ]
 
 # %% ../../nbs/checkers/deploy.ipynb #k017-c
 def _shaped_cases():
     "Layers of one, two and four axes."
     square = _weights([127, 64, -32], [2, 254, 8], [4, 8, -31.75])
     four = np.arange(1, 37, dtype=np.float32).reshape(2, 2, 3, 3) * [[[[3]]], [[[-1]]]]
-    return [("a bias", _weights(4, -0.25, 0, 127)[:, ]), ("as many channels as weights in each", square), ("a convolution", four.astype(np.float32)),
-            ("weights that lie in another order in memory", np.asfortranarray(square))]
+    return [
+        ("a bias", _weights(4, -0.25, 0, 127)[:,]),
+        ("as many channels as weights in each", square),
+        ("a convolution", four.astype(np.float32)),
+        ("weights that lie in another order in memory", np.asfortranarray(square)),
+    ]
 
 # %% ../../nbs/checkers/deploy.ipynb #k019-c
 def _random_case(rng):
@@ -51,21 +66,26 @@ def _random_case(rng):
     scales = 2.0 ** rng.integers(-9, 2, len(codes)).reshape(-1, *[1] * (len(shape) - 1))
     return "random weights", (codes * scales).astype(np.float32)
 
+
 def _cases(rng):
     "Fixed, then random."
     cases = [*_plain_cases(), *_shaped_cases(), *(_random_case(rng) for _ in range(4))]
     return [(why, (weights,)) for why, weights in cases]
 
 # %% ../../nbs/checkers/deploy.ipynb #k023-c
-def _one_scale(weights): return _with_scales(weights, np.full(len(weights), np.abs(weights).max() / np.float32(127)))
+def _one_scale(weights):
+    return _with_scales(weights, np.full(len(weights), np.abs(weights).max() / np.float32(127)))
+
 
 def _signed(weights):
     scales = weights.reshape(len(weights), -1).max(1) / np.float32(127)
     return _with_scales(weights, np.where(scales == 0, np.float32(1), scales))
 
+
 def _steps_128(weights):
     largest = _largest(weights)
     return _with_scales(weights, np.where(largest == 0, np.float32(1), largest / np.float32(128)))
+
 
 def _zero_scale(weights):
     codes, scales = _oracle(weights)
@@ -76,11 +96,15 @@ def _upside_down(weights):
     codes, scales = _oracle(weights)
     return codes, 1 / scales
 
+
 def _shifted(weights):
     rows = weights.reshape(len(weights), -1)
     low, high = rows.min(1), rows.max(1)
     scales = np.where(high == low, np.float32(1), (high - low) / np.float32(255))
-    return (np.rint((rows - low[:, None]) / scales[:, None]) - 128).astype(np.int8).reshape(weights.shape), scales
+    return (np.rint((rows - low[:, None]) / scales[:, None]) - 128).astype(np.int8).reshape(
+        weights.shape
+    ), scales
+
 
 def _last_axis(weights):
     codes, scales = _oracle(np.moveaxis(weights, -1, 0))
@@ -92,28 +116,41 @@ def _rounded(weights, how):
     rows = weights.reshape(len(weights), -1) / scales[:, None]
     return how(rows).astype(np.int8).reshape(weights.shape), scales
 
-def _cut_off(weights): return _rounded(weights, np.trunc)
 
-def _downwards(weights): return _rounded(weights, np.floor)
+def _cut_off(weights):
+    return _rounded(weights, np.trunc)
 
-def _halves_up(weights): return _rounded(weights, lambda rows: np.floor(rows + 0.5))
+
+def _downwards(weights):
+    return _rounded(weights, np.floor)
+
+
+def _halves_up(weights):
+    return _rounded(weights, lambda rows: np.floor(rows + 0.5))
 
 # %% ../../nbs/checkers/deploy.ipynb #k031-c
 def _unsigned(weights):
     codes, scales = _oracle(weights)
     return codes.astype(np.uint8), scales
 
+
 def _not_cast(weights):
     codes, scales = _oracle(weights)
     return codes.astype(np.float32), scales
+
 
 def _product(weights):
     codes, scales = _oracle(weights)
     return (codes.reshape(len(codes), -1) * scales[:, None]).reshape(weights.shape), scales
 
-def _exchanged(weights): return _oracle(weights)[::-1]
 
-def _codes_only(weights): return _oracle(weights)[0]
+def _exchanged(weights):
+    return _oracle(weights)[::-1]
+
+
+def _codes_only(weights):
+    return _oracle(weights)[0]
+
 
 def _as_rows(weights):
     codes, scales = _oracle(weights)
@@ -124,24 +161,43 @@ _MISTAKES = [
     Mistake("The codes are right. The scales come second: which is which?", _exchanged),
     Mistake("The codes are there. How will anybody turn them back into weights?", _codes_only),
     Mistake("The codes are right, their type is not: which type of one byte has a sign?", _unsigned),
-    Mistake("The codes are whole numbers already, and still take four bytes each: which type did the text ask for?", _not_cast),
+    Mistake(
+        "The codes are whole numbers already, and still take four bytes each: which type did the text ask for?",
+        _not_cast,
+    ),
     Mistake("These are the weights again, a little coarser. What is to be stored in one byte?", _product),
-    Mistake("The scale is what a code is multiplied by, to become a weight again: yours is upside down.", _upside_down),
+    Mistake(
+        "The scale is what a code is multiplied by, to become a weight again: yours is upside down.",
+        _upside_down,
+    ),
     Mistake("One byte with a sign goes from -128 to 127: where does 128 go?", _steps_128),
-    Mistake("The smallest weight needs no code of its own: 0 must remain 0, or every zero becomes a small error.", _shifted),
+    Mistake(
+        "The smallest weight needs no code of its own: 0 must remain 0, or every zero becomes a small error.",
+        _shifted,
+    ),
     Mistake("A fraction is cut off here: 0.75 is nearer to 1 than to 0.", _cut_off),
     Mistake("Everything is rounded downwards here: what is nearest?", _downwards),
-    Mistake("A half lies between two whole numbers: which of them did the text ask for? Look at what numpy has for rounding.", _halves_up),
+    Mistake(
+        "A half lies between two whole numbers: which of them did the text ask for? Look at what numpy has for rounding.",
+        _halves_up,
+    ),
     Mistake("The largest weight of this channel is negative: is it large?", _signed),
-    Mistake("Each channel has weights of its own size: how many codes are left for the smaller one here?", _one_scale),
+    Mistake(
+        "Each channel has weights of its own size: how many codes are left for the smaller one here?",
+        _one_scale,
+    ),
     Mistake("A channel of zeros has codes of 0. Its scale was agreed on: which is it?", _zero_scale),
     Mistake("The codes have lost the shape of the layer.", _as_rows),
-    Mistake("Which axis counts the output channels, the first or the last?", _last_axis)]
+    Mistake("Which axis counts the output channels, the first or the last?", _last_axis),
+]
 
 # %% ../../nbs/checkers/deploy.ipynb #k035-c
 def _judge(given, expected, weights):
     "As `compare`; and codes must be int8."
-    if fault := compare(given, expected): return fault
-    if given[0].dtype != np.int8: return f"element 0 holds {given[0].dtype} instead of int8"
+    if fault := compare(given, expected):
+        return fault
+    if given[0].dtype != np.int8:
+        return f"element 0 holds {given[0].dtype} instead of int8"
+
 
 check = Checker([Exercise('quantise', _cases, _oracle, _MISTAKES, _judge)])

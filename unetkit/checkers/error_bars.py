@@ -30,35 +30,58 @@ def _block(right, total=8):
     low, each = right // 2, total // 2
     return [[low, each - low], [total - each - (right - low), right - low]]
 
-def _blocks(*counts): return np.array([_block(*(count if isinstance(count, tuple) else (count,))) for count in counts])
+
+def _blocks(*counts):
+    return np.array([_block(*(count if isinstance(count, tuple) else (count,))) for count in counts])
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #nc0f95ba8c31
 _THREE = np.array([[1, 1], [2, 0], [0, 2]])
 
+
 def _paper_cases():
     "Blocks that can be added on paper."
     tie = _blocks(7, 3), _blocks(5, 5), np.array([[1, 1], [2, 0], [2, 0], [0, 2]])
-    return [("two blocks and three draws", (_blocks(7, 3), _blocks(5, 4), _THREE)), ("a tie", tie), ("ties only", (_blocks(6, 5), _blocks(6, 5), _THREE))]
+    return [
+        ("two blocks and three draws", (_blocks(7, 3), _blocks(5, 4), _THREE)),
+        ("a tie", tie),
+        ("ties only", (_blocks(6, 5), _blocks(6, 5), _THREE)),
+    ]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #na92d0d0daeb
 def _weight_cases():
     "Blocks and classes that differ in size."
     four = np.array([[1, 1], [2, 0], [0, 2], [1, 1]])
-    rare = np.array([[[90, 2], [8, 0]], [[85, 5], [10, 0]]]), np.array([[[82, 10], [2, 6]], [[75, 15], [3, 7]]])
-    return [("blocks of different size", (_blocks((90, 100), (1, 10)), _blocks((86, 100), (4, 10)), four)), ("a rare class", (*rare, four))]
+    rare = (
+        np.array([[[90, 2], [8, 0]], [[85, 5], [10, 0]]]),
+        np.array([[[82, 10], [2, 6]], [[75, 15], [3, 7]]]),
+    )
+    return [
+        ("blocks of different size", (_blocks((90, 100), (1, 10)), _blocks((86, 100), (4, 10)), four)),
+        ("a rare class", (*rare, four)),
+    ]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #n6b7e8d5fa73
 def _end_cases():
     "Ends of the scale."
-    return [("the first is better everywhere", (_blocks(7, 6), _blocks(5, 4), _THREE)), ("the second is better everywhere", (_blocks(2, 4), _blocks(3, 5), _THREE)),
-            ("a single draw", (_blocks(7, 3), _blocks(5, 4), np.array([[0, 2]])))]
+    return [
+        ("the first is better everywhere", (_blocks(7, 6), _blocks(5, 4), _THREE)),
+        ("the second is better everywhere", (_blocks(2, 4), _blocks(3, 5), _THREE)),
+        ("a single draw", (_blocks(7, 3), _blocks(5, 4), np.array([[0, 2]]))),
+    ]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #n2d7bff7e112
 def _odd_cases():
     "Odd blocks."
     skewed = np.array([[4, 0, 0], [3, 1, 0], [0, 1, 3], [0, 4, 0], [2, 1, 1]])
-    empty = _blocks(7, (0, 0), 3), _blocks(5, (0, 0), 4), np.array([[1, 1, 1], [2, 1, 0], [0, 2, 1], [1, 0, 2], [0, 1, 2]])
-    return [("blocks that are taken often, or never", (_blocks(7, 4, 3), _blocks(6, 6, 2), skewed)), ("a block without a scored pixel", empty)]
+    empty = (
+        _blocks(7, (0, 0), 3),
+        _blocks(5, (0, 0), 4),
+        np.array([[1, 1, 1], [2, 1, 0], [0, 2, 1], [1, 0, 2], [0, 1, 2]]),
+    )
+    return [
+        ("blocks that are taken often, or never", (_blocks(7, 4, 3), _blocks(6, 6, 2), skewed)),
+        ("a block without a scored pixel", empty),
+    ]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #n4812c44e1f3
 def _random_blocks(rng, counts, skill):
@@ -71,17 +94,31 @@ def _random_blocks(rng, counts, skill):
 def _random_case(rng):
     "Two maps of one reference, and some draws."
     size = int(rng.integers(4, 7))
-    counts, skill = rng.integers(0, 30, (size, 3)) * rng.integers(1, 4, (size, 1)) + 1, rng.uniform(0.3, 0.9, size)
+    counts, skill = (
+        rng.integers(0, 30, (size, 3)) * rng.integers(1, 4, (size, 1)) + 1,
+        rng.uniform(0.3, 0.9, size),
+    )
     draws = rng.multinomial(size, np.full(size, 1 / size), size=int(rng.integers(15, 30)))
-    return "random maps", (*(_random_blocks(rng, counts, np.clip(skill + rng.normal(0, 0.1, size), 0, 1)) for _ in range(2)), draws)
+    return "random maps", (
+        *(_random_blocks(rng, counts, np.clip(skill + rng.normal(0, 0.1, size), 0, 1)) for _ in range(2)),
+        draws,
+    )
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #na02370c2b33
 def _cases(rng):
     "Paper, weights, ends, odd blocks, random."
-    return [*_paper_cases(), *_weight_cases(), *_end_cases(), *_odd_cases(), *(_random_case(rng) for _ in range(4))]
+    return [
+        *_paper_cases(),
+        *_weight_cases(),
+        *_end_cases(),
+        *_odd_cases(),
+        *(_random_case(rng) for _ in range(4)),
+    ]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #na8daf41a27c
-def _wins(a, b, tie=0.5): return float(np.mean((a > b) + tie * (a == b)))
+def _wins(a, b, tie=0.5):
+    return float(np.mean((a > b) + tie * (a == b)))
+
 
 def _of_draws(numbers, **options):
     "A wrong answer that compares other numbers than the accuracies of the same draws."
@@ -96,7 +133,12 @@ def _without_ties(first, second, draws):
     a, b = _accuracies(first, draws), _accuracies(second, draws)
     return _wins(a[a != b], b[a != b]) if (a != b).any() else math.nan
 
-_MISTAKES += [Mistake("A draw that ends in a tie is a draw all the same: does it still count below the line?", _without_ties)]
+
+_MISTAKES += [
+    Mistake(
+        "A draw that ends in a tie is a draw all the same: does it still count below the line?", _without_ties
+    )
+]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #nf6528f40df5
 def _shares(matrices):
@@ -109,50 +151,100 @@ def _mean_of_blocks(matrices, draws):
     shares = _shares(matrices)
     return np.array([np.nansum(draw * shares) / draw[~np.isnan(shares)].sum() for draw in draws])
 
-_MISTAKES += [Mistake("A mean of the blocks' accuracies gives a small block the say of a large one: what can be added up instead?", _of_draws(_mean_of_blocks))]
+
+_MISTAKES += [
+    Mistake(
+        "A mean of the blocks' accuracies gives a small block the say of a large one: what can be added up instead?",
+        _of_draws(_mean_of_blocks),
+    )
+]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #nfe02448243b
-def _mean_f1(matrices, draws): return np.array([Scores(np.tensordot(draw, matrices, 1)).mean_f1 for draw in draws])
+def _mean_f1(matrices, draws):
+    return np.array([Scores(np.tensordot(draw, matrices, 1)).mean_f1 for draw in draws])
 
-def _class_mean(matrices, draws): return np.array([np.nanmean(Scores(np.tensordot(draw, matrices, 1)).recall) for draw in draws])
 
-_MISTAKES += [Mistake("Every class has the same say here: accuracy counts pixels.", _of_draws(numbers)) for numbers in (_mean_f1, _class_mean)]
+def _class_mean(matrices, draws):
+    return np.array([np.nanmean(Scores(np.tensordot(draw, matrices, 1)).recall) for draw in draws])
+
+
+_MISTAKES += [
+    Mistake("Every class has the same say here: accuracy counts pixels.", _of_draws(numbers))
+    for numbers in (_mean_f1, _class_mean)
+]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #ne7f1866cbf0
-def _as_indices(matrices, draws): return np.array([Scores(matrices[draw].sum(0)).accuracy for draw in draws])
+def _as_indices(matrices, draws):
+    return np.array([Scores(matrices[draw].sum(0)).accuracy for draw in draws])
 
-def _each_once(matrices, draws): return _accuracies(matrices, (draws > 0).astype(int))
 
-_MISTAKES += [Mistake("A draw holds numbers, one for each block: block b is taken so many times, and not as an index.", _of_draws(_as_indices)),
-              Mistake("A block that was drawn twice counts twice.", _of_draws(_each_once))]
+def _each_once(matrices, draws):
+    return _accuracies(matrices, (draws > 0).astype(int))
+
+
+_MISTAKES += [
+    Mistake(
+        "A draw holds numbers, one for each block: block b is taken so many times, and not as an index.",
+        _of_draws(_as_indices),
+    ),
+    Mistake("A block that was drawn twice counts twice.", _of_draws(_each_once)),
+]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #n19e4261f520
-def _other_draws(first, second, draws): return _wins(_accuracies(first, draws), _accuracies(second, np.roll(draws, 1, 0)))
+def _other_draws(first, second, draws):
+    return _wins(_accuracies(first, draws), _accuracies(second, np.roll(draws, 1, 0)))
 
-_MISTAKES += [Mistake("The two maps are judged on different draws: what makes a draw easy makes it easy for both.", _other_draws)]
+
+_MISTAKES += [
+    Mistake(
+        "The two maps are judged on different draws: what makes a draw easy makes it easy for both.",
+        _other_draws,
+    )
+]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #naec14e1d937
-def _all_pairs(first, second, draws): return _wins(_accuracies(first, draws)[:, None], _accuracies(second, draws)[None])
+def _all_pairs(first, second, draws):
+    return _wins(_accuracies(first, draws)[:, None], _accuracies(second, draws)[None])
 
-def _no_draws(first, second, draws): return _share(first, second, np.ones((1, len(first)), int))
 
-_MISTAKES += [Mistake("Every draw is compared with every other: what makes a draw easy makes it easy for both maps.", _all_pairs),
-              Mistake("This compares the whole tile once: what do the draws say?", _no_draws)]
+def _no_draws(first, second, draws):
+    return _share(first, second, np.ones((1, len(first)), int))
+
+
+_MISTAKES += [
+    Mistake(
+        "Every draw is compared with every other: what makes a draw easy makes it easy for both maps.",
+        _all_pairs,
+    ),
+    Mistake("This compares the whole tile once: what do the draws say?", _no_draws),
+]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #nd337bd3d2e8
 def _block_wins(first, second, draws):
     a, b = _shares(first), _shares(second)
     return _wins(a[~np.isnan(a)], b[~np.isnan(a)])
 
-_MISTAKES += [Mistake("This compares block by block: a draw is one tile, put together from its blocks.", _block_wins)]
-
-# %% ../../nbs/checkers/17_error_bars.ipynb #n1fd82b14e65
-def _gain(first, second, draws): return float((_accuracies(first, draws) - _accuracies(second, draws)).mean())
 
 _MISTAKES += [
-    Mistake("The first is the one that should win: which is compared with which?", lambda first, second, draws: _share(second, first, draws)),
+    Mistake("This compares block by block: a draw is one tile, put together from its blocks.", _block_wins)
+]
+
+# %% ../../nbs/checkers/17_error_bars.ipynb #n1fd82b14e65
+def _gain(first, second, draws):
+    return float((_accuracies(first, draws) - _accuracies(second, draws)).mean())
+
+
+_MISTAKES += [
+    Mistake(
+        "The first is the one that should win: which is compared with which?",
+        lambda first, second, draws: _share(second, first, draws),
+    ),
     Mistake("This is by how much the first is better on average: how often is it?", _gain),
-    Mistake("This is a number of draws: divided by what does it become a share?", lambda first, second, draws: _share(first, second, draws) * len(draws))]
+    Mistake(
+        "This is a number of draws: divided by what does it become a share?",
+        lambda first, second, draws: _share(first, second, draws) * len(draws),
+    ),
+]
 
 # %% ../../nbs/checkers/17_error_bars.ipynb #n1f3b19f6427
 check = Checker([Exercise("share_of_draws", _cases, _share, _MISTAKES)])

@@ -30,7 +30,8 @@ _FIXED = [
     ("a border that needs shifted windows", (150, 150), 32, 32, 4, 50),
     ("the example of the lesson", (100, 130), 32, 32, 4, 100),
     ("two windows: one is kept for validation, one trains", (64, 128), 64, 64, 1, 6),
-    ("fewer steps than an epoch has", (320, 320), 32, 32, 4, 3)]
+    ("fewer steps than an epoch has", (320, 320), 32, 32, 4, 3),
+]
 
 # %% ../../nbs/checkers/09_experiments.ipynb #n931201f6615
 def _random_case(rng):
@@ -38,57 +39,100 @@ def _random_case(rng):
     patch_size = int(rng.choice([32, 48, 64, 96]))
     stride = int(rng.choice([patch_size, patch_size // 2, patch_size // 4]))
     height, width = (int(n) for n in rng.integers(200, 900, 2))
-    return "random settings", ((height, width), patch_size, stride, int(rng.integers(2, 17)), int(rng.integers(50, 5000)))
+    return "random settings", (
+        (height, width),
+        patch_size,
+        stride,
+        int(rng.integers(2, 17)),
+        int(rng.integers(50, 5000)),
+    )
+
 
 def _cases(rng):
     "Fixed, then random."
     return [*((why, tuple(args)) for why, *args in _FIXED), *(_random_case(rng) for _ in range(4))]
 
 # %% ../../nbs/checkers/09_experiments.ipynb #na4f86c000a9
-def _fit(length, p, s): return math.ceil((length - p) / s) + 1
+def _fit(length, p, s):
+    return math.ceil((length - p) / s) + 1
 
-def _kept(n): return n - max(round(n / 5), 1)
 
-def _chain(size, patch_size, stride, batch_size, steps, along=_fit, kept=_kept, batches=math.ceil, epochs=math.ceil):
+def _kept(n):
+    return n - max(round(n / 5), 1)
+
+
+def _chain(
+    size, patch_size, stride, batch_size, steps, along=_fit, kept=_kept, batches=math.ceil, epochs=math.ceil
+):
     "Pixels to windows to training windows to batches to epochs."
     windows = math.prod(along(length, patch_size, stride) for length in size)
     return epochs(steps / max(batches(kept(windows) / batch_size), 1))
 
 # %% ../../nbs/checkers/09_experiments.ipynb #n4ab4d91b4fa
-def _no_border(*args): return _chain(*args, along=lambda length, p, s: (length - p) // s + 1)
+def _no_border(*args):
+    return _chain(*args, along=lambda length, p, s: (length - p) // s + 1)
 
-def _no_overlap(*args): return _chain(*args, along=lambda length, p, s: math.ceil(length / p))
 
-def _sticking_out(*args): return _chain(*args, along=lambda length, p, s: math.ceil(length / s))
+def _no_overlap(*args):
+    return _chain(*args, along=lambda length, p, s: math.ceil(length / p))
 
-def _rows_twice(size, *args): return _chain((size[0], size[0]), *args)
+
+def _sticking_out(*args):
+    return _chain(*args, along=lambda length, p, s: math.ceil(length / s))
+
+
+def _rows_twice(size, *args):
+    return _chain((size[0], size[0]), *args)
 
 # %% ../../nbs/checkers/09_experiments.ipynb #n407a44aac06
-def _nothing_kept(*args): return _chain(*args, kept=lambda n: n)
+def _nothing_kept(*args):
+    return _chain(*args, kept=lambda n: n)
 
-def _fifth_of_few(*args): return _chain(*args, kept=lambda n: n - round(n / 5))
+
+def _fifth_of_few(*args):
+    return _chain(*args, kept=lambda n: n - round(n / 5))
 
 # %% ../../nbs/checkers/09_experiments.ipynb #n82d850b23ec
-def _batch_dropped(*args): return _chain(*args, batches=math.floor)
+def _batch_dropped(*args):
+    return _chain(*args, batches=math.floor)
 
-def _rounded_down(*args): return _chain(*args, epochs=math.floor)
 
-def _one_more(*args): return _chain(*args, epochs=lambda n: math.floor(n) + 1)
+def _rounded_down(*args):
+    return _chain(*args, epochs=math.floor)
 
-def _unrounded(*args): return _chain(*args, batches=float)
+
+def _one_more(*args):
+    return _chain(*args, epochs=lambda n: math.floor(n) + 1)
+
+
+def _unrounded(*args):
+    return _chain(*args, batches=float)
 
 # %% ../../nbs/checkers/09_experiments.ipynb #na52b8e5eb30
 _MISTAKES = [
-    Mistake("With so few windows a fifth rounds to none; at least one is kept for validation.", _fifth_of_few),
-    Mistake("The tile's border is missing: what does lesson 04 do with the last row and column of windows?", _no_border),
-    Mistake("Windows overlap when the stride is smaller than the patch: what does that do to their number?", _no_overlap),
-    Mistake("Some of these windows would stick out of the tile: where does the last one start?", _sticking_out),
+    Mistake(
+        "With so few windows a fifth rounds to none; at least one is kept for validation.", _fifth_of_few
+    ),
+    Mistake(
+        "The tile's border is missing: what does lesson 04 do with the last row and column of windows?",
+        _no_border,
+    ),
+    Mistake(
+        "Windows overlap when the stride is smaller than the patch: what does that do to their number?",
+        _no_overlap,
+    ),
+    Mistake(
+        "Some of these windows would stick out of the tile: where does the last one start?", _sticking_out
+    ),
     Mistake("Is the tile square? Rows and columns are counted one by one.", _rows_twice),
     Mistake("The last epoch is cut off: are the steps reached when you stop there?", _rounded_down),
     Mistake("A last batch that is smaller is a batch, and a step.", _batch_dropped),
     Mistake("How many steps has *one* epoch? It cannot have a part of a step.", _unrounded),
-    Mistake("Where the steps are reached exactly at the end of an epoch, no further one is needed.", _one_more),
-    Mistake("All windows train here: which of them are kept for validation?", _nothing_kept)]
+    Mistake(
+        "Where the steps are reached exactly at the end of an epoch, no further one is needed.", _one_more
+    ),
+    Mistake("All windows train here: which of them are kept for validation?", _nothing_kept),
+]
 
 # %% ../../nbs/checkers/09_experiments.ipynb #nd1c69cf0984
 check = Checker([Exercise('epochs_for_steps', _cases, _oracle, _MISTAKES)])

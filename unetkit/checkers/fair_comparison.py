@@ -31,30 +31,46 @@ def _whole_cases():
     "Both settings have the same seeds."
     first, second = {0: 80.0, 1: 82.0, 2: 84.0}, {0: 79.0, 1: 80.0, 2: 81.0}
     lucky = {0: 70.0, 1: 75.0, 2: 80.0, 3: 85.0, 4: 90.0}
-    return [("three seeds", (first, second)), ("the same seeds in another order", (first, dict(reversed(second.items())))),
-            ("scores that rise and fall together", ({s: v + 1 + s % 2 for s, v in lucky.items()}, lucky)),
-            ("the second is better", ({1: 60.5, 2: 61.0, 3: 59.0}, {3: 64.5, 2: 63.5, 1: 64.0})),
-            ("two seeds", ({7: 60.0, 3: 64.0}, {3: 63.0, 7: 58.0})), ("the same difference each time", ({1: 5.0, 2: 7.0, 4: 6.0}, {4: 4.0, 1: 3.0, 2: 5.0}))]
+    return [
+        ("three seeds", (first, second)),
+        ("the same seeds in another order", (first, dict(reversed(second.items())))),
+        ("scores that rise and fall together", ({s: v + 1 + s % 2 for s, v in lucky.items()}, lucky)),
+        ("the second is better", ({1: 60.5, 2: 61.0, 3: 59.0}, {3: 64.5, 2: 63.5, 1: 64.0})),
+        ("two seeds", ({7: 60.0, 3: 64.0}, {3: 63.0, 7: 58.0})),
+        ("the same difference each time", ({1: 5.0, 2: 7.0, 4: 6.0}, {4: 4.0, 1: 3.0, 2: 5.0})),
+    ]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #ne573eda5a01
 def _gap_cases():
     "Runs that one of them lacks, and scores that are nan or 0."
     four, nan = {0: 61.0, 1: 66.0, 2: 64.0, 3: 69.0}, math.nan
-    return [("the second lacks a seed", (four, {3: 66.0, 2: 60.0, 0: 60.0})), ("each lacks a seed of the other", ({0: 61.0, 4: 66.0, 2: 64.0}, {2: 61.5, 0: 60.0, 5: 20.0})),
-            ("scores of zero", ({0: 9.5, 1: 0.0, 2: 4.0, 3: 6.5}, {0: 1.0, 1: 2.0, 2: 0.0, 3: 3.0})),
-            ("a score that is not defined", (four, {0: 60.0, 1: nan, 2: 61.0, 3: 68.5})),
-            ("scores that are not defined, of different seeds", ({0: nan, 1: 66.0, 2: 64.0, 3: 69.0}, {0: 60.0, 1: nan, 2: 61.0, 3: 68.5}))]
+    return [
+        ("the second lacks a seed", (four, {3: 66.0, 2: 60.0, 0: 60.0})),
+        ("each lacks a seed of the other", ({0: 61.0, 4: 66.0, 2: 64.0}, {2: 61.5, 0: 60.0, 5: 20.0})),
+        ("scores of zero", ({0: 9.5, 1: 0.0, 2: 4.0, 3: 6.5}, {0: 1.0, 1: 2.0, 2: 0.0, 3: 3.0})),
+        ("a score that is not defined", (four, {0: 60.0, 1: nan, 2: 61.0, 3: 68.5})),
+        (
+            "scores that are not defined, of different seeds",
+            ({0: nan, 1: 66.0, 2: 64.0, 3: 69.0}, {0: 60.0, 1: nan, 2: 61.0, 3: 68.5}),
+        ),
+    ]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n7878cbfd055
 def _few_cases():
     "Too few pairs."
-    return [("a single seed in common", ({0: 61.0, 1: 66.0}, {1: 63.0, 2: 60.0})), ("no seed in common", ({0: 61.0}, {1: 63.0})), ("no run at all", ({}, {}))]
+    return [
+        ("a single seed in common", ({0: 61.0, 1: 66.0}, {1: 63.0, 2: 60.0})),
+        ("no seed in common", ({0: 61.0}, {1: 63.0})),
+        ("no run at all", ({}, {})),
+    ]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #nfb384fdedb4
 def _runs(rng, luck):
     "Some of the seeds in random order, each with its luck, some noise, and now and then nan."
-    seeds = rng.permutation(len(luck))[:rng.integers(len(luck) - 2, len(luck) + 1)]
-    return {int(s): math.nan if rng.random() < 0.1 else round(float(luck[s] + rng.normal(0, 1)), 2) for s in seeds}
+    seeds = rng.permutation(len(luck))[: rng.integers(len(luck) - 2, len(luck) + 1)]
+    return {
+        int(s): math.nan if rng.random() < 0.1 else round(float(luck[s] + rng.normal(0, 1)), 2) for s in seeds
+    }
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #neb0ebd89fa8
 def _cases(rng):
@@ -69,7 +85,8 @@ def _cases(rng):
 def _recipe(d, factor=lambda n: student_t.ppf(0.975, n - 1), ddof=1, root=np.sqrt):
     "(mean, low, high) from differences, a factor, a deviation and a root."
     d = np.asarray(d, float)
-    if len(d) < 2: return (float(d[0]) if len(d) else math.nan), math.nan, math.nan
+    if len(d) < 2:
+        return (float(d[0]) if len(d) else math.nan), math.nan, math.nan
     half = factor(len(d)) * d.std(ddof=ddof) / root(len(d))
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
@@ -77,43 +94,77 @@ def _recipe(d, factor=lambda n: student_t.ppf(0.975, n - 1), ddof=1, root=np.sqr
 def _zero_is_missing(first, second):
     return _oracle(*({s: v for s, v in run.items() if v} for run in (first, second)))
 
+
 _MISTAKES = [Mistake("A score of 0 is a score: what does `if` say of 0?", _zero_is_missing)]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #nde5f1da7981
 def _nan_dropped_apart(first, second):
-    a, b = ([run[s] for s in sorted(first.keys() & second.keys()) if not math.isnan(run[s])] for run in (first, second))
+    a, b = (
+        [run[s] for s in sorted(first.keys() & second.keys()) if not math.isnan(run[s])]
+        for run in (first, second)
+    )
     return _recipe([x - y for x, y in zip(a, b)])
 
-_MISTAKES += [Mistake("A `nan` on one side makes the seed worthless on both: what is left must still be pairs.", _nan_dropped_apart)]
+
+_MISTAKES += [
+    Mistake(
+        "A `nan` on one side makes the seed worthless on both: what is left must still be pairs.",
+        _nan_dropped_apart,
+    )
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #nc6e4aae896f
-def _nan_is_zero(first, second): return _recipe(np.nan_to_num([first[s] - second[s] for s in first.keys() & second.keys()]))
+def _nan_is_zero(first, second):
+    return _recipe(np.nan_to_num([first[s] - second[s] for s in first.keys() & second.keys()]))
 
-def _nan_kept(first, second): return _recipe([first[s] - second[s] for s in first.keys() & second.keys()])
 
-_MISTAKES += [Mistake("A score that is not defined is not 0: which pairs can say nothing?", _nan_is_zero),
-              Mistake("One `nan` makes every mean and deviation `nan`: which pairs can say nothing?", _nan_kept)]
+def _nan_kept(first, second):
+    return _recipe([first[s] - second[s] for s in first.keys() & second.keys()])
+
+
+_MISTAKES += [
+    Mistake("A score that is not defined is not 0: which pairs can say nothing?", _nan_is_zero),
+    Mistake("One `nan` makes every mean and deviation `nan`: which pairs can say nothing?", _nan_kept),
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n33cf78336bd
 def _missing_is_zero(first, second):
     d = np.array([first.get(s, 0) - second.get(s, 0) for s in first.keys() | second.keys()])
     return _recipe(d[~np.isnan(d)])
 
-_MISTAKES += [Mistake("A run that is not there scored neither 0 nor anything else: which seeds do both have?", _missing_is_zero)]
+
+_MISTAKES += [
+    Mistake(
+        "A run that is not there scored neither 0 nor anything else: which seeds do both have?",
+        _missing_is_zero,
+    )
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n097a373175c
 def _looked_up(first, second):
     d = np.array([first[s] - second[s] for s in first])
     return _recipe(d[~np.isnan(d)])
 
-_MISTAKES += [Mistake("A seed is looked up that the other setting was never trained with: which seeds do both have?", _looked_up)]
+
+_MISTAKES += [
+    Mistake(
+        "A seed is looked up that the other setting was never trained with: which seeds do both have?",
+        _looked_up,
+    )
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n28ecf138a1e
 def _by_position(first, second):
     pairs = zip(first.values(), second.values())
     return _recipe([a - b for a, b in pairs if not math.isnan(a - b)])
 
-_MISTAKES += [Mistake("A dict keeps the order in which it was filled: what tells you which two scores belong together?", _by_position)]
+
+_MISTAKES += [
+    Mistake(
+        "A dict keeps the order in which it was filled: what tells you which two scores belong together?",
+        _by_position,
+    )
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #naa96f68b77a
 def _all_runs(first, second):
@@ -121,21 +172,35 @@ def _all_runs(first, second):
     shift = float(np.nanmean(list(first.values())) - np.nanmean(list(second.values()))) - mean
     return mean + shift, low + shift, high + shift
 
-_MISTAKES += [Mistake("The means are taken over different seeds: a seed that only one of them has tells nothing about the difference.", _all_runs)]
+
+_MISTAKES += [
+    Mistake(
+        "The means are taken over different seeds: a seed that only one of them has tells nothing about the difference.",
+        _all_runs,
+    )
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n2f3231e2783
-def _refuses(first, second): return mean_interval(_differences(first, second))
+def _refuses(first, second):
+    return mean_interval(_differences(first, second))
+
 
 def _nothing_from_one(first, second):
     return _oracle(first, second) if len(_differences(first, second)) > 1 else (math.nan,) * 3
 
-_MISTAKES += [Mistake("`mean_interval` refuses a single run; what can still be said of one pair, and of none?", _refuses),
-              Mistake("A single pair has no interval, but it does have a difference.", _nothing_from_one)]
+
+_MISTAKES += [
+    Mistake(
+        "`mean_interval` refuses a single run; what can still be said of one pair, and of none?", _refuses
+    ),
+    Mistake("A single pair has no interval, but it does have a difference.", _nothing_from_one),
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n7fb5ef8a04a
 def _sure_of_one(first, second):
     d = _differences(first, second)
     return (float(d[0]),) * 3 if len(d) == 1 else _oracle(first, second)
+
 
 _MISTAKES += [Mistake("An interval without width claims to be certain, after one pair.", _sure_of_one)]
 
@@ -143,36 +208,76 @@ _MISTAKES += [Mistake("An interval without width claims to be certain, after one
 def _zero_from_none(first, second):
     return _oracle(first, second) if len(_differences(first, second)) else (0.0, math.nan, math.nan)
 
+
 _MISTAKES += [Mistake("A mean of nothing is not 0.", _zero_from_none)]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #nf49d219a9e5
 def _unpaired(first, second):
-    a, b = (np.array([run[s] for s in first.keys() & second.keys() if not math.isnan(first[s] - second[s])]) for run in (first, second))
-    if len(a) < 2: return _oracle(first, second)
+    a, b = (
+        np.array([run[s] for s in first.keys() & second.keys() if not math.isnan(first[s] - second[s])])
+        for run in (first, second)
+    )
+    if len(a) < 2:
+        return _oracle(first, second)
     half = student_t.ppf(0.975, 2 * len(a) - 2) * math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / len(a))
     return float(a.mean() - b.mean()), float(a.mean() - b.mean() - half), float(a.mean() - b.mean() + half)
 
-_MISTAKES += [Mistake("The scatter of each setting is mostly the luck of its seeds: what scatters less, if the seeds are the same?", _unpaired)]
+
+_MISTAKES += [
+    Mistake(
+        "The scatter of each setting is mostly the luck of its seeds: what scatters less, if the seeds are the same?",
+        _unpaired,
+    )
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n003f59816c2
-def _recipe_with(**changes): return lambda first, second: _recipe(_differences(first, second), **changes)
+def _recipe_with(**changes):
+    return lambda first, second: _recipe(_differences(first, second), **changes)
+
 
 _MISTAKES += [
     Mistake("The deviation is too small for a sample: what does `ddof` do?", _recipe_with(ddof=0)),
-    Mistake("The factor is that of endless runs: what do few runs ask for?", _recipe_with(factor=lambda n: norm.ppf(0.975))),
-    Mistake("A 95 % interval leaves 5 % outside, on both sides together.", _recipe_with(factor=lambda n: student_t.ppf(0.95, n - 1))),
-    Mistake("How many degrees of freedom are left, once the mean has been taken from the same numbers?", _recipe_with(factor=lambda n: student_t.ppf(0.975, n)))]
+    Mistake(
+        "The factor is that of endless runs: what do few runs ask for?",
+        _recipe_with(factor=lambda n: norm.ppf(0.975)),
+    ),
+    Mistake(
+        "A 95 % interval leaves 5 % outside, on both sides together.",
+        _recipe_with(factor=lambda n: student_t.ppf(0.95, n - 1)),
+    ),
+    Mistake(
+        "How many degrees of freedom are left, once the mean has been taken from the same numbers?",
+        _recipe_with(factor=lambda n: student_t.ppf(0.975, n)),
+    ),
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #necee0b76b8b
 _MISTAKES += [
-    Mistake("This is the scatter of one difference: by what does the mean of several scatter less?", _recipe_with(root=lambda n: 1)),
-    Mistake("Divided by the number of pairs: variances go with the number, deviations with something else.", _recipe_with(root=lambda n: n))]
+    Mistake(
+        "This is the scatter of one difference: by what does the mean of several scatter less?",
+        _recipe_with(root=lambda n: 1),
+    ),
+    Mistake(
+        "Divided by the number of pairs: variances go with the number, deviations with something else.",
+        _recipe_with(root=lambda n: n),
+    ),
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n6ee0dd49e83
 _MISTAKES += [
-    Mistake("The lower end is above the upper one.", lambda first, second: tuple(np.take(_oracle(first, second), [0, 2, 1]).tolist())),
-    Mistake("The mean comes first, then the lower and the upper end.", lambda first, second: tuple(np.take(_oracle(first, second), [1, 0, 2]).tolist())),
-    Mistake("First minus second: a positive number says that the first is better.", lambda first, second: _oracle(second, first))]
+    Mistake(
+        "The lower end is above the upper one.",
+        lambda first, second: tuple(np.take(_oracle(first, second), [0, 2, 1]).tolist()),
+    ),
+    Mistake(
+        "The mean comes first, then the lower and the upper end.",
+        lambda first, second: tuple(np.take(_oracle(first, second), [1, 0, 2]).tolist()),
+    ),
+    Mistake(
+        "First minus second: a positive number says that the first is better.",
+        lambda first, second: _oracle(second, first),
+    ),
+]
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #nf1207ca9c54
 check = Checker([Exercise("paired_difference", _cases, _oracle, _MISTAKES)])

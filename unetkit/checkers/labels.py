@@ -13,10 +13,13 @@ from ..check import Checker, Exercise, Mistake, compare
 # %% ../../nbs/checkers/02_labels.ipynb #n0f4d5da75c4
 def _new_label(label, old_names, new_names):
     "One label in the new numbering."
-    if label == 255: return 255
-    if label >= len(old_names): raise ValueError(f"label {label} is no class of {old_names}")
+    if label == 255:
+        return 255
+    if label >= len(old_names):
+        raise ValueError(f"label {label} is no class of {old_names}")
     name = old_names[label]
     return new_names.index(name) if name in new_names else 255
+
 
 def _oracle(labels, old_names, new_names):
     "The labels in the new numbering, uint8."
@@ -31,20 +34,24 @@ def _judge(given, expected, *args):
 # %% ../../nbs/checkers/02_labels.ipynb #n04a26cba751
 _OLD, _NEW = ["car", "road", "tree"], ["road", "tree", "car"]
 
+
 def _small_cases():
     "Maps of a few pixels: (why, (labels, old_names, new_names))."
     pixels = np.array([[0, 1], [2, 255]], np.uint8)
-    return [("the example of the lesson", (pixels, _OLD, _NEW)),
-            ("two classes change places", (pixels, _OLD, ["road", "car", "tree"])),
-            ("the order stays", (pixels, _OLD, _OLD)),
-            ("a class that the new list lacks", (pixels, _OLD, ["road", "car"])),
-            ("a class that the old list lacks", (pixels, _OLD, ["water", "tree", "road", "car"])),
-            ("no pixel is scored", (np.full((2, 3), 255, np.uint8), _OLD, _NEW)),
-            ("one pixel", (np.array([[2]], np.uint8), _OLD, _NEW)),
-            ("a label that is no class", (np.array([[0, 3]], np.uint8), _OLD, _NEW))]
+    return [
+        ("the example of the lesson", (pixels, _OLD, _NEW)),
+        ("two classes change places", (pixels, _OLD, ["road", "car", "tree"])),
+        ("the order stays", (pixels, _OLD, _OLD)),
+        ("a class that the new list lacks", (pixels, _OLD, ["road", "car"])),
+        ("a class that the old list lacks", (pixels, _OLD, ["water", "tree", "road", "car"])),
+        ("no pixel is scored", (np.full((2, 3), 255, np.uint8), _OLD, _NEW)),
+        ("one pixel", (np.array([[2]], np.uint8), _OLD, _NEW)),
+        ("a label that is no class", (np.array([[0, 3]], np.uint8), _OLD, _NEW)),
+    ]
 
 # %% ../../nbs/checkers/02_labels.ipynb #n4b76296bda2
 _NAMES = ["impervious", "building", "low vegetation", "tree", "car", "clutter"]
+
 
 def _random_case(rng):
     "A random map and two random orders."
@@ -52,6 +59,7 @@ def _random_case(rng):
     labels = rng.integers(0, 6, rng.integers(3, 9, 2)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.2] = 255
     return "a random map", (labels, old, new)
+
 
 def _cases(rng):
     "Small, then random."
@@ -61,54 +69,86 @@ def _cases(rng):
 def _by_table(labels, old, rule):
     "Every label through a table of 256 places; `rule` gives the new label of a name."
     table = np.full(256, 255, np.uint8)
-    table[:len(old)] = [rule(name) for name in old]
-    if (outside := labels[(labels != 255) & (labels >= len(old))]).size: raise ValueError(f"{outside[0]} is no class")
+    table[: len(old)] = [rule(name) for name in old]
+    if (outside := labels[(labels != 255) & (labels >= len(old))]).size:
+        raise ValueError(f"{outside[0]} is no class")
     return table[labels]
 
-def _place(name, names, missing=255): return names.index(name) if name in names else missing
+
+def _place(name, names, missing=255):
+    return names.index(name) if name in names else missing
 
 # %% ../../nbs/checkers/02_labels.ipynb #naeae4516371
 def _one_after_the_other(labels, old, new):
     result = labels.copy()
-    for i, name in enumerate(old): result[result == i] = _place(name, new)
+    for i, name in enumerate(old):
+        result[result == i] = _place(name, new)
     return result
+
 
 def _backwards(labels, old, new):
     table = np.full(256, 255, np.uint8)
-    table[:len(new)] = [_place(name, old) for name in new]
+    table[: len(new)] = [_place(name, old) for name in new]
     return table[labels]
 
 # %% ../../nbs/checkers/02_labels.ipynb #nd47565f717e
-def _alphabetical(labels, old, new): return _by_table(labels, old, lambda name: _place(name, sorted(new)))
+def _alphabetical(labels, old, new):
+    return _by_table(labels, old, lambda name: _place(name, sorted(new)))
 
-def _missing_is_zero(labels, old, new): return _by_table(labels, old, lambda name: _place(name, new, 0))
 
-def _missing_is_kept(labels, old, new): return _by_table(labels, old, lambda name: _place(name, new, old.index(name)))
+def _missing_is_zero(labels, old, new):
+    return _by_table(labels, old, lambda name: _place(name, new, 0))
 
-def _common_only(labels, old, new): return _by_table(labels, old, lambda name: _place(name, [n for n in new if n in old]))
+
+def _missing_is_kept(labels, old, new):
+    return _by_table(labels, old, lambda name: _place(name, new, old.index(name)))
+
+
+def _common_only(labels, old, new):
+    return _by_table(labels, old, lambda name: _place(name, [n for n in new if n in old]))
 
 # %% ../../nbs/checkers/02_labels.ipynb #nd7301f8fd34
-def _short_table(labels, old, new): return np.array([_place(name, new) for name in old], np.uint8)[labels]
+def _short_table(labels, old, new):
+    return np.array([_place(name, new) for name in old], np.uint8)[labels]
+
 
 def _overwritten(labels, old, new):
     labels[:] = _by_table(labels, old, lambda name: _place(name, new))
     return labels
 
-def _not_refused(labels, old, new): return _by_table(labels, [*old, *"?" * (255 - len(old))], lambda name: _place(name, new))
 
-def _eight_bytes(labels, old, new): return _by_table(labels, old, lambda name: _place(name, new)).astype(int)
+def _not_refused(labels, old, new):
+    return _by_table(labels, [*old, *"?" * (255 - len(old))], lambda name: _place(name, new))
+
+
+def _eight_bytes(labels, old, new):
+    return _by_table(labels, old, lambda name: _place(name, new)).astype(int)
 
 # %% ../../nbs/checkers/02_labels.ipynb #n844a2a70b7d
 _MISTAKES = [
-    Mistake("A pixel that has just been renumbered is met again, under its new number, by a later step.", _one_after_the_other),
-    Mistake("This goes from the new numbers to the old ones: which list gives the name of a pixel, and which its new place?", _backwards),
+    Mistake(
+        "A pixel that has just been renumbered is met again, under its new number, by a later step.",
+        _one_after_the_other,
+    ),
+    Mistake(
+        "This goes from the new numbers to the old ones: which list gives the name of a pixel, and which its new place?",
+        _backwards,
+    ),
     Mistake("The order of the list counts, not that of the alphabet.", _alphabetical),
     Mistake("255 is no place in a list of names: what has to happen to these pixels?", _short_table),
     Mistake("The map that was handed in has changed as well: somebody may still need it.", _overwritten),
-    Mistake("The numbers are right, and take eight times the memory: what type do labels have?", _eight_bytes),
+    Mistake(
+        "The numbers are right, and take eight times the memory: what type do labels have?", _eight_bytes
+    ),
     Mistake("A class that the new list lacks has become its first class.", _missing_is_zero),
-    Mistake("A class that the new list lacks has kept its old number, which means another class now.", _missing_is_kept),
-    Mistake("The numbers are places in the whole new list, with the classes that no pixel has.", _common_only),
-    Mistake("A label that is no class of the old list went through without a word.", _not_refused)]
+    Mistake(
+        "A class that the new list lacks has kept its old number, which means another class now.",
+        _missing_is_kept,
+    ),
+    Mistake(
+        "The numbers are places in the whole new list, with the classes that no pixel has.", _common_only
+    ),
+    Mistake("A label that is no class of the old list went through without a word.", _not_refused),
+]
 
 check = Checker([Exercise("renumber", _cases, _oracle, _MISTAKES, _judge)])

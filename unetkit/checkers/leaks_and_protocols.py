@@ -13,18 +13,21 @@ from ..check import Checker, Exercise, Mistake
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n5b919c67dc6
 def _square(labels, row, col, radius):
     "The pixels within a radius of one pixel, as far as they lie on the tile."
-    return labels[max(row - radius, 0):row + radius + 1, max(col - radius, 0):col + radius + 1]
+    return labels[max(row - radius, 0) : row + radius + 1, max(col - radius, 0) : col + radius + 1]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n743a933a7fd
 def _eroded(labels, radius, others=lambda near, own: near[(near != own) & (near != 255)]):
     "A copy in which pixels with others nearby are ignored."
     found = labels.copy()
     for row, col in np.ndindex(labels.shape):
-        if others(_square(labels, row, col, radius), labels[row, col]).size: found[row, col] = 255
+        if others(_square(labels, row, col, radius), labels[row, col]).size:
+            found[row, col] = 255
     return found
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n375eafb6c1f
-def _tile(*rows): return np.array(rows, np.uint8)
+def _tile(*rows):
+    return np.array(rows, np.uint8)
+
 
 def _meeting():
     "A roof on the left, a lawn above a road on the right."
@@ -35,47 +38,72 @@ def _border_cases():
     "Borders between classes."
     single, stripe = np.full((5, 5), 2, np.uint8), _tile(*[[3, 3, 3, 0, 3, 3, 3, 3]] * 3)
     single[2, 2] = 4
-    return [("three classes that meet", (_meeting(), 1)), ("a single car", (single, 1)), ("a radius of two pixels", (_meeting(), 2)),
-            ("a stripe that is narrower than the radius", (stripe, 2))]
+    return [
+        ("three classes that meet", (_meeting(), 1)),
+        ("a single car", (single, 1)),
+        ("a radius of two pixels", (_meeting(), 2)),
+        ("a stripe that is narrower than the radius", (stripe, 2)),
+    ]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n1800fec6b45
 def _thin_cases():
     "One row, one column, one class."
-    return [("one row", (_tile([0, 0, 0, 1, 1, 1]), 1)), ("one column", (_tile([2], [2], [2], [0], [0]), 1)), ("a single class", (np.full((4, 4), 3, np.uint8), 1))]
+    return [
+        ("one row", (_tile([0, 0, 0, 1, 1, 1]), 1)),
+        ("one column", (_tile([2], [2], [2], [0], [0]), 1)),
+        ("a single class", (np.full((4, 4), 3, np.uint8), 1)),
+    ]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n7df7f2ea2cc
 def _ignored_cases():
     "Tiles with ignored pixels."
     beside = _tile([1, 1, 1, 1], [1, 1, 1, 255], [1, 1, 255, 255])
     between = _tile([0, 0, 255, 1, 1], [0, 0, 255, 1, 1], [0, 0, 255, 255, 1])
-    return [("ignored pixels beside one class", (beside, 1)), ("ignored pixels between two classes", (between, 1)), ("the same with a radius of two", (between, 2)),
-            ("everything is ignored", (np.full((3, 4), 255, np.uint8), 1))]
+    return [
+        ("ignored pixels beside one class", (beside, 1)),
+        ("ignored pixels between two classes", (between, 1)),
+        ("the same with a radius of two", (between, 2)),
+        ("everything is ignored", (np.full((3, 4), 255, np.uint8), 1)),
+    ]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n627fb247f5b
 def _limit_cases():
     "The smallest and the largest radius, and the smallest tile."
-    return [("radius 0", (_tile([0, 1, 2], [1, 255, 0]), 0)), ("a radius larger than the tile", (_tile([0, 0, 0], [0, 0, 1]), 9)), ("a tile of one pixel", (_tile([3]), 2))]
+    return [
+        ("radius 0", (_tile([0, 1, 2], [1, 255, 0]), 0)),
+        ("a radius larger than the tile", (_tile([0, 0, 0], [0, 0, 1]), 9)),
+        ("a tile of one pixel", (_tile([3]), 2)),
+    ]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n8d4e6f55b9c
 def _random_tile(rng):
     "Rectangles of classes and a few ignored pixels."
     labels = np.kron(rng.integers(0, 4, (3, 3)), np.ones(rng.integers(2, 5, 2), int)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.06] = 255
-    return labels[:rng.integers(6, 9)], int(rng.integers(1, 4))
+    return labels[: rng.integers(6, 9)], int(rng.integers(1, 4))
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n298198fb655
 def _cases(rng):
     "Borders, thin tiles, ignored pixels, limits, random."
-    return [*_border_cases(), *_thin_cases(), *_ignored_cases(), *_limit_cases(), *(("a random tile", _random_tile(rng)) for _ in range(4))]
+    return [
+        *_border_cases(),
+        *_thin_cases(),
+        *_ignored_cases(),
+        *_limit_cases(),
+        *(("a random tile", _random_tile(rng)) for _ in range(4)),
+    ]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n8fae8432755
 def _with_square(square, others=lambda near, own: near[(near != own) & (near != 255)]):
     "A wrong answer with another neighbourhood."
+
     def answer(labels, radius):
         found = labels.copy()
         for row, col in np.ndindex(labels.shape):
-            if labels[row, col] != 255 and others(square(labels, row, col, radius), labels[row, col]).size: found[row, col] = 255
+            if labels[row, col] != 255 and others(square(labels, row, col, radius), labels[row, col]).size:
+                found[row, col] = 255
         return found
+
     return answer
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #nbaca5e6f701
@@ -85,57 +113,106 @@ _MISTAKES = [Mistake("An ignored pixel belongs to no class, so it is nobody's bo
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n0a270fd6e4a
 def _step_by_step(labels, radius):
-    for _ in range(radius): labels = _eroded(labels, 1)
+    for _ in range(radius):
+        labels = _eroded(labels, 1)
     return labels
 
-_MISTAKES += [Mistake("One pixel at a time stops after the first: what does the second round see where the border was?", _step_by_step)]
+
+_MISTAKES += [
+    Mistake(
+        "One pixel at a time stops after the first: what does the second round see where the border was?",
+        _step_by_step,
+    )
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #ne06d1b3c6f7
 def _ring(labels, row, col, radius):
     rows, cols = np.indices(labels.shape)
     return labels[np.maximum(abs(rows - row), abs(cols - col)) == radius]
 
-_MISTAKES += [Mistake("Within the radius means up to it: a class may also be nearer, and narrower.", _with_square(_ring))]
+
+_MISTAKES += [
+    Mistake(
+        "Within the radius means up to it: a class may also be nearer, and narrower.", _with_square(_ring)
+    )
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n2092d83239e
 def _diamond(labels, row, col, radius):
     rows, cols = np.indices(labels.shape)
     return labels[abs(rows - row) + abs(cols - col) <= radius]
 
-_MISTAKES += [Mistake("Neighbours by a corner are neighbours: at which distance is the pixel one row up and one column to the right?", _with_square(_diamond))]
+
+_MISTAKES += [
+    Mistake(
+        "Neighbours by a corner are neighbours: at which distance is the pixel one row up and one column to the right?",
+        _with_square(_diamond),
+    )
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #nf3a224308af
 def _into_the_argument(labels, radius):
     labels[:] = _eroded(labels, radius)
     return labels
 
-_MISTAKES += [Mistake("The argument was changed: the caller still needs the full reference.", _into_the_argument)]
+
+_MISTAKES += [
+    Mistake("The argument was changed: the caller still needs the full reference.", _into_the_argument)
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n0ee26b784c1
 def _reads_its_writing(labels, radius):
     found = labels.copy()
     for row, col in np.ndindex(labels.shape):
         near = _square(found, row, col, radius)
-        if labels[row, col] != 255 and ((near != labels[row, col]) & (near != 255)).any(): found[row, col] = 255
+        if labels[row, col] != 255 and ((near != labels[row, col]) & (near != 255)).any():
+            found[row, col] = 255
     return found
 
-_MISTAKES += [Mistake("The reference is read while it is being rewritten: what does a pixel see where its neighbour has just been ignored?", _reads_its_writing)]
+
+_MISTAKES += [
+    Mistake(
+        "The reference is read while it is being rewritten: what does a pixel see where its neighbour has just been ignored?",
+        _reads_its_writing,
+    )
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n7d483fc1e99
-def _far_end(labels, row, col, radius): return labels[max(row - radius, 0):max(row + radius, row + 1), max(col - radius, 0):max(col + radius, col + 1)]
+def _far_end(labels, row, col, radius):
+    return labels[
+        max(row - radius, 0) : max(row + radius, row + 1), max(col - radius, 0) : max(col + radius, col + 1)
+    ]
 
-def _negative(labels, row, col, radius): return labels[row - radius:row + radius + 1, col - radius:col + radius + 1]
 
-_MISTAKES += [Mistake("The end of a slice is not part of it: how far does it reach to the right and down?", _with_square(_far_end)),
-              Mistake("A negative start counts from the other end: what does such a slice hold at the first rows and columns?", _with_square(_negative))]
+def _negative(labels, row, col, radius):
+    return labels[row - radius : row + radius + 1, col - radius : col + radius + 1]
+
+
+_MISTAKES += [
+    Mistake(
+        "The end of a slice is not part of it: how far does it reach to the right and down?",
+        _with_square(_far_end),
+    ),
+    Mistake(
+        "A negative start counts from the other end: what does such a slice hold at the first rows and columns?",
+        _with_square(_negative),
+    ),
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n569ac742de9
-def _forwards(labels, row, col, radius): return labels[row:row + radius + 1, col:col + radius + 1]
+def _forwards(labels, row, col, radius):
+    return labels[row : row + radius + 1, col : col + radius + 1]
+
 
 _one_side = _with_square(_square, lambda near, own: near[(near > own) & (near != 255)])
 
-_MISTAKES += [Mistake("A border has two sides, and neighbours are on all of them: also to the left and above.", _with_square(_forwards)),
-              Mistake("A border has two sides: the class with the larger index loses pixels, too.", _one_side)]
+_MISTAKES += [
+    Mistake(
+        "A border has two sides, and neighbours are on all of them: also to the left and above.",
+        _with_square(_forwards),
+    ),
+    Mistake("A border has two sides: the class with the larger index loses pixels, too.", _one_side),
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #n7eaf666c427
 def _rolled(labels, radius):
@@ -143,28 +220,42 @@ def _rolled(labels, radius):
     near = np.stack([np.roll(labels, shift, (0, 1)) for shift in shifts])
     return np.where(((near != labels) & (near != 255)).any(0), 255, labels).astype(np.uint8)
 
+
 _MISTAKES += [Mistake("`np.roll` brings the opposite side of the tile into the neighbourhood.", _rolled)]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #na6fe761558d
 def _padded_with(value):
     "A wrong answer for which the world beyond the tile is a class."
+
     def answer(labels, radius):
         padded = np.pad(labels.astype(int), radius, constant_values=value)
         found = _eroded(padded, radius)
-        return found[radius:radius + labels.shape[0], radius:radius + labels.shape[1]].astype(np.uint8)
+        return found[radius : radius + labels.shape[0], radius : radius + labels.shape[1]].astype(np.uint8)
+
     return answer
 
-_MISTAKES += [Mistake("The edge of the tile is no class border: what stands beyond it in your array?", _padded_with(value)) for value in (0, 254)]
+
+_MISTAKES += [
+    Mistake(
+        "The edge of the tile is no class border: what stands beyond it in your array?", _padded_with(value)
+    )
+    for value in (0, 254)
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #na4867581b69
 def _comes_back(labels, radius):
     found = _eroded(labels, radius)
     return np.where((found == 255) & (labels != 255), 0, labels).astype(np.uint8)
 
-def _mask(labels, radius): return _eroded(labels, radius) == 255
 
-_MISTAKES += [Mistake("0 is a class; which value says that a pixel is not scored?", _comes_back),
-              Mistake("This is the mask of what is not scored: the labels are asked for.", _mask)]
+def _mask(labels, radius):
+    return _eroded(labels, radius) == 255
+
+
+_MISTAKES += [
+    Mistake("0 is a class; which value says that a pixel is not scored?", _comes_back),
+    Mistake("This is the mask of what is not scored: the labels are asked for.", _mask),
+]
 
 # %% ../../nbs/checkers/16_leaks_and_protocols.ipynb #nf34edfdc472
 check = Checker([Exercise("erode_reference", _cases, _eroded, _MISTAKES)])

@@ -17,7 +17,8 @@ def _oracle(labels, given, weights):
     "The loss of each class, added up pixel by pixel, over the loss of all."
     loss = np.zeros(len(weights))
     for true, p in zip(labels.ravel(), given.ravel()):
-        if true != 255: loss[true] -= weights[true] * math.log(p)
+        if true != 255:
+            loss[true] -= weights[true] * math.log(p)
     return loss / loss.sum() if loss.any() else loss
 
 # %% ../../nbs/checkers/06_losses.ipynb #naba66e39dd4
@@ -25,20 +26,24 @@ def _small_cases():
     "Batches of three or four pixels: (why, (labels, given, weights))."
     labels, given = np.array([[0, 0, 1]], np.uint8), np.array([[0.5, 0.25, 0.5]])
     marked, sure = np.array([[0, 0, 255, 1]], np.uint8), np.array([[0.5, 0.25, 0.125, 0.5]])
-    return [("two classes of equal weight", (labels, given, np.array([1., 1.]))),
-            ("the example of the lesson", (labels, given, np.array([1., 3.]))),
-            ("a class of weight 0", (labels, given, np.array([2., 0.]))),
-            ("a class that does not occur", (labels, given, np.array([1., 3., 5.]))),
-            ("an ignored pixel", (marked, sure, np.array([1., 3.])))]
+    return [
+        ("two classes of equal weight", (labels, given, np.array([1.0, 1.0]))),
+        ("the example of the lesson", (labels, given, np.array([1.0, 3.0]))),
+        ("a class of weight 0", (labels, given, np.array([2.0, 0.0]))),
+        ("a class that does not occur", (labels, given, np.array([1.0, 3.0, 5.0]))),
+        ("an ignored pixel", (marked, sure, np.array([1.0, 3.0]))),
+    ]
 
 # %% ../../nbs/checkers/06_losses.ipynb #n0178b1e980a
 def _edge_cases():
     "Batches without loss, and one with an infinite logarithm that does not count."
-    labels, weights = np.array([[0, 1], [1, 2]], np.uint8), np.array([1., 2., 4.])
-    marked, given = np.array([[0, 1], [255, 2]], np.uint8), np.array([[0.5, 0.5], [0., 0.5]])
-    return [("every answer is right and certain: no loss at all", (labels, np.ones((2, 2)), weights)),
-            ("every pixel is ignored", (np.full((2, 2), 255, np.uint8), np.full((2, 2), 0.5), weights)),
-            ("probability 0 under an ignored pixel", (marked, given, weights))]
+    labels, weights = np.array([[0, 1], [1, 2]], np.uint8), np.array([1.0, 2.0, 4.0])
+    marked, given = np.array([[0, 1], [255, 2]], np.uint8), np.array([[0.5, 0.5], [0.0, 0.5]])
+    return [
+        ("every answer is right and certain: no loss at all", (labels, np.ones((2, 2)), weights)),
+        ("every pixel is ignored", (np.full((2, 2), 255, np.uint8), np.full((2, 2), 0.5), weights)),
+        ("probability 0 under an ignored pixel", (marked, given, weights)),
+    ]
 
 # %% ../../nbs/checkers/06_losses.ipynb #nf902c63b10d
 def _random_case(rng):
@@ -47,6 +52,7 @@ def _random_case(rng):
     labels = rng.integers(0, k, size).astype(np.uint8)
     labels[rng.random(size) < 0.2] = 255
     return "a random batch", (labels, rng.uniform(0.05, 0.95, size), rng.uniform(0.5, 20, k).round(1))
+
 
 def _cases(rng):
     "Small, edges, random."
@@ -57,23 +63,32 @@ def _by_class(labels, values, weights):
     "Sum of the values of each class, times its weight."
     return np.array([weight * values[labels == k].sum() for k, weight in enumerate(weights)])
 
+
 def _shares(loss):
     "Divided by the whole; zeros where there is nothing to divide."
     return loss / loss.sum() if loss.any() else loss
 
 # %% ../../nbs/checkers/06_losses.ipynb #ned7b8adb775
-def _without_weights(labels, given, weights): return _shares(_by_class(labels, -np.log(given), np.ones(len(weights))))
+def _without_weights(labels, given, weights):
+    return _shares(_by_class(labels, -np.log(given), np.ones(len(weights))))
 
-def _without_charge(labels, given, weights): return _shares(_by_class(labels, np.ones(labels.shape), weights))
 
-def _linear(labels, given, weights): return _shares(_by_class(labels, 1 - given, weights))
+def _without_charge(labels, given, weights):
+    return _shares(_by_class(labels, np.ones(labels.shape), weights))
+
+
+def _linear(labels, given, weights):
+    return _shares(_by_class(labels, 1 - given, weights))
 
 # %% ../../nbs/checkers/06_losses.ipynb #n0aaa10fedae
 def _mean_of_class(labels, given, weights):
     counts = np.array([max((labels == k).sum(), 1) for k in range(len(weights))])
     return _shares(_by_class(labels, -np.log(given), weights) / counts)
 
-def _over_pixels(labels, given, weights): return _by_class(labels, -np.log(given), weights) / max((labels != 255).sum(), 1)
+
+def _over_pixels(labels, given, weights):
+    return _by_class(labels, -np.log(given), weights) / max((labels != 255).sum(), 1)
+
 
 def _whole_with_ignored(labels, given, weights):
     padded = np.append(weights, np.ones(256 - len(weights)))
@@ -85,6 +100,7 @@ def _found_only(labels, given, weights):
     loss = np.array([weights[k] * -np.log(given)[labels == k].sum() for k in np.unique(labels) if k != 255])
     return _shares(loss)
 
+
 def _looked_up(labels, given, weights):
     charge = weights[labels] * -np.log(given)
     return _shares(np.array([charge[labels == k].sum() for k in range(len(weights))]))
@@ -94,23 +110,39 @@ def _zero_over_zero(labels, given, weights):
     loss = _by_class(labels, -np.log(given), weights)
     return loss / loss.sum()
 
+
 def _masked_by_zero(labels, given, weights):
     scored = labels != 255
     charge = -np.log(given) * scored
-    return _shares(np.bincount((labels * scored).ravel(), (weights[labels * scored] * charge).ravel(), len(weights)))
+    return _shares(
+        np.bincount((labels * scored).ravel(), (weights[labels * scored] * charge).ravel(), len(weights))
+    )
 
 # %% ../../nbs/checkers/06_losses.ipynb #n81d5d4f9cd8
 _MISTAKES = [
     Mistake("The weights play no part yet: how often does a pixel of each class count?", _without_weights),
-    Mistake("Every pixel costs the same here. What it is charged depends on the probability that was given to its true class.", _without_charge),
+    Mistake(
+        "Every pixel costs the same here. What it is charged depends on the probability that was given to its true class.",
+        _without_charge,
+    ),
     Mistake("The charge grows in a straight line here; that of cross entropy does not.", _linear),
-    Mistake("This looks like the mean of each class. Does a class with a hundred such pixels not hold more of the loss than one with two?", _mean_of_class),
+    Mistake(
+        "This looks like the mean of each class. Does a class with a hundred such pixels not hold more of the loss than one with two?",
+        _mean_of_class,
+    ),
     Mistake("These are parts of something else than the whole loss: what do they add up to?", _over_pixels),
     Mistake("What is divided by seems to contain the ignored pixels.", _whole_with_ignored),
     Mistake("The answer has one entry for each weight, whether or not the class occurs.", _found_only),
-    Mistake("255 is no class, and cannot be looked up among the weights: what has to be done with these pixels first?", _looked_up),
+    Mistake(
+        "255 is no class, and cannot be looked up among the weights: what has to be done with these pixels first?",
+        _looked_up,
+    ),
     Mistake("Zero divided by zero: what is the answer when there is no loss to share?", _zero_over_zero),
-    Mistake("Infinity times 0 is not 0. An ignored pixel has to be left out; multiplying it by 0 is not enough.", _masked_by_zero)]
+    Mistake(
+        "Infinity times 0 is not 0. An ignored pixel has to be left out; multiplying it by 0 is not enough.",
+        _masked_by_zero,
+    ),
+]
 
 # %% ../../nbs/checkers/06_losses.ipynb #nd292853b3ab
 check = Checker([Exercise('loss_shares', _cases, _oracle, _MISTAKES)])

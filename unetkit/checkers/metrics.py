@@ -24,89 +24,123 @@ def _tile(labels, label_map):
     "Reference and map from two lists of rows."
     return np.array(labels, np.uint8), np.array(label_map, np.uint8)
 
+
 def _usual_cases():
     "Tiles on which the F1 is a plain number."
     one = _tile([[1, 1, 1, 0], [0, 0, 0, 0]], [[1, 1, 0, 1], [1, 0, 0, 0]])
     first, second = _tile([[0, 1, 1]], [[0, 1, 0]]), _tile([[1, 1, 0, 0]], [[1, 1, 1, 0]])
     large = _tile([[2, 2, 2, 2], [2, 2, 1, 0]], [[2, 2, 2, 2], [2, 2, 0, 1]])
     without = _tile([[0, 0, 0]], [[0, 1, 1]])
-    return [("one tile", ([one], 1)), ("another class of the same tile", ([one], 0)), ("the example of the lesson", ([first, second], 1)),
-            ("two tiles of different size", ([first, large], 1)), ("one of the tiles is without the class", ([first, without], 1))]
+    return [
+        ("one tile", ([one], 1)),
+        ("another class of the same tile", ([one], 0)),
+        ("the example of the lesson", ([first, second], 1)),
+        ("two tiles of different size", ([first, large], 1)),
+        ("one of the tiles is without the class", ([first, without], 1)),
+    ]
 
 # %% ../../nbs/checkers/03_metrics.ipynb #n5aad0522f6d
 def _edge_cases():
     "Ignored pixels, and classes that are absent or never found."
     ignored = _tile([[1, 1, 255, 255], [0, 0, 1, 255]], [[1, 0, 1, 1], [0, 1, 1, 255]])
     never, absent = _tile([[1, 1, 0]], [[0, 0, 0]]), _tile([[0, 0, 0]], [[1, 0, 0]])
-    return [("ignored pixels", ([ignored], 1)), ("the class is never predicted", ([never], 1)),
-            ("the class is in no reference, but in a map", ([absent], 1)), ("the class is neither in a reference nor in a map", ([never], 5)),
-            ("every pixel is ignored", ([_tile([[255, 255]], [[1, 0]])], 1))]
+    return [
+        ("ignored pixels", ([ignored], 1)),
+        ("the class is never predicted", ([never], 1)),
+        ("the class is in no reference, but in a map", ([absent], 1)),
+        ("the class is neither in a reference nor in a map", ([never], 5)),
+        ("every pixel is ignored", ([_tile([[255, 255]], [[1, 0]])], 1)),
+    ]
 
 # %% ../../nbs/checkers/03_metrics.ipynb #na3723c38c35
 def _random_tile(rng):
     "A tile of 3 to 6 rows and columns with five classes."
     labels = rng.integers(0, 5, rng.integers(3, 7, 2)).astype(np.uint8)
-    label_map = np.where(rng.random(labels.shape) < 0.75, labels, rng.integers(0, 5, labels.shape)).astype(np.uint8)
+    label_map = np.where(rng.random(labels.shape) < 0.75, labels, rng.integers(0, 5, labels.shape)).astype(
+        np.uint8
+    )
     return np.where(rng.random(labels.shape) < 0.1, 255, labels).astype(np.uint8), label_map
+
 
 def _cases(rng):
     "Usual, edges, random."
-    some = [("random tiles", ([_random_tile(rng) for _ in range(rng.integers(2, 5))], int(rng.integers(0, 5)))) for _ in range(3)]
+    some = [
+        ("random tiles", ([_random_tile(rng) for _ in range(rng.integers(2, 5))], int(rng.integers(0, 5))))
+        for _ in range(3)
+    ]
     return [*_usual_cases(), *_edge_cases(), *some]
 
 # %% ../../nbs/checkers/03_metrics.ipynb #ndcdca3780f2
 def _counts(tiles, chosen, ignore=255):
     "Hits, misses and false alarms of a class."
     pairs = [(labels == chosen, (label_map == chosen) & (labels != ignore)) for labels, label_map in tiles]
-    return (sum(int(part.sum()) for part in parts) for parts in zip(*((t & f, t & ~f, f & ~t) for t, f in pairs)))
+    return (
+        sum(int(part.sum()) for part in parts) for parts in zip(*((t & f, t & ~f, f & ~t) for t, f in pairs))
+    )
+
 
 def _f1(hits, misses, alarms):
     "F1 from counts, nan without a pixel of the class."
     return 2 * hits / (2 * hits + misses + alarms) if hits + misses else math.nan
 
-def _with_ignored(tiles, chosen): return _f1(*_counts(tiles, chosen, ignore=None))
+
+def _with_ignored(tiles, chosen):
+    return _f1(*_counts(tiles, chosen, ignore=None))
 
 # %% ../../nbs/checkers/03_metrics.ipynb #nc94864b07c1
 def _precision(tiles, chosen):
     hits, misses, alarms = _counts(tiles, chosen)
     return hits / (hits + alarms) if hits + alarms else math.nan
 
+
 def _recall(tiles, chosen):
     hits, misses, alarms = _counts(tiles, chosen)
     return hits / (hits + misses) if hits + misses else math.nan
 
-def _plain_mean(tiles, chosen): return (_precision(tiles, chosen) + _recall(tiles, chosen)) / 2
+
+def _plain_mean(tiles, chosen):
+    return (_precision(tiles, chosen) + _recall(tiles, chosen)) / 2
 
 # %% ../../nbs/checkers/03_metrics.ipynb #n762c85fd494
 def _iou(tiles, chosen):
     hits, misses, alarms = _counts(tiles, chosen)
     return hits / (hits + misses + alarms) if hits + misses else math.nan
 
+
 def _accuracy(tiles, chosen):
-    right, scored = zip(*(((labels == label_map).sum(), (labels != 255).sum()) for labels, label_map in tiles))
+    right, scored = zip(
+        *(((labels == label_map).sum(), (labels != 255).sum()) for labels, label_map in tiles)
+    )
     return float(sum(right) / max(sum(scored), 1))
 
 # %% ../../nbs/checkers/03_metrics.ipynb #n09e237358cd
-def _mean_of_tiles(tiles, chosen): return float(np.nanmean([_f1(*_counts([tile], chosen)) for tile in tiles]))
+def _mean_of_tiles(tiles, chosen):
+    return float(np.nanmean([_f1(*_counts([tile], chosen)) for tile in tiles]))
+
 
 def _mean_by_size(tiles, chosen):
     scores = [_f1(*_counts([tile], chosen)) for tile in tiles]
     return float(np.average(scores, weights=[tile[0].size for tile in tiles]))
 
+
 def _only_with_class(tiles, chosen):
     held = [tile for tile in tiles if (tile[0] == chosen).any()]
     return _f1(*_counts(held, chosen)) if held else math.nan
 
-def _first_only(tiles, chosen): return _f1(*_counts(tiles[:1], chosen))
+
+def _first_only(tiles, chosen):
+    return _f1(*_counts(tiles[:1], chosen))
 
 # %% ../../nbs/checkers/03_metrics.ipynb #n6ecf724951b
 def _zero_if_absent(tiles, chosen):
     score = _oracle(tiles, chosen)
     return 0.0 if math.isnan(score) else score
 
+
 def _through_precision(tiles, chosen):
     precision, recall = _precision(tiles, chosen), _recall(tiles, chosen)
     return 2 * precision * recall / (precision + recall) if precision + recall else math.nan
+
 
 def _unguarded(tiles, chosen):
     hits, misses, alarms = _counts(tiles, chosen)
@@ -114,18 +148,36 @@ def _unguarded(tiles, chosen):
 
 # %% ../../nbs/checkers/03_metrics.ipynb #nc63063dc69d
 _MISTAKES = [
-    Mistake("A class that is in no reference has no F1; a 0 would say that it was there and not found.", _zero_if_absent),
-    Mistake("A class that is there and was never predicted has no precision, but it does have an F1.", _through_precision),
+    Mistake(
+        "A class that is in no reference has no F1; a 0 would say that it was there and not found.",
+        _zero_if_absent,
+    ),
+    Mistake(
+        "A class that is there and was never predicted has no precision, but it does have an F1.",
+        _through_precision,
+    ),
     Mistake("A pixel that is not scored cannot be a false alarm.", _with_ignored),
-    Mistake("A tile without the class has something to say as well: what was wrongly given to the class there?", _only_with_class),
+    Mistake(
+        "A tile without the class has something to say as well: what was wrongly given to the class there?",
+        _only_with_class,
+    ),
     Mistake("Only the first tile is counted: where does `return` stand?", _first_only),
-    Mistake("A mean of the tiles' scores gives a small tile the say of a large one. What could be added up instead?", _mean_of_tiles),
-    Mistake("A mean of scores stays a mean of scores, whatever its weights. What could be added up instead?", _mean_by_size),
-    Mistake("This is the share of what was called the class; F1 asks about what was missed, too.", _precision),
+    Mistake(
+        "A mean of the tiles' scores gives a small tile the say of a large one. What could be added up instead?",
+        _mean_of_tiles,
+    ),
+    Mistake(
+        "A mean of scores stays a mean of scores, whatever its weights. What could be added up instead?",
+        _mean_by_size,
+    ),
+    Mistake(
+        "This is the share of what was called the class; F1 asks about what was missed, too.", _precision
+    ),
     Mistake("This is the share of the class that was found; F1 asks about false alarms, too.", _recall),
     Mistake("F1 is a mean of precision and recall, but not the plain one.", _plain_mean),
     Mistake("This looks like intersection over union: how often do the hits count in F1?", _iou),
-    Mistake("This counts right pixels of all classes: only one class is asked for.", _accuracy)]
+    Mistake("This counts right pixels of all classes: only one class is asked for.", _accuracy),
+]
 
 # %% ../../nbs/checkers/03_metrics.ipynb #ned778306e9b
 check = Checker([Exercise('class_f1', _cases, _oracle, _MISTAKES)])

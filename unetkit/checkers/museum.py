@@ -31,34 +31,46 @@ def _close(given, expected, *args):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n4a9fe9427c4
 class _Refusal(str):
     "The message of a `ValueError`."
-    def __repr__(self): return f"ValueError({super().__repr__()})"
+
+    def __repr__(self):
+        return f"ValueError({super().__repr__()})"
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nae525a56104
 def _heard(fn):
     "The function, with a `ValueError` turned into a `_Refusal`."
+
     @wraps(fn)
     def heard(*args):
-        try: return fn(*args)
-        except ValueError as error: return _Refusal(error)
+        try:
+            return fn(*args)
+        except ValueError as error:
+            return _Refusal(error)
+
     return heard
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n7704ff21858
 def _felt(fn):
     "The function, with the gradient at its first argument kept as `felt` beside the loss that it returns."
+
     @wraps(fn)
     def felt(*args):
         loss = fn(*args)
         if kind_of(loss) == "a tensor":
-            try: loss.felt, = torch.autograd.grad(loss, args[0], retain_graph=True, allow_unused=True)
-            except RuntimeError: loss.felt = None
+            try:
+                (loss.felt,) = torch.autograd.grad(loss, args[0], retain_graph=True, allow_unused=True)
+            except RuntimeError:
+                loss.felt = None
         return loss
+
     return felt
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n43aed5c9b3f
 _WRAPPED = {"decode_reference": _heard, "run_epochs": _heard, "training_loss": _felt}
 
+
 class _Museum(Checker):
     "A checker that hears what some answers say when they refuse, and feels whether a loss can be learnt from."
+
     def verdict(self, fn, name=None, seed=None):
         name = name or getattr(fn, "__name__", "")
         return super().verdict(_WRAPPED[name](fn) if name in _WRAPPED and callable(fn) else fn, name, seed)
@@ -66,8 +78,13 @@ class _Museum(Checker):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n2cdfe50357a
 def _refused(given, expected):
     "A fault in whether the input was refused at all, or None."
-    if isinstance(given, _Refusal) == isinstance(expected, _Refusal): return None
-    return "it raised ValueError, and this input is a good one" if isinstance(given, _Refusal) else "it returned a value where a ValueError is expected"
+    if isinstance(given, _Refusal) == isinstance(expected, _Refusal):
+        return None
+    return (
+        "it raised ValueError, and this input is a good one"
+        if isinstance(given, _Refusal)
+        else "it returned a value where a ValueError is expected"
+    )
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n3b6db1df0b3
 def _bands(image):
@@ -78,27 +95,47 @@ def _bands(image):
 def _band_cases(rng):
     draw = lambda rng, *shape: rng.integers(0, 256, shape, dtype=np.uint8)
     fixed, sizes = np.random.default_rng(7), rng.integers(3, 9, (3, 3))
-    return [("three bands of two rows and four columns", (np.arange(24).reshape(3, 2, 4) ** 2,)),
-            ("all axes of the same length", (draw(fixed, 3, 3, 3),)), ("a single band", (draw(fixed, 1, 4, 5),)),
-            ("five bands", (draw(fixed, 5, 4, 6),)), *[("a random image", (draw(rng, *size),)) for size in sizes]]
+    return [
+        ("three bands of two rows and four columns", (np.arange(24).reshape(3, 2, 4) ** 2,)),
+        ("all axes of the same length", (draw(fixed, 3, 3, 3),)),
+        ("a single band", (draw(fixed, 1, 4, 5),)),
+        ("five bands", (draw(fixed, 5, 4, 6),)),
+        *[("a random image", (draw(rng, *size),)) for size in sizes],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n7492bede43e
-def _along(axis, **more): return lambda image: (image - image.mean(axis, keepdims=True)) / image.std(axis, keepdims=True, **more)
+def _along(axis, **more):
+    return lambda image: (image - image.mean(axis, keepdims=True)) / image.std(axis, keepdims=True, **more)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n085fcdbfbb3
 _BANDS = [
-    Mistake("How many means are computed? There should be one for each band: which axis of (C, H, W) holds the bands?", _along((0, 1))),
-    Mistake("There is one mean for each row of the image. Which axes have to vanish in a mean over all pixels of a band?", _along((0, 2))),
+    Mistake(
+        "How many means are computed? There should be one for each band: which axis of (C, H, W) holds the bands?",
+        _along((0, 1)),
+    ),
+    Mistake(
+        "There is one mean for each row of the image. Which axes have to vanish in a mean over all pixels of a band?",
+        _along((0, 2)),
+    ),
     Mistake("One mean serves the whole image: a bright band stays bright and a dark one dark.", _along(None)),
-    Mistake("The bands run from 0 to 1 now. Mean 0 and standard deviation 1 are asked for.",
-            lambda image: (image - image.min((1, 2), keepdims=True)) / np.ptp(image, (1, 2), keepdims=True)),
-    Mistake("The mean is right. What about the spread?", lambda image: image - image.mean((1, 2), keepdims=True)),
+    Mistake(
+        "The bands run from 0 to 1 now. Mean 0 and standard deviation 1 are asked for.",
+        lambda image: (image - image.min((1, 2), keepdims=True)) / np.ptp(image, (1, 2), keepdims=True),
+    ),
+    Mistake(
+        "The mean is right. What about the spread?", lambda image: image - image.mean((1, 2), keepdims=True)
+    ),
     Mistake("The spread is a little too small: is it divided by n, or by n - 1?", _along((1, 2), ddof=1)),
-    Mistake("The numbers may be right, but the bands have moved to the last axis.", lambda image: _bands(image).transpose(1, 2, 0))]
+    Mistake(
+        "The numbers may be right, but the bands have moved to the last axis.",
+        lambda image: _bands(image).transpose(1, 2, 0),
+    ),
+]
 _standardise = Exercise("standardise", _band_cases, _bands, _BANDS, _close)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n0d456ff827e
 _COLOURS = np.array([*ISPRS.colours, *ISPRS.ignored], np.uint8)  # Six classes, then black
+
 
 def _indices(reference):
     "The palette's index of every pixel, by comparing it with every colour."
@@ -109,18 +146,25 @@ def _indices(reference):
 def _reference_cases(rng):
     paint = lambda *rows: (_COLOURS[np.array(rows)],)
     sizes = rng.integers(3, 9, (3, 2))
-    return [("five classes", paint([0, 4, 1], [3, 2, 2])), ("one red pixel", paint([0, 4, 1], [3, 5, 2])),
-            ("a black pixel, which is not scored", paint([0, 6, 1], [3, 4, 2])), ("nothing but cars", paint([4, 4], [4, 4])),
-            *[("a random reference", paint(*rng.integers(0, 7, size))) for size in sizes]]
+    return [
+        ("five classes", paint([0, 4, 1], [3, 2, 2])),
+        ("one red pixel", paint([0, 4, 1], [3, 5, 2])),
+        ("a black pixel, which is not scored", paint([0, 6, 1], [3, 4, 2])),
+        ("nothing but cars", paint([4, 4], [4, 4])),
+        *[("a random reference", paint(*rng.integers(0, 7, size))) for size in sizes],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #ne2b93cc7b95
 _GREY = np.array([0.299, 0.587, 0.114])
+
 
 def _encoded(reference):
     grey = reference @ _GREY
     return np.unique(grey, return_inverse=True)[1].reshape(grey.shape).astype(np.uint8)
 
-def _by_brightness(reference): return np.searchsorted(np.sort(_COLOURS[:6] @ _GREY), reference @ _GREY - 1e-6).astype(np.uint8)
+
+def _by_brightness(reference):
+    return np.searchsorted(np.sort(_COLOURS[:6] @ _GREY), reference @ _GREY - 1e-6).astype(np.uint8)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nfb7b643ce71
 def _by_appearance(reference):
@@ -129,12 +173,25 @@ def _by_appearance(reference):
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #ne2d9690dab7
 _INDICES = [
-    Mistake("The index of a class depends on which colours this tile holds: an encoder numbers what it finds. Where is the order written down?", _encoded),
-    Mistake("The list of greys is fixed, but it is sorted by brightness. Which order do names and colours have in the palette?", _by_brightness),
+    Mistake(
+        "The index of a class depends on which colours this tile holds: an encoder numbers what it finds. Where is the order written down?",
+        _encoded,
+    ),
+    Mistake(
+        "The list of greys is fixed, but it is sorted by brightness. Which order do names and colours have in the palette?",
+        _by_brightness,
+    ),
     Mistake("Classes are numbered as they appear. The next tile begins with another colour.", _by_appearance),
     Mistake("Black has become a class. What does the palette say of it?", lambda r: _indices(r) % 255),
-    Mistake("Black got an index of its own behind the classes. Which label means `do not score`?", lambda r: np.minimum(_indices(r), 6)),
-    Mistake("Red is a class of the palette, even if few tiles have it.", lambda r: np.where(_indices(r) == 5, 255, _indices(r)))]
+    Mistake(
+        "Black got an index of its own behind the classes. Which label means `do not score`?",
+        lambda r: np.minimum(_indices(r), 6),
+    ),
+    Mistake(
+        "Red is a class of the palette, even if few tiles have it.",
+        lambda r: np.where(_indices(r) == 5, 255, _indices(r)),
+    ),
+]
 _encode_labels = Exercise("encode_labels", _reference_cases, _indices, _INDICES)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n4b90801ff91
@@ -143,20 +200,29 @@ def _strangers(reference):
     flat = reference.reshape(-1, 3)
     colours, first, counts = np.unique(flat, axis=0, return_index=True, return_counts=True)
     unknown = [i for i in np.argsort(-counts, kind="stable") if not (colours[i] == _COLOURS).all(-1).any()]
-    return [(tuple(colours[i].tolist()), int(counts[i]), divmod(int(first[i]), reference.shape[1])) for i in unknown]
+    return [
+        (tuple(colours[i].tolist()), int(counts[i]), divmod(int(first[i]), reference.shape[1]))
+        for i in unknown
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n1fb2d7ee1c9
 def _decoded(reference):
     "Labels, or an error that names a colour, a count and a pixel."
     for colour, count, (row, col) in _strangers(reference):
-        raise ValueError(f"colour {colour} is in no palette: {count} pixels have it, the first at row {row}, column {col}")
+        raise ValueError(
+            f"colour {colour} is in no palette: {count} pixels have it, the first at row {row}, column {col}"
+        )
     return _indices(reference)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n932ad3f2a90
 def _without(numbers, some):
     "Every list that is left when `some` is taken out of `numbers` in one piece."
     n = len(some)
-    return [numbers[:i] + numbers[i + n:] for i in range(len(numbers) - n + 1) if tuple(numbers[i:i + n]) == tuple(some)]
+    return [
+        numbers[:i] + numbers[i + n :]
+        for i in range(len(numbers) - n + 1)
+        if tuple(numbers[i : i + n]) == tuple(some)
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #ne05229a6d6a
 def _numbers(text):
@@ -171,15 +237,22 @@ def _says(text, reference):
     for colour, count, _ in _strangers(reference):
         for rest in _without(numbers, colour):
             pixels = np.argwhere((reference == colour).all(-1)).tolist()
-            said.append(1 + max([count in rest, *(1 + (count in last) for at in pixels for last in _without(rest, at))]))
+            said.append(
+                1
+                + max([count in rest, *(1 + (count in last) for at in pixels for last in _without(rest, at))])
+            )
     return max(said)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #na1cec2531ce
 def _message_judge(given, expected, reference):
     "Labels where all is well; else a message with colour, count and pixel."
-    if (fault := _refused(given, expected)) or not isinstance(expected, _Refusal): return fault or compare(given, expected)
-    missing = ("it names no colour of this reference that is in no palette", "the colour is named; its count or its pixel (row, then column) is not",
-               "the colour is named, and its count or its pixel; the other is missing")
+    if (fault := _refused(given, expected)) or not isinstance(expected, _Refusal):
+        return fault or compare(given, expected)
+    missing = (
+        "it names no colour of this reference that is in no palette",
+        "the colour is named; its count or its pixel (row, then column) is not",
+        "the colour is named, and its count or its pixel; the other is missing",
+    )
     said = _says(given, reference)
     return None if said == 3 else f"it is refused, but the message does not tell enough: {missing[said]}"
 
@@ -194,22 +267,29 @@ def _jpeg(reference):
 def _spoilt(*pixels):
     "A reference of four rows and five columns with some pixels in other colours."
     reference = _COLOURS[np.arange(20).reshape(4, 5) % 5]
-    for row, col, colour in pixels: reference[row, col] = colour
+    for row, col, colour in pixels:
+        reference[row, col] = colour
     return reference
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nf9dbed14e24
 def _decode_cases(rng):
     blocks = lambda top: _COLOURS[np.kron(rng.integers(0, top, (3, 4)), np.ones((6, 5), int))]
     two = _spoilt((0, 2, (250, 9, 9)), (1, 3, (12, 40, 200)), (3, 4, (12, 40, 200)))
-    return [("a clean reference", (_spoilt(),)), ("black is known: it is not scored", (_spoilt((2, 3, (0, 0, 0))),)),
-            ("one pixel that is nearly yellow", (_spoilt((3, 1, (254, 250, 4))),)), ("two strangers, one of them twice", (two,)),
-            ("a random clean reference", (blocks(7),)), *[("a random reference, saved as JPEG", (_jpeg(blocks(5)),)) for _ in range(2)]]
+    return [
+        ("a clean reference", (_spoilt(),)),
+        ("black is known: it is not scored", (_spoilt((2, 3, (0, 0, 0))),)),
+        ("one pixel that is nearly yellow", (_spoilt((3, 1, (254, 250, 4))),)),
+        ("two strangers, one of them twice", (two,)),
+        ("a random clean reference", (blocks(7),)),
+        *[("a random reference, saved as JPEG", (_jpeg(blocks(5)),)) for _ in range(2)],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n8841d72bf6b
 def _silent(default):
     def labels(reference):
         known = (reference[:, :, None] == _COLOURS).all(-1).any(-1)
         return np.where(known, _indices(reference), np.uint8(default))
+
     return labels
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n623605f7fdc
@@ -221,35 +301,70 @@ def _nearest_colour(reference):
 def _refusing(text, known=_COLOURS):
     def labels(reference):
         strange = ~(reference[:, :, None] == known).all(-1).any(-1)
-        if not strange.any(): return _indices(reference)
+        if not strange.any():
+            return _indices(reference)
         row, col = np.argwhere(strange)[0].tolist()
         raise ValueError(text.format(colour=reference[row, col], count=strange.sum(), row=row, col=col))
+
     return labels
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nfa8d6fb4f00
 _DECODED = [
-    ("A pixel that no colour claims keeps the 0 that the array began with, and 0 is a class. Who tells the owner?", _silent(0)),
-    ("The strangers are left out of the score in silence. Nobody will know how many there were.", _silent(255)),
+    (
+        "A pixel that no colour claims keeps the 0 that the array began with, and 0 is a class. Who tells the owner?",
+        _silent(0),
+    ),
+    (
+        "The strangers are left out of the score in silence. Nobody will know how many there were.",
+        _silent(255),
+    ),
     ("The nearest colour is a guess: it makes labels of any picture, and never complains.", _nearest_colour),
-    ("Black is in the palette too, among the ignored colours.", _refusing("({colour}) {count} {row} {col}", _COLOURS[:6])),
-    ("It is refused, but the message tells neither which colour it was nor where.", _refusing("unknown colour in the reference")),
-    ("Colour and number are there. How does the owner find a pixel of it?", _refusing("unknown colour {colour} in {count} pixels")),
-    ("Rows before columns: the pixel is named the other way round.", _refusing("unknown colour {colour} in {count} pixels, at {col}, {row}")),
-    ("The number is that of all strange pixels. How many have the colour that is named?", _refusing("{colour} {count} {row} {col}"))]
-_decode_reference = Exercise("decode_reference", _decode_cases, _heard(_decoded), [Mistake(hint, _heard(fn)) for hint, fn in _DECODED], _message_judge)
+    (
+        "Black is in the palette too, among the ignored colours.",
+        _refusing("({colour}) {count} {row} {col}", _COLOURS[:6]),
+    ),
+    (
+        "It is refused, but the message tells neither which colour it was nor where.",
+        _refusing("unknown colour in the reference"),
+    ),
+    (
+        "Colour and number are there. How does the owner find a pixel of it?",
+        _refusing("unknown colour {colour} in {count} pixels"),
+    ),
+    (
+        "Rows before columns: the pixel is named the other way round.",
+        _refusing("unknown colour {colour} in {count} pixels, at {col}, {row}"),
+    ),
+    (
+        "The number is that of all strange pixels. How many have the colour that is named?",
+        _refusing("{colour} {count} {row} {col}"),
+    ),
+]
+_decode_reference = Exercise(
+    "decode_reference",
+    _decode_cases,
+    _heard(_decoded),
+    [Mistake(hint, _heard(fn)) for hint, fn in _DECODED],
+    _message_judge,
+)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #neb07a048ab4
-def _nearest(labels, height, width): return np.asarray(Image.fromarray(labels).resize((width, height), Image.NEAREST))
+def _nearest(labels, height, width):
+    return np.asarray(Image.fromarray(labels).resize((width, height), Image.NEAREST))
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n3066d6180bc
 def _ground_judge(given, expected, labels, height, width):
     "Kind, shape and type as expected, and every label from its own ground."
-    if kind_of(given) != "an array" or compare(given * 0, expected * 0): return compare(given, expected)
-    rows, cols = ([(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in zip(labels.shape, (height, width)))
+    if kind_of(given) != "an array" or compare(given * 0, expected * 0):
+        return compare(given, expected)
+    rows, cols = (
+        [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in zip(labels.shape, (height, width))
+    )
     for r, (top, bottom) in enumerate(rows):
         for c, (left, right) in enumerate(cols):
             found = np.unique(labels[top:bottom, left:right]).tolist()
-            if given[r, c] not in found: return f"label {given[r, c]} at {[r, c]}, and the ground of that pixel holds only {found}"
+            if given[r, c] not in found:
+                return f"label {given[r, c]} at {[r, c]}, and the ground of that pixel holds only {found}"
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nc864bd163b5
 def _resize_cases(rng):
@@ -257,11 +372,19 @@ def _resize_cases(rng):
     road = np.array([[0, 0, 1, 1], [0, 4, 4, 1], [3, 3, 255, 255], [3, 3, 255, 255]], np.uint8)
     draw = lambda *size: rng.choice(np.array([0, 1, 2, 3, 4, 255], np.uint8), size)
     sizes = rng.integers(2, 12, (4, 4)).tolist()
-    return [("a car, three times as large", (car, 9, 9)), ("half as large", (road, 2, 2)), ("larger one way, smaller the other", (road, 12, 2)),
-            ("from 4 to 7 and 9", (road, 7, 9)), ("the same size", (road, 4, 4)), *[("a random map", (draw(h, w), a, b)) for h, w, a, b in sizes]]
+    return [
+        ("a car, three times as large", (car, 9, 9)),
+        ("half as large", (road, 2, 2)),
+        ("larger one way, smaller the other", (road, 12, 2)),
+        ("from 4 to 7 and 9", (road, 7, 9)),
+        ("the same size", (road, 4, 4)),
+        *[("a random map", (draw(h, w), a, b)) for h, w, a, b in sizes],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n6eec4621fbb
-def _scaled(how): return lambda labels, h, w: np.asarray(Image.fromarray(labels).resize((w, h), **how))
+def _scaled(how):
+    return lambda labels, h, w: np.asarray(Image.fromarray(labels).resize((w, h), **how))
+
 
 def _snapped(labels, height, width):
     known, smooth = np.unique(labels), _scaled(dict(resample=Image.BILINEAR))(labels, height, width)
@@ -269,11 +392,21 @@ def _snapped(labels, height, width):
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n0a07dd957d2
 _SCALED = [
-    Mistake("Which class lies halfway between classes 0 and 4? Labels are names, and a name has no average.", _scaled(dict(resample=Image.BILINEAR))),
+    Mistake(
+        "Which class lies halfway between classes 0 and 4? Labels are names, and a name has no average.",
+        _scaled(dict(resample=Image.BILINEAR)),
+    ),
     Mistake("Without being told otherwise, Pillow interpolates when it resizes.", _scaled({})),
     Mistake("Pillow wants the width first.", lambda labels, h, w: _nearest(labels, w, h)),
-    Mistake("`np.resize` repeats the pixels in reading order until the new array is full.", lambda labels, h, w: np.resize(labels, (h, w))),
-    Mistake("The averages were moved to the nearest label number. A label that exists is still wrong in a place where it does not.", _snapped)]
+    Mistake(
+        "`np.resize` repeats the pixels in reading order until the new array is full.",
+        lambda labels, h, w: np.resize(labels, (h, w)),
+    ),
+    Mistake(
+        "The averages were moved to the nearest label number. A label that exists is still wrong in a place where it does not.",
+        _snapped,
+    ),
+]
 _resize_labels = Exercise("resize_labels", _resize_cases, _nearest, _SCALED, _ground_judge)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n00e9e310bb4
@@ -284,24 +417,32 @@ def _gaps(a, b, patch_size):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n5ad14708150
 def _window_numbers(given, count):
     "The two parts as integer arrays, or a sentence on why they are none."
-    if kind_of(given) not in ("a tuple", "a list") or len(given) != 2: return f"{kind_of(given)} where two arrays of window numbers are expected"
+    if kind_of(given) not in ("a tuple", "a list") or len(given) != 2:
+        return f"{kind_of(given)} where two arrays of window numbers are expected"
     parts = [np.asarray(part) for part in given]
-    if any(p.ndim != 1 or (p.size and p.dtype.kind not in "iu") for p in parts): return "the two parts are not lists of window numbers"
+    if any(p.ndim != 1 or (p.size and p.dtype.kind not in "iu") for p in parts):
+        return "the two parts are not lists of window numbers"
     both = np.concatenate(parts)
-    if len(set(both.tolist())) < len(both): return "a window is named twice: in one part, or in both"
-    if both.size and not 0 <= both.min() <= both.max() < count: return f"a window number is not in 0 to {count - 1}"
+    if len(set(both.tolist())) < len(both):
+        return "a window is named twice: in one part, or in both"
+    if both.size and not 0 <= both.min() <= both.max() < count:
+        return f"a window number is not in 0 to {count - 1}"
     return [p.astype(int) for p in parts]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n224b5cb6236
 def _split_judge(given, expected, origins, patch_size, guard, seed):
     "Two parts, each large enough, with a guard between them."
     parts = _window_numbers(given, len(origins))
-    if isinstance(parts, str): return parts
+    if isinstance(parts, str):
+        return parts
     train, valid = parts
-    if 10 * len(valid) < len(origins): return f"{len(valid)} of {len(origins)} windows validate; at least a tenth is asked for"
-    if 5 * len(train) < 2 * len(origins): return f"{len(train)} of {len(origins)} windows train; at least two fifths are asked for"
+    if 10 * len(valid) < len(origins):
+        return f"{len(valid)} of {len(origins)} windows validate; at least a tenth is asked for"
+    if 5 * len(train) < 2 * len(origins):
+        return f"{len(train)} of {len(origins)} windows train; at least two fifths are asked for"
     gaps = _gaps(origins[train], origins[valid], patch_size)
-    if gaps.min() >= guard: return None
+    if gaps.min() >= guard:
+        return None
     i, j = np.unravel_index(gaps.argmin(), gaps.shape)
     near = f"overlap by {-gaps.min()}" if gaps.min() < 0 else f"are {gaps.min()} apart"
     return f"training window {train[i]} and validation window {valid[j]} {near} pixels; a guard of {guard} pixels is asked for"
@@ -312,18 +453,35 @@ def _fenced(origins, patch_size, guard, reach=None):
     axis = origins.max(0).argmax()
     start, places = origins[:, axis], np.unique(origins[:, axis])
     first = places[-max(1, round(len(places) / 5))]
-    return np.flatnonzero(start <= first - (patch_size + guard if reach is None else reach)), np.flatnonzero(start >= first)
+    return np.flatnonzero(start <= first - (patch_size + guard if reach is None else reach)), np.flatnonzero(
+        start >= first
+    )
 
-def _split_oracle(origins, patch_size, guard, seed): return _fenced(origins, patch_size, guard)
+
+def _split_oracle(origins, patch_size, guard, seed):
+    return _fenced(origins, patch_size, guard)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n6e0b8ea6537
 def _split_cases(rng):
     at = lambda *grid: PatchGrid(*grid).origins
-    h, w, p, s = (int(v) for v in (rng.integers(80, 120), rng.integers(240, 320), rng.choice([16, 24, 32]), rng.choice([8, 12, 16])))
-    return [("windows of 32 every 8 pixels", (at(96, 160, 32, 8), 32, 16, 0)), ("windows side by side, no guard", (at(96, 160, 16, 16), 16, 0, 1)),
-            ("the windows are not in reading order", (rng.permutation(at(96, 192, 32, 16)), 32, 8, 2)),
-            ("a single row of windows", (at(32, 400, 32, 16), 32, 24, 3)), ("a guard wider than a patch", (at(64, 320, 16, 8), 16, 40, 4)),
-            ("a random wide tile", (at(h, w, p, s), p, int(rng.integers(0, 33)), 5)), ("a random tall tile", (at(w, h, p, s), p, int(rng.integers(0, 33)), 6))]
+    h, w, p, s = (
+        int(v)
+        for v in (
+            rng.integers(80, 120),
+            rng.integers(240, 320),
+            rng.choice([16, 24, 32]),
+            rng.choice([8, 12, 16]),
+        )
+    )
+    return [
+        ("windows of 32 every 8 pixels", (at(96, 160, 32, 8), 32, 16, 0)),
+        ("windows side by side, no guard", (at(96, 160, 16, 16), 16, 0, 1)),
+        ("the windows are not in reading order", (rng.permutation(at(96, 192, 32, 16)), 32, 8, 2)),
+        ("a single row of windows", (at(32, 400, 32, 16), 32, 24, 3)),
+        ("a guard wider than a patch", (at(64, 320, 16, 8), 16, 40, 4)),
+        ("a random wide tile", (at(h, w, p, s), p, int(rng.integers(0, 33)), 5)),
+        ("a random tall tile", (at(w, h, p, s), p, int(rng.integers(0, 33)), 6)),
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n16d83d2208c
 def _shuffled(origins, patch_size, guard, seed):
@@ -342,17 +500,37 @@ def _last_fifth(origins, patch_size, guard, seed):
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n3860032f9ef
 _SPLITS = [
-    Mistake("Windows are drawn by chance. How far from a validation window is the nearest training window?", _shuffled),
-    Mistake("With so much overlap, dropping whatever touches leaves too little. What if the validation windows lay together?", _thinned),
+    Mistake(
+        "Windows are drawn by chance. How far from a validation window is the nearest training window?",
+        _shuffled,
+    ),
+    Mistake(
+        "With so much overlap, dropping whatever touches leaves too little. What if the validation windows lay together?",
+        _thinned,
+    ),
     Mistake("The place of a window in the list is not its place on the ground.", _last_fifth),
-    Mistake("The strip is a good idea, but windows have a size: those that begin before its edge reach into it.", lambda o, p, g, s: _fenced(o, p, g, 1)),
-    Mistake("The guard is measured between starts. A window also has a length.", lambda o, p, g, s: _fenced(o, p, g, max(g, 1))),
-    Mistake("Nothing overlaps now. The guard is still missing: a network looks beyond its patch.", lambda o, p, g, s: _fenced(o, p, g, p)),
-    Mistake("Without a validation window nothing can leak, and nothing can be validated.", lambda o, p, g, s: (np.arange(len(o)), np.arange(0)))]
+    Mistake(
+        "The strip is a good idea, but windows have a size: those that begin before its edge reach into it.",
+        lambda o, p, g, s: _fenced(o, p, g, 1),
+    ),
+    Mistake(
+        "The guard is measured between starts. A window also has a length.",
+        lambda o, p, g, s: _fenced(o, p, g, max(g, 1)),
+    ),
+    Mistake(
+        "Nothing overlaps now. The guard is still missing: a network looks beyond its patch.",
+        lambda o, p, g, s: _fenced(o, p, g, p),
+    ),
+    Mistake(
+        "Without a validation window nothing can leak, and nothing can be validated.",
+        lambda o, p, g, s: (np.arange(len(o)), np.arange(0)),
+    ),
+]
 _split_windows = Exercise("split_windows", _split_cases, _split_oracle, _SPLITS, _split_judge)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nd92a60d1609
 _SMALLEST = 1e-7
+
 
 def _entropy(given, true, weights):
     "Pixel by pixel, with the probability of the true class alone."
@@ -362,12 +540,27 @@ def _entropy(given, true, weights):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n3c46265f569
 def _entropy_cases(rng):
     two, eye = np.array([[0.7, 0.2, 0.1], [0.3, 0.1, 0.6]]), np.eye(3)
-    draw = lambda n, k: (rng.dirichlet(np.ones(k), n), np.eye(k)[rng.integers(0, k, n)], rng.uniform(0.5, 50, k).round(1))
-    return [("a road pixel and a car pixel; cars weigh four times as much", (two, eye[[0, 2]], np.array([1., 2., 4.]))),
-            ("a network that knows nothing", (np.full((3, 3), 1 / 3), eye, np.array([1., 2., 9.]))),
-            ("a wrong class was given probability 0", (np.array([[0.5, 0.5, 0], [0, 0.25, 0.75]]), eye[[1, 2]], np.ones(3))),
-            ("the true class was given probability 0", (np.array([[0., 1.], [0.3, 0.7]]), eye[[0, 1], :2], np.array([2., 1.]))),
-            *[("random pixels", draw(*size)) for size in rng.integers(2, 7, (3, 2)).tolist()]]
+    draw = lambda n, k: (
+        rng.dirichlet(np.ones(k), n),
+        np.eye(k)[rng.integers(0, k, n)],
+        rng.uniform(0.5, 50, k).round(1),
+    )
+    return [
+        (
+            "a road pixel and a car pixel; cars weigh four times as much",
+            (two, eye[[0, 2]], np.array([1.0, 2.0, 4.0])),
+        ),
+        ("a network that knows nothing", (np.full((3, 3), 1 / 3), eye, np.array([1.0, 2.0, 9.0]))),
+        (
+            "a wrong class was given probability 0",
+            (np.array([[0.5, 0.5, 0], [0, 0.25, 0.75]]), eye[[1, 2]], np.ones(3)),
+        ),
+        (
+            "the true class was given probability 0",
+            (np.array([[0.0, 1.0], [0.3, 0.7]]), eye[[0, 1], :2], np.array([2.0, 1.0])),
+        ),
+        *[("random pixels", draw(*size)) for size in rng.integers(2, 7, (3, 2)).tolist()],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n93eae6d1d99
 def _binary(given, true, weights, by_truth=False):
@@ -376,20 +569,40 @@ def _binary(given, true, weights, by_truth=False):
     return -(w * (true * np.log(p) + (1 - true) * np.log(1 - p))).sum(1).mean()
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nc482cac7c79
-def _charges(given, true, weights): return -np.log(np.clip((given * true).sum(1), _SMALLEST, 1)) * (true @ weights)
+def _charges(given, true, weights):
+    return -np.log(np.clip((given * true).sum(1), _SMALLEST, 1)) * (true @ weights)
+
 
 def _unclipped(given, true, weights):
-    with np.errstate(all="ignore"): return -(weights * true * np.log(given)).sum(1).mean()
+    with np.errstate(all="ignore"):
+        return -(weights * true * np.log(given)).sum(1).mean()
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n52d7d05d53c
 _ENTROPIES = [
-    Mistake("A pixel is charged for every class, also for those that it is not, and the car weight counts on roads as well. What does the car weight do at a road pixel?", _binary),
-    Mistake("The weight is that of the true class now, but the pixel is still charged for all the others.", lambda *args: _binary(*args, by_truth=True)),
+    Mistake(
+        "A pixel is charged for every class, also for those that it is not, and the car weight counts on roads as well. What does the car weight do at a road pixel?",
+        _binary,
+    ),
+    Mistake(
+        "The weight is that of the true class now, but the pixel is still charged for all the others.",
+        lambda *args: _binary(*args, by_truth=True),
+    ),
     Mistake("The weights play no part.", lambda g, t, w: _charges(g, t, np.ones_like(w)).mean()),
-    Mistake("This is a sum over the pixels. The text asks for their mean.", lambda *args: _charges(*args).sum()),
-    Mistake("It is divided by the sum of the weights. The text asks for the mean over the pixels.", lambda g, t, w: _charges(g, t, w).sum() / (t @ w).sum()),
-    Mistake("It is divided by pixels times classes: along which axis is a sum, and along which a mean?", lambda g, t, w: _charges(g, t, w).mean() / len(w)),
-    Mistake("The logarithm of 0 is infinite, and infinity times 0 is not a number: keep the clipping.", _unclipped)]
+    Mistake(
+        "This is a sum over the pixels. The text asks for their mean.", lambda *args: _charges(*args).sum()
+    ),
+    Mistake(
+        "It is divided by the sum of the weights. The text asks for the mean over the pixels.",
+        lambda g, t, w: _charges(g, t, w).sum() / (t @ w).sum(),
+    ),
+    Mistake(
+        "It is divided by pixels times classes: along which axis is a sum, and along which a mean?",
+        lambda g, t, w: _charges(g, t, w).mean() / len(w),
+    ),
+    Mistake(
+        "The logarithm of 0 is infinite, and infinity times 0 is not a number: keep the clipping.", _unclipped
+    ),
+]
 _weighted_loss = Exercise("weighted_loss", _entropy_cases, _entropy, _ENTROPIES, _close)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nf96e801957e
@@ -400,31 +613,58 @@ def _from_logits(logits, targets):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nc7815020c82
 def _learnable(given, expected, *args):
     "The right number, in a tensor from which the right gradient arrives at the logits."
-    if (fault := _close(given, expected)): return fault
-    if (gradient := getattr(given, "felt", None)) is None: return "the number is right, but it is cut off from the logits: no gradient flows back"
-    return _close(gradient, expected.felt) and "the number is right, but the gradient that flows back to the logits is not that of this number"
+    if fault := _close(given, expected):
+        return fault
+    if (gradient := getattr(given, "felt", None)) is None:
+        return "the number is right, but it is cut off from the logits: no gradient flows back"
+    return (
+        _close(gradient, expected.felt)
+        and "the number is right, but the gradient that flows back to the logits is not that of this number"
+    )
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n740b4baf9c7
 def _logit_cases(rng):
     pixel = lambda values, k: (torch.tensor(values).view(1, -1, 1, 1).requires_grad_(), torch.tensor([[[k]]]))
-    draw = lambda n, k, h, w: (torch.from_numpy(rng.normal(0, 4, (n, k, h, w))).float().requires_grad_(), torch.from_numpy(rng.integers(0, k, (n, h, w))))
-    return [("one pixel, five classes", pixel([2., 1., 0., -1., 0.5], 1)), ("sure, and right", pixel([12., -3., -2.], 0)),
-            ("very sure, and wrong", pixel([-500., 400., 0.], 0)), *[("a random batch", draw(*size)) for size in rng.integers(2, 6, (3, 4)).tolist()]]
+    draw = lambda n, k, h, w: (
+        torch.from_numpy(rng.normal(0, 4, (n, k, h, w))).float().requires_grad_(),
+        torch.from_numpy(rng.integers(0, k, (n, h, w))),
+    )
+    return [
+        ("one pixel, five classes", pixel([2.0, 1.0, 0.0, -1.0, 0.5], 1)),
+        ("sure, and right", pixel([12.0, -3.0, -2.0], 0)),
+        ("very sure, and wrong", pixel([-500.0, 400.0, 0.0], 0)),
+        *[("a random batch", draw(*size)) for size in rng.integers(2, 6, (3, 4)).tolist()],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #necd094cfd69
-def _through(squash, loss=F.cross_entropy): return lambda logits, targets: loss(squash(logits), targets)
+def _through(squash, loss=F.cross_entropy):
+    return lambda logits, targets: loss(squash(logits), targets)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n1ad5e61ce41
 _CUT = "The number is cut off from the logits, by `item`, `detach` or a new tensor. What should `backward` start from, and where should it arrive?"
 _LOGITS = [
-    Mistake("`F.cross_entropy` takes a softmax itself. How many are there now?", _through(lambda x: x.softmax(1))),
-    Mistake("A sigmoid looks at each class alone, and `F.cross_entropy` still takes its own softmax.", _through(torch.sigmoid)),
-    Mistake("`F.nll_loss` expects logarithms of probabilities, and gets probabilities.", _through(lambda x: x.softmax(1), F.nll_loss)),
+    Mistake(
+        "`F.cross_entropy` takes a softmax itself. How many are there now?", _through(lambda x: x.softmax(1))
+    ),
+    Mistake(
+        "A sigmoid looks at each class alone, and `F.cross_entropy` still takes its own softmax.",
+        _through(torch.sigmoid),
+    ),
+    Mistake(
+        "`F.nll_loss` expects logarithms of probabilities, and gets probabilities.",
+        _through(lambda x: x.softmax(1), F.nll_loss),
+    ),
     Mistake("`F.nll_loss` expects logarithms of probabilities, and gets logits.", F.nll_loss),
     Mistake(_CUT, lambda x, t: F.cross_entropy(x, t).detach()),
     Mistake(_CUT, lambda x, t: torch.tensor(F.cross_entropy(x, t).item(), requires_grad=True)),
-    Mistake("A probability became 0, and its logarithm infinite: leave softmax and logarithm to one function.", _through(lambda x: x.softmax(1).log(), F.nll_loss)),
-    Mistake("This is the sum over pixels, not their mean.", lambda x, t: F.cross_entropy(x, t, reduction="sum"))]
+    Mistake(
+        "A probability became 0, and its logarithm infinite: leave softmax and logarithm to one function.",
+        _through(lambda x: x.softmax(1).log(), F.nll_loss),
+    ),
+    Mistake(
+        "This is the sum over pixels, not their mean.", lambda x, t: F.cross_entropy(x, t, reduction="sum")
+    ),
+]
 _training_loss = Exercise("training_loss", _logit_cases, _felt(_from_logits), _LOGITS, _learnable)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nd633bf9a39e
@@ -432,50 +672,78 @@ def _chunks(windows, batch_size):
     "Batches filled one window at a time."
     batches = []
     for window in windows.tolist():
-        if not batches or len(batches[-1]) == batch_size: batches.append([])
+        if not batches or len(batches[-1]) == batch_size:
+            batches.append([])
         batches[-1].append(window)
     return batches
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nbc63c616257
 def _batch_judge(given, expected, windows, batch_size):
     "The same batches, whether lists or arrays."
-    if kind_of(given) not in ("a list", "a tuple") or not all(np.ndim(b) == 1 for b in given): return f"{kind_of(given)} where a list of batches is expected"
+    if kind_of(given) not in ("a list", "a tuple") or not all(np.ndim(b) == 1 for b in given):
+        return f"{kind_of(given)} where a list of batches is expected"
     return compare([np.asarray(b).tolist() for b in given], expected)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nd1e3afb7bc6
 def _batch_cases(rng):
     count, size = (rng.integers(*ends, 3).tolist() for ends in ((10, 40), (2, 9)))
-    return [("56 windows in batches of 64", (np.arange(56), 64)), ("7 windows in batches of 3", (np.array([4, 0, 9, 2, 7, 5, 1]), 3)),
-            ("6 windows in batches of 3", (np.arange(6) + 10, 3)), ("one window in batches of one", (np.array([8]), 1)),
-            ("no window at all", (np.arange(0), 4)), *[("random windows", (rng.permutation(c), s)) for c, s in zip(count, size)]]
+    return [
+        ("56 windows in batches of 64", (np.arange(56), 64)),
+        ("7 windows in batches of 3", (np.array([4, 0, 9, 2, 7, 5, 1]), 3)),
+        ("6 windows in batches of 3", (np.arange(6) + 10, 3)),
+        ("one window in batches of one", (np.array([8]), 1)),
+        ("no window at all", (np.arange(0), 4)),
+        *[("random windows", (rng.permutation(c), s)) for c, s in zip(count, size)],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nc0d7cb065cc
-def _cut(windows, size, count): return [windows[i * size:(i + 1) * size] for i in range(count)]
+def _cut(windows, size, count):
+    return [windows[i * size : (i + 1) * size] for i in range(count)]
 
-def _equal_parts(windows, size): return np.array_split(windows, max(1, len(windows) // size)) if len(windows) else []
+
+def _equal_parts(windows, size):
+    return np.array_split(windows, max(1, len(windows) // size)) if len(windows) else []
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #ndfb8555ab9e
 _CHUNKS = [
-    Mistake("There is at least one batch now, and the rest of a division is still lost.", lambda w, b: _cut(w, b, max(len(w) // b, min(len(w), 1)))),
-    Mistake("`//` rounds down: what becomes of the windows that do not fill a batch?", lambda w, b: _cut(w, b, len(w) // b)),
-    Mistake("One batch more is right only where something is left for it.", lambda w, b: _cut(w, b, len(w) // b + 1)),
+    Mistake(
+        "There is at least one batch now, and the rest of a division is still lost.",
+        lambda w, b: _cut(w, b, max(len(w) // b, min(len(w), 1))),
+    ),
+    Mistake(
+        "`//` rounds down: what becomes of the windows that do not fill a batch?",
+        lambda w, b: _cut(w, b, len(w) // b),
+    ),
+    Mistake(
+        "One batch more is right only where something is left for it.",
+        lambda w, b: _cut(w, b, len(w) // b + 1),
+    ),
     Mistake("Some batches are larger than the batch size.", _equal_parts),
-    Mistake("The last batch is filled up with windows that have been in another one.", lambda w, b: [w[max(0, min(i, len(w) - b)):][:b] for i in range(0, len(w), b)]),
-    Mistake("The batches are right, their windows are in another order.", lambda w, b: _chunks(np.sort(w), b))]
+    Mistake(
+        "The last batch is filled up with windows that have been in another one.",
+        lambda w, b: [w[max(0, min(i, len(w) - b)) :][:b] for i in range(0, len(w), b)],
+    ),
+    Mistake(
+        "The batches are right, their windows are in another order.", lambda w, b: _chunks(np.sort(w), b)
+    ),
+]
 _make_batches = Exercise("make_batches", _batch_cases, _chunks, _CHUNKS, _batch_judge)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nfed1d47e8a4
 def _epochs_run(losses, patience):
     "Epochs until the best is `patience` old, looked up anew in every epoch; the first of equals is the best."
     for epoch in range(1, len(losses) + 1):
-        if not math.isfinite(losses[epoch - 1]): raise ValueError(f"the validation loss of epoch {epoch} is {losses[epoch - 1]}")
-        if epoch - (1 + int(np.argmin(losses[:epoch]))) == patience: return epoch
+        if not math.isfinite(losses[epoch - 1]):
+            raise ValueError(f"the validation loss of epoch {epoch} is {losses[epoch - 1]}")
+        if epoch - (1 + int(np.argmin(losses[:epoch]))) == patience:
+            return epoch
     return len(losses)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n3318b93551e
 def _epoch_judge(given, expected, losses, patience):
     "The number of epochs; or a message that names the epoch."
-    if (fault := _refused(given, expected)) or not isinstance(expected, _Refusal): return fault or compare(given, expected)
+    if (fault := _refused(given, expected)) or not isinstance(expected, _Refusal):
+        return fault or compare(given, expected)
     epoch = next(e for e, loss in enumerate(losses, 1) if not math.isfinite(loss))
     return None if epoch in _numbers(given) else f"the message does not name epoch {epoch}"
 
@@ -484,34 +752,49 @@ def _loss_cases(rng):
     nan, draw = math.nan, lambda n: rng.uniform(0.2, 2, n).round(2).tolist()
     blown = draw(12)
     blown[int(rng.integers(1, 3))] = nan
-    return [("the loss falls in every epoch", ([0.9, 0.7, 0.6], 2)), ("the loss rises", ([0.5, 0.6, 0.7, 0.8, 0.9], 3)),
-            ("equal is not better", ([0.5, 0.5, 0.5, 0.5], 2)), ("nan from the first epoch", ([nan] * 12, 4)),
-            ("nan in the fifth epoch", ([0.9, 0.7, 0.8, 0.6, nan, 0.5, 0.4], 3)), ("an infinite loss", ([0.9, 0.8, math.inf, 0.7], 5)),
-            ("a loss of minus infinity", ([0.9, 0.8, -math.inf, 0.7], 5)), ("patience ends with an infinite loss", ([0.5, 0.6, math.inf], 2)),
-            ("nan after the end of training", ([0.5, 0.6, 0.7, nan], 2)), *[("random losses", (draw(15), 4)) for _ in range(2)], ("random losses with nan", (blown, 4))]
+    return [
+        ("the loss falls in every epoch", ([0.9, 0.7, 0.6], 2)),
+        ("the loss rises", ([0.5, 0.6, 0.7, 0.8, 0.9], 3)),
+        ("equal is not better", ([0.5, 0.5, 0.5, 0.5], 2)),
+        ("nan from the first epoch", ([nan] * 12, 4)),
+        ("nan in the fifth epoch", ([0.9, 0.7, 0.8, 0.6, nan, 0.5, 0.4], 3)),
+        ("an infinite loss", ([0.9, 0.8, math.inf, 0.7], 5)),
+        ("a loss of minus infinity", ([0.9, 0.8, -math.inf, 0.7], 5)),
+        ("patience ends with an infinite loss", ([0.5, 0.6, math.inf], 2)),
+        ("nan after the end of training", ([0.5, 0.6, 0.7, nan], 2)),
+        *[("random losses", (draw(15), 4)) for _ in range(2)],
+        ("random losses with nan", (blown, 4)),
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n446732025cb
 def _with_nan(meet, better=lambda loss, best: not loss >= best):
     "Early stopping that first hands the epoch and its loss to `meet`; what comes back, if anything, is the answer."
+
     def run(losses, patience):
         best, waited = math.inf, 0
         for epoch, loss in enumerate(losses, 1):
-            if (answer := meet(epoch, loss)) is not None: return answer
+            if (answer := meet(epoch, loss)) is not None:
+                return answer
             best, waited = (loss, 0) if better(loss, best) else (best, waited + 1)
-            if waited == patience: return epoch
+            if waited == patience:
+                return epoch
         return len(losses)
+
     return run
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nf7d8b8291a9
 def _raising(message, bad=lambda loss: not math.isfinite(loss)):
     def meet(epoch, loss):
-        if bad(loss): raise ValueError(message.format(epoch))
+        if bad(loss):
+            raise ValueError(message.format(epoch))
+
     return meet
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n084243be314
 def _upfront(losses, patience):
     bad = [epoch for epoch, loss in enumerate(losses, 1) if not math.isfinite(loss)]
-    if bad: raise ValueError(f"epoch {bad[0]}")
+    if bad:
+        raise ValueError(f"epoch {bad[0]}")
     return _epochs_run(losses, patience)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n5fd2f2a50cd
@@ -519,21 +802,42 @@ def _patience_first(losses, patience):
     best, waited = math.inf, 0
     for epoch, loss in enumerate(losses, 1):
         best, waited = (best, waited + 1) if loss >= best else (loss, 0)
-        if waited == patience: return epoch
-        if not math.isfinite(loss): raise ValueError(f"epoch {epoch}")
+        if waited == patience:
+            return epoch
+        if not math.isfinite(loss):
+            raise ValueError(f"epoch {epoch}")
     return len(losses)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nf4319f58b3b
 _NANS = [
-    ("Infinite losses have two signs, and neither is a number to compare with.", _with_nan(_raising("epoch {}", lambda loss: math.isnan(loss) or loss == math.inf))),
-    ("In this epoch two things happen: the loss is no number, and patience ends. Which has to be asked first?", _patience_first),
+    (
+        "Infinite losses have two signs, and neither is a number to compare with.",
+        _with_nan(_raising("epoch {}", lambda loss: math.isnan(loss) or loss == math.inf)),
+    ),
+    (
+        "In this epoch two things happen: the loss is no number, and patience ends. Which has to be asked first?",
+        _patience_first,
+    ),
     ("`nan` is caught. An infinite loss is no better.", _with_nan(_raising("epoch {}", math.isnan))),
     ("Every comparison with `nan` is false. What does the `else` make of that?", _with_nan(lambda *_: None)),
-    ("`nan` counts as an epoch without improvement. The run ends in time now, and the owner still does not know why.", _with_nan(lambda *_: None, lambda loss, best: loss < best)),
-    ("The run ends at the first `nan`, as if all were well.", _with_nan(lambda epoch, loss: None if math.isfinite(loss) else epoch)),
+    (
+        "`nan` counts as an epoch without improvement. The run ends in time now, and the owner still does not know why.",
+        _with_nan(lambda *_: None, lambda loss, best: loss < best),
+    ),
+    (
+        "The run ends at the first `nan`, as if all were well.",
+        _with_nan(lambda epoch, loss: None if math.isfinite(loss) else epoch),
+    ),
     ("It is refused. In which epoch did it happen?", _with_nan(_raising("the loss is not a number"))),
-    ("The epoch with this loss is never run: training has stopped before.", _upfront)]
-_run_epochs = Exercise("run_epochs", _loss_cases, _heard(_epochs_run), [Mistake(hint, _heard(fn)) for hint, fn in _NANS], _epoch_judge)
+    ("The epoch with this loss is never run: training has stopped before.", _upfront),
+]
+_run_epochs = Exercise(
+    "run_epochs",
+    _loss_cases,
+    _heard(_epochs_run),
+    [Mistake(hint, _heard(fn)) for hint, fn in _NANS],
+    _epoch_judge,
+)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nafc6bbacfdd
 def _stopped(losses, patience):
@@ -544,10 +848,15 @@ def _stopped(losses, patience):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n02ce6bdfa48
 def _zigzag_cases(rng):
     draw = lambda n: (np.linspace(1, rng.uniform(0.6, 1.6), n) + rng.normal(0, 0.15, n)).round(3).tolist()
-    return [("down, then up in a zigzag", ([1, 0.5, 0.7, 0.6, 0.8, 0.7, 0.9, 0.8], 3)), ("the loss falls in every epoch", ([0.9, 0.8, 0.7], 2)),
-            ("the first epoch is the best", ([0.5, 0.6, 0.7, 0.8], 2)), ("a new best in the last moment", ([0.9, 1.0, 1.1, 0.8, 0.9, 1.0, 1.1], 3)),
-            ("equal is not better", ([0.5, 0.5, 0.5, 0.5], 2)), ("a patience of one", ([0.7, 0.6, 0.8, 0.1], 1)),
-            *[("random losses", (draw(20), int(p))) for p in rng.integers(2, 6, 3)]]
+    return [
+        ("down, then up in a zigzag", ([1, 0.5, 0.7, 0.6, 0.8, 0.7, 0.9, 0.8], 3)),
+        ("the loss falls in every epoch", ([0.9, 0.8, 0.7], 2)),
+        ("the first epoch is the best", ([0.5, 0.6, 0.7, 0.8], 2)),
+        ("a new best in the last moment", ([0.9, 1.0, 1.1, 0.8, 0.9, 1.0, 1.1], 3)),
+        ("equal is not better", ([0.5, 0.5, 0.5, 0.5], 2)),
+        ("a patience of one", ([0.7, 0.6, 0.8, 0.1], 1)),
+        *[("random losses", (draw(20), int(p))) for p in rng.integers(2, 6, 3)],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n4a314fba83a
 def _stopping(better=lambda loss, best: loss < best, against_best=True, reset=True, late=0, keep_last=False):
@@ -557,26 +866,41 @@ def _stopping(better=lambda loss, best: loss < best, against_best=True, reset=Tr
             good = better(loss, best)
             waited, kept = (0 if reset else waited, epoch) if good else (waited + 1, kept)
             best = loss if good or not against_best else best
-            if waited == patience + late: break
+            if waited == patience + late:
+                break
         return epoch, epoch if keep_last else kept
+
     return stop
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n94e41a6813a
 _STOPS = [
-    Mistake("An epoch is compared with the one before it. In a zigzag, how long can that go on?", _stopping(against_best=False)),
+    Mistake(
+        "An epoch is compared with the one before it. In a zigzag, how long can that go on?",
+        _stopping(against_best=False),
+    ),
     Mistake("It stops in the right epoch, but which weights are kept?", _stopping(keep_last=True)),
     Mistake("A new best does not set the waiting back to 0.", _stopping(reset=False)),
     Mistake("It waits one epoch too long.", _stopping(late=1)),
-    Mistake("An epoch that equals the best counts as better here.", _stopping(lambda loss, best: loss <= best)),
-    Mistake("Epochs are counted from 1.", lambda *args: tuple(epoch - 1 for epoch in _stopped(*args)))]
+    Mistake(
+        "An epoch that equals the best counts as better here.", _stopping(lambda loss, best: loss <= best)
+    ),
+    Mistake("Epochs are counted from 1.", lambda *args: tuple(epoch - 1 for epoch in _stopped(*args))),
+]
 _stop_and_keep = Exercise("stop_and_keep", _zigzag_cases, _stopped, _STOPS)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #na06082f3414
 class _Net(nn.Module):
     "A network with batch normalisation and dropout, in which chance repeats itself."
+
     def __init__(self, bands, classes):
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(bands, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(6, classes, 1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(bands, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Dropout2d(0.5),
+            nn.Conv2d(6, classes, 1),
+        )
 
     def forward(self, batch):
         with torch.random.fork_rng(devices=[]):
@@ -584,10 +908,14 @@ class _Net(nn.Module):
             return self.layers(batch)
 
     def __eq__(self, other):
-        modes, (mine, its) = [m.training == n.training for m, n in zip(self.modules(), other.modules())], (self.state_dict(), other.state_dict())
+        modes, (mine, its) = (
+            [m.training == n.training for m, n in zip(self.modules(), other.modules())],
+            (self.state_dict(), other.state_dict()),
+        )
         return all(modes) and all(torch.equal(mine[name], its[name]) for name in mine)
 
-    def __repr__(self): return f"a model in {'training' if self.training else 'evaluation'} mode that has normalised {self.layers[1].num_batches_tracked} batches"
+    def __repr__(self):
+        return f"a model in {'training' if self.training else 'evaluation'} mode that has normalised {self.layers[1].num_batches_tracked} batches"
 
     __hash__ = nn.Module.__hash__
 
@@ -596,7 +924,8 @@ def _predicted(model, batch):
     "Labels in evaluation mode; every part of the model gets its own mode back."
     modes = {module: module.training for module in model.modules()}
     labels = model.eval()(batch).argmax(1)
-    for module, mode in modes.items(): module.training = mode
+    for module, mode in modes.items():
+        module.training = mode
     return labels
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n5f5eceddd6e
@@ -612,31 +941,59 @@ def _trained(rng, bands, classes, mode):
 def _model_cases(rng):
     fixed, draw = np.random.default_rng(5), lambda rng, *shape: torch.from_numpy(rng.random(shape)).float()
     case = lambda rng, mode, n: (_trained(rng, 3, 5, mode), draw(rng, n, 3, 6, 7))
-    return [("a model in the middle of training", case(fixed, True, 4)), ("a single image", case(fixed, True, 1)), ("a model that is in evaluation mode already", case(fixed, False, 3)),
-            *[("a random model", case(rng, bool(mode), int(n))) for mode, n in zip((1, 0, 1), rng.integers(1, 5, 3))]]
+    return [
+        ("a model in the middle of training", case(fixed, True, 4)),
+        ("a single image", case(fixed, True, 1)),
+        ("a model that is in evaluation mode already", case(fixed, False, 3)),
+        *[
+            ("a random model", case(rng, bool(mode), int(n)))
+            for mode, n in zip((1, 0, 1), rng.integers(1, 5, 3))
+        ],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nbdaeadc47dc
 def _predicting(before=lambda m: None, after=lambda m: None, answer=lambda logits: logits.argmax(1)):
     def predict(model, batch):
         before(model)
-        with torch.no_grad(): logits = model(batch)
+        with torch.no_grad():
+            logits = model(batch)
         after(model)
         return answer(logits)
+
     return predict
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #na553447e571
 def _quiet(model, kind):
     for module in model.modules():
-        if isinstance(module, kind): module.eval()
+        if isinstance(module, kind):
+            module.eval()
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n9a7fd4fe606
 _EVALS = [
-    Mistake("`no_grad` stops the gradients. Dropout and batch normalisation go on as in training.", _predicting()),
-    Mistake("The labels are right. In which mode does the model go back to its owner, who is in the middle of training?", _predicting(nn.Module.eval)),
-    Mistake("The model is put into training mode at the end, whatever mode it came in.", _predicting(nn.Module.eval, nn.Module.train)),
-    Mistake("Dropout is quiet now. What does batch normalisation do with this batch?", _predicting(lambda m: _quiet(m, nn.Dropout2d), nn.Module.train)),
-    Mistake("Batch normalisation is quiet now. What does dropout do?", _predicting(lambda m: _quiet(m, nn.BatchNorm2d), nn.Module.train)),
-    Mistake("These are the largest logits. Which class has them?", _predicting(nn.Module.eval, lambda m: None, lambda logits: logits.amax(1)))]
+    Mistake(
+        "`no_grad` stops the gradients. Dropout and batch normalisation go on as in training.", _predicting()
+    ),
+    Mistake(
+        "The labels are right. In which mode does the model go back to its owner, who is in the middle of training?",
+        _predicting(nn.Module.eval),
+    ),
+    Mistake(
+        "The model is put into training mode at the end, whatever mode it came in.",
+        _predicting(nn.Module.eval, nn.Module.train),
+    ),
+    Mistake(
+        "Dropout is quiet now. What does batch normalisation do with this batch?",
+        _predicting(lambda m: _quiet(m, nn.Dropout2d), nn.Module.train),
+    ),
+    Mistake(
+        "Batch normalisation is quiet now. What does dropout do?",
+        _predicting(lambda m: _quiet(m, nn.BatchNorm2d), nn.Module.train),
+    ),
+    Mistake(
+        "These are the largest logits. Which class has them?",
+        _predicting(nn.Module.eval, lambda m: None, lambda logits: logits.amax(1)),
+    ),
+]
 _predict_labels = Exercise("predict_labels", _model_cases, _predicted, _EVALS)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n4694e776c7c
@@ -644,56 +1001,99 @@ def _rebuilt(patches, height, width):
     "Pixel by pixel: the patch it lies in, or 255."
     rows, cols, p, _ = patches.shape
     inside = lambda r, c: r < rows * p and c < cols * p
-    return np.array([[patches[r // p, c // p, r % p, c % p] if inside(r, c) else 255 for c in range(width)] for r in range(height)], np.uint8)
+    return np.array(
+        [
+            [patches[r // p, c // p, r % p, c % p] if inside(r, c) else 255 for c in range(width)]
+            for r in range(height)
+        ],
+        np.uint8,
+    )
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n6895fc9fb77
 def _border_cases(rng):
-    draw = lambda rows, cols, p, down, right: (rng.integers(0, 5, (rows, cols, p, p), dtype=np.uint8), rows * p + down, cols * p + right)
+    draw = lambda rows, cols, p, down, right: (
+        rng.integers(0, 5, (rows, cols, p, p), dtype=np.uint8),
+        rows * p + down,
+        cols * p + right,
+    )
     toy = (np.arange(16, dtype=np.uint8).reshape(2, 2, 2, 2) % 5, 5, 5)
-    return [("four patches on a tile of 5 x 5", toy), ("the tile is exactly covered", draw(2, 3, 3, 0, 0)), ("a border at the bottom only", draw(2, 2, 4, 3, 0)),
-            ("a border at the right only", draw(3, 2, 2, 0, 1)), ("a single patch", draw(1, 1, 3, 2, 1)),
-            *[("random patches", draw(*size)) for size in rng.integers(1, 4, (3, 5)).tolist()]]
+    return [
+        ("four patches on a tile of 5 x 5", toy),
+        ("the tile is exactly covered", draw(2, 3, 3, 0, 0)),
+        ("a border at the bottom only", draw(2, 2, 4, 3, 0)),
+        ("a border at the right only", draw(3, 2, 2, 0, 1)),
+        ("a single patch", draw(1, 1, 3, 2, 1)),
+        *[("random patches", draw(*size)) for size in rng.integers(1, 4, (3, 5)).tolist()],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n1e3b32f273a
 def _laid(patches, height, width, rest):
     rows, cols, p, _ = patches.shape
     flat = patches.swapaxes(1, 2).reshape(rows * p, cols * p)
     gap = (0, height - rows * p), (0, width - cols * p)
-    return np.pad(flat, gap, mode="edge") if rest == "edge" else np.pad(flat.astype(type(rest)), gap, constant_values=rest)
+    return (
+        np.pad(flat, gap, mode="edge")
+        if rest == "edge"
+        else np.pad(flat.astype(type(rest)), gap, constant_values=rest)
+    )
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nc1340ffa33e
 def _crossed(patches, height, width):
     (rows, cols, p, _), label_map = patches.shape, np.full((height, width), 255, np.uint8)
-    label_map[:rows * p, :cols * p] = patches.reshape(rows * p, cols * p)
+    label_map[: rows * p, : cols * p] = patches.reshape(rows * p, cols * p)
     return label_map
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nd93c9d40e4a
 _REBUILT = [
-    Mistake("The array begins with 0, and 0 is a class: the border is predicted as that.", lambda *args: _laid(*args, np.uint8(0))),
+    Mistake(
+        "The array begins with 0, and 0 is a class: the border is predicted as that.",
+        lambda *args: _laid(*args, np.uint8(0)),
+    ),
     Mistake("The border repeats its neighbours. Who predicted it?", lambda *args: _laid(*args, "edge")),
-    Mistake("The border is marked, but with a number that the kit does not know as `do not score`.", lambda *args: _laid(*args, np.int64(-1))),
-    Mistake("A map of labels holds integers, and `nan` is none.", lambda *args: _laid(*args, np.float64(np.nan))),
-    Mistake("The map ends where the patches end. It should have the size of the tile.", lambda p, h, w: _laid(p, p.shape[0] * p.shape[2], p.shape[1] * p.shape[2], np.uint8(0))),
-    Mistake("The pixels of different patches are mixed. Rows of a patch are not rows of the map.", _crossed)]
+    Mistake(
+        "The border is marked, but with a number that the kit does not know as `do not score`.",
+        lambda *args: _laid(*args, np.int64(-1)),
+    ),
+    Mistake(
+        "A map of labels holds integers, and `nan` is none.", lambda *args: _laid(*args, np.float64(np.nan))
+    ),
+    Mistake(
+        "The map ends where the patches end. It should have the size of the tile.",
+        lambda p, h, w: _laid(p, p.shape[0] * p.shape[2], p.shape[1] * p.shape[2], np.uint8(0)),
+    ),
+    Mistake("The pixels of different patches are mixed. Rows of a patch are not rows of the map.", _crossed),
+]
 _rebuild_map = Exercise("rebuild_map", _border_cases, _rebuilt, _REBUILT)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #na2d529fa203
 _PAINT = np.concatenate([_COLOURS[:6], np.zeros((250, 3), np.uint8)])
 
-def _painted(label_map): return _PAINT[label_map]
+
+def _painted(label_map):
+    return _PAINT[label_map]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n3ad4064478a
 def _paint_judge(given, expected, label_map):
     "The same bytes."
-    if kind_of(given) == "an array" and (given.shape, given.dtype) == (expected.shape, expected.dtype) and np.array_equal(given, expected): return None
-    if kind_of(given) == "an array" and given.shape == expected.shape and given.dtype != np.uint8: return f"the colours are {given.dtype} instead of uint8"
+    if (
+        kind_of(given) == "an array"
+        and (given.shape, given.dtype) == (expected.shape, expected.dtype)
+        and np.array_equal(given, expected)
+    ):
+        return None
+    if kind_of(given) == "an array" and given.shape == expected.shape and given.dtype != np.uint8:
+        return f"the colours are {given.dtype} instead of uint8"
     return compare(given, expected)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #naf9b357dcad
 def _paint_cases(rng):
     small = lambda *size: rng.choice(np.array([0, 1, 2, 3, 4, 5, 255], np.uint8), size)
-    return [("all six classes", (np.array([[0, 1, 2], [3, 4, 5]], np.uint8),)), ("a pixel that is not scored", (np.array([[255, 1], [4, 0]], np.uint8),)),
-            *[("a random map", (small(*size),)) for size in rng.integers(2, 9, (2, 2))], ("a map of 3072 x 4096 pixels", (np.tile(small(64, 64), (48, 64)),))]
+    return [
+        ("all six classes", (np.array([[0, 1, 2], [3, 4, 5]], np.uint8),)),
+        ("a pixel that is not scored", (np.array([[255, 1], [4, 0]], np.uint8),)),
+        *[("a random map", (small(*size),)) for size in rng.integers(2, 9, (2, 2))],
+        ("a map of 3072 x 4096 pixels", (np.tile(small(64, 64), (48, 64)),)),
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n94fbda34c85
 def _by_loop(label_map):
@@ -701,17 +1101,28 @@ def _by_loop(label_map):
     for row in range(label_map.shape[0]):
         for col in range(label_map.shape[1]):
             for index, colour in enumerate(ISPRS.colours):
-                if label_map[row, col] == index: image[row, col] = colour
+                if label_map[row, col] == index:
+                    image[row, col] = colour
     return image
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n48ad527a5f3
 _PAINTS = [
-    Mistake("The colours are right and wide: which type has the range 0 to 255?", lambda m: _PAINT.astype(np.int16)[m]),
-    Mistake("Python looks at twelve million pixels, one after the other. How often could numpy be asked instead, once for each pixel or once for each class?", _by_loop),
+    Mistake(
+        "The colours are right and wide: which type has the range 0 to 255?",
+        lambda m: _PAINT.astype(np.int16)[m],
+    ),
+    Mistake(
+        "Python looks at twelve million pixels, one after the other. How often could numpy be asked instead, once for each pixel or once for each class?",
+        _by_loop,
+    ),
     Mistake("255 has no line in a table of six colours.", lambda m: _PAINT[:6][m]),
-    Mistake("Pixels that are not scored came out in the colour of the last class.", lambda m: _PAINT[np.minimum(m, 5)]),
+    Mistake(
+        "Pixels that are not scored came out in the colour of the last class.",
+        lambda m: _PAINT[np.minimum(m, 5)],
+    ),
     Mistake("Pixels that are not scored came out white, like roads.", lambda m: _PAINT[m % 255]),
-    Mistake("Red and blue are exchanged.", lambda m: _PAINT[m][..., ::-1])]
+    Mistake("Red and blue are exchanged.", lambda m: _PAINT[m][..., ::-1]),
+]
 _paint_map = Exercise("paint_map", _paint_cases, _painted, _PAINTS, _paint_judge)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nef9734e969d
@@ -719,16 +1130,25 @@ def _once(predictions, origins, labels):
     "For every scored pixel the last window that covers it."
     p, hits, scored = predictions.shape[1], 0, 0
     for (row, col), label in np.ndenumerate(labels):
-        if label == 255: continue
+        if label == 255:
+            continue
         last = max(i for i, (r, c) in enumerate(origins) if r <= row < r + p and c <= col < c + p)
-        hits, scored = hits + (predictions[last, row - origins[last, 0], col - origins[last, 1]] == label), scored + 1
+        hits, scored = (
+            hits + (predictions[last, row - origins[last, 0], col - origins[last, 1]] == label),
+            scored + 1,
+        )
     return float(hits / scored)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n2b4909a7fe8
 def _overlap_case(rng, height, width, p, stride, ignored=0.15):
-    labels, origins = rng.integers(0, 5, (height, width), dtype=np.uint8), PatchGrid(height, width, p, stride).origins
-    right = np.stack([labels[r:r + p, c:c + p] for r, c in origins])
-    predictions = np.where(rng.random(right.shape) < 0.6, right, rng.integers(0, 5, right.shape)).astype(np.uint8)
+    labels, origins = (
+        rng.integers(0, 5, (height, width), dtype=np.uint8),
+        PatchGrid(height, width, p, stride).origins,
+    )
+    right = np.stack([labels[r : r + p, c : c + p] for r, c in origins])
+    predictions = np.where(rng.random(right.shape) < 0.6, right, rng.integers(0, 5, right.shape)).astype(
+        np.uint8
+    )
     labels[rng.random(labels.shape) < ignored] = 255
     return predictions, origins, labels
 
@@ -737,46 +1157,77 @@ def _overlap_cases(rng):
     pair = np.array([[[0, 1], [0, 1]], [[2, 3], [2, 3]]], np.uint8), np.array([[0, 0], [0, 1]])
     labels = np.array([[0, 2, 4], [0, 2, 3]], np.uint8)
     fixed, sizes = np.random.default_rng(3), rng.integers(6, 10, (3, 2)).tolist()
-    return [("two windows that share a column", (*pair, labels)), ("side by side: no pixel is covered twice", _overlap_case(fixed, 4, 6, 2, 2, 0)),
-            ("pixels that are not scored", _overlap_case(fixed, 4, 6, 2, 2, 0.4)), ("half of a window overlaps", _overlap_case(fixed, 6, 8, 4, 2)),
-            *[("random windows", _overlap_case(rng, h, w, 4, 3)) for h, w in sizes]]
+    return [
+        ("two windows that share a column", (*pair, labels)),
+        ("side by side: no pixel is covered twice", _overlap_case(fixed, 4, 6, 2, 2, 0)),
+        ("pixels that are not scored", _overlap_case(fixed, 4, 6, 2, 2, 0.4)),
+        ("half of a window overlaps", _overlap_case(fixed, 6, 8, 4, 2)),
+        *[("random windows", _overlap_case(rng, h, w, 4, 3)) for h, w in sizes],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n0951bddf79e
 def _per_window(predictions, origins, labels):
     p, hits, pixels = predictions.shape[1], 0, 0
     for window, (r, c) in zip(predictions, origins):
-        target = labels[r:r + p, c:c + p]
+        target = labels[r : r + p, c : c + p]
         hits, pixels = hits + (window == target).sum(), pixels + (target != 255).sum()
     return float(hits / pixels)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n452f37f9494
 def _pasted(predictions, origins, labels, step=1):
     p, label_map = predictions.shape[1], np.full(labels.shape, 255, np.uint8)
-    for window, (r, c) in list(zip(predictions, origins))[::step]: label_map[r:r + p, c:c + p] = window
+    for window, (r, c) in list(zip(predictions, origins))[::step]:
+        label_map[r : r + p, c : c + p] = window
     return label_map
 
-def _scored(label_map, labels): return float((label_map == labels)[labels != 255].mean())
+
+def _scored(label_map, labels):
+    return float((label_map == labels)[labels != 255].mean())
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n4cf91aab526
 def _any_right(predictions, origins, labels):
     p, right = predictions.shape[1], np.zeros(labels.shape, bool)
-    for window, (r, c) in zip(predictions, origins): right[r:r + p, c:c + p] |= window == labels[r:r + p, c:c + p]
+    for window, (r, c) in zip(predictions, origins):
+        right[r : r + p, c : c + p] |= window == labels[r : r + p, c : c + p]
     return float(right[labels != 255].mean())
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #na567a63e766
 _COUNTED = [
-    Mistake("A pixel that four windows cover counts four times, one in the corner once. How many times should a pixel count?", _per_window),
-    Mistake("Where windows overlap, the first one is kept here; the text says the last.", lambda p, o, l: _scored(_pasted(p, o, l, -1), l)),
-    Mistake("A pixel counts as right when any of its windows is right: no map can be made of that.", _any_right),
-    Mistake("The hits of all windows are divided by the pixels of one map: is the share still a share?", lambda p, o, l: float(_per_window(p, o, l) * sum((l[r:r + p.shape[1], c:c + p.shape[1]] != 255).sum() for r, c in o) / (l != 255).sum())),
-    Mistake("Pixels labelled 255 are not scored: they are neither right nor wrong.", lambda p, o, l: float((_pasted(p, o, l) == l).mean())),
-    Mistake("This is the share of wrong pixels.", lambda p, o, l: 1 - _once(p, o, l))]
+    Mistake(
+        "A pixel that four windows cover counts four times, one in the corner once. How many times should a pixel count?",
+        _per_window,
+    ),
+    Mistake(
+        "Where windows overlap, the first one is kept here; the text says the last.",
+        lambda p, o, l: _scored(_pasted(p, o, l, -1), l),
+    ),
+    Mistake(
+        "A pixel counts as right when any of its windows is right: no map can be made of that.", _any_right
+    ),
+    Mistake(
+        "The hits of all windows are divided by the pixels of one map: is the share still a share?",
+        lambda p, o, l: float(
+            _per_window(p, o, l)
+            * sum((l[r : r + p.shape[1], c : c + p.shape[1]] != 255).sum() for r, c in o)
+            / (l != 255).sum()
+        ),
+    ),
+    Mistake(
+        "Pixels labelled 255 are not scored: they are neither right nor wrong.",
+        lambda p, o, l: float((_pasted(p, o, l) == l).mean()),
+    ),
+    Mistake("This is the share of wrong pixels.", lambda p, o, l: 1 - _once(p, o, l)),
+]
 _map_accuracy = Exercise("map_accuracy", _overlap_cases, _once, _COUNTED, _close)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nad44390ea7c
 def _present_iou(matrix):
     "Class by class, over the rows that hold a pixel."
-    ious = [matrix[k, k] / (matrix[k].sum() + matrix[:, k].sum() - matrix[k, k]) for k in range(len(matrix)) if matrix[k].any()]
+    ious = [
+        matrix[k, k] / (matrix[k].sum() + matrix[:, k].sum() - matrix[k, k])
+        for k in range(len(matrix))
+        if matrix[k].any()
+    ]
     return float(np.mean(ious))
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n50def24c3c2
@@ -785,9 +1236,14 @@ def _matrix_cases(rng):
         matrix = rng.integers(0, 30, (k, k)) + np.diag(rng.integers(20, 60, k))
         matrix[absent] = 0
         return matrix
-    return [("two classes", (np.array([[8, 2], [1, 9]]),)), ("a map without clutter", (np.array([[5, 1, 0], [2, 7, 0], [0, 0, 0]]),)),
-            ("clutter is absent, and predicted", (np.array([[6, 1, 3], [2, 8, 0], [0, 0, 0]]),)), ("a class that was never found", (np.array([[9, 1], [4, 0]]),)),
-            *[("a random matrix", (draw(6, rng.integers(0, 6, n)),)) for n in (0, 1, 2)]]
+
+    return [
+        ("two classes", (np.array([[8, 2], [1, 9]]),)),
+        ("a map without clutter", (np.array([[5, 1, 0], [2, 7, 0], [0, 0, 0]]),)),
+        ("clutter is absent, and predicted", (np.array([[6, 1, 3], [2, 8, 0], [0, 0, 0]]),)),
+        ("a class that was never found", (np.array([[9, 1], [4, 0]]),)),
+        *[("a random matrix", (draw(6, rng.integers(0, 6, n)),)) for n in (0, 1, 2)],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n284e471759b
 def _each_iou(matrix, empty=np.nan):
@@ -802,44 +1258,97 @@ def _struck(matrix):
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n98fe29f55c4
 _IOUS = [
-    Mistake("Predicted, but absent from the reference: is that class in the mean?", lambda m: float(np.nanmean(_each_iou(m)))),
-    Mistake("A class without a pixel gets 0, as if it had been missed. What is the IoU of nothing with nothing?", lambda m: float(_each_iou(m, 0).mean())),
-    Mistake("A class without a pixel gets 1, as if it had been found.", lambda m: float(_each_iou(m, 1).mean())),
-    Mistake("0 / 0 is not a number, and neither is a mean that contains it.", lambda m: float(_each_iou(m).mean())),
+    Mistake(
+        "Predicted, but absent from the reference: is that class in the mean?",
+        lambda m: float(np.nanmean(_each_iou(m))),
+    ),
+    Mistake(
+        "A class without a pixel gets 0, as if it had been missed. What is the IoU of nothing with nothing?",
+        lambda m: float(_each_iou(m, 0).mean()),
+    ),
+    Mistake(
+        "A class without a pixel gets 1, as if it had been found.", lambda m: float(_each_iou(m, 1).mean())
+    ),
+    Mistake(
+        "0 / 0 is not a number, and neither is a mean that contains it.", lambda m: float(_each_iou(m).mean())
+    ),
     Mistake("With the column of the absent class, errors of the other classes were struck out.", _struck),
-    Mistake("This is a mean of recalls. A union also holds what was wrongly called the class.", lambda m: float(np.mean([r[k] / r.sum() for k, r in enumerate(m) if r.any()])))]
+    Mistake(
+        "This is a mean of recalls. A union also holds what was wrongly called the class.",
+        lambda m: float(np.mean([r[k] / r.sum() for k, r in enumerate(m) if r.any()])),
+    ),
+]
 _mean_iou = Exercise("mean_iou", _matrix_cases, _present_iou, _IOUS, _close)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n24bcab37b67
 def _row_of(matrix, k):
     "Recall, precision and F1 from counts."
     found, missed, wrong = matrix[k, k], matrix[k].sum() - matrix[k, k], matrix[:, k].sum() - matrix[k, k]
-    return float(found / (found + missed)), float(found / (found + wrong)), float(2 * found / (2 * found + wrong + missed))
+    return (
+        float(found / (found + missed)),
+        float(found / (found + wrong)),
+        float(2 * found / (2 * found + wrong + missed)),
+    )
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n9a4e719a9e1
 def _row_cases(rng):
     draw = lambda k: rng.integers(1, 40, (k, k))
-    return [("two classes, the first", (np.array([[6, 2], [6, 10]]), 0)), ("the second", (np.array([[6, 2], [6, 10]]), 1)),
-            ("recall equals precision", (np.array([[4, 2], [2, 7]]), 0)), ("never hit", (np.array([[0, 5], [3, 9]]), 0)),
-            *[("a random matrix", (draw(int(k)), int(k) - 2)) for k in rng.integers(3, 7, 3)]]
+    return [
+        ("two classes, the first", (np.array([[6, 2], [6, 10]]), 0)),
+        ("the second", (np.array([[6, 2], [6, 10]]), 1)),
+        ("recall equals precision", (np.array([[4, 2], [2, 7]]), 0)),
+        ("never hit", (np.array([[0, 5], [3, 9]]), 0)),
+        *[("a random matrix", (draw(int(k)), int(k) - 2)) for k in rng.integers(3, 7, 3)],
+    ]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n8b14fd52430
 def _row_with(mean=lambda r, p: 2 * r * p / (r + p), pick=lambda r, p: (r, p)):
     def row(matrix, k):
         r, p = pick(matrix[k, k] / matrix[k].sum(), matrix[k, k] / matrix[:, k].sum())
-        with np.errstate(all="ignore"): return float(r), float(p), float(mean(r, p))
+        with np.errstate(all="ignore"):
+            return float(r), float(p), float(mean(r, p))
+
     return row
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n981bcf8c03e
 _ROWS = [
-    Mistake("Without a hit, recall and precision are 0, and their harmonic mean must not be 0 / 0.", _row_with()),
-    Mistake("F1 repeats the precision. Read that line again, name by name.", _row_with(lambda r, p: 2 * p * p / (p + p))),
-    Mistake("Precision repeats the recall: which direction of the matrix holds what was called the class?", _row_with(pick=lambda r, p: (r, r))),
-    Mistake("Recall and precision are exchanged: rows are the reference.", _row_with(pick=lambda r, p: (p, r))),
+    Mistake(
+        "Without a hit, recall and precision are 0, and their harmonic mean must not be 0 / 0.", _row_with()
+    ),
+    Mistake(
+        "F1 repeats the precision. Read that line again, name by name.",
+        _row_with(lambda r, p: 2 * p * p / (p + p)),
+    ),
+    Mistake(
+        "Precision repeats the recall: which direction of the matrix holds what was called the class?",
+        _row_with(pick=lambda r, p: (r, r)),
+    ),
+    Mistake(
+        "Recall and precision are exchanged: rows are the reference.", _row_with(pick=lambda r, p: (p, r))
+    ),
     Mistake("F1 is the harmonic mean. This is the arithmetic one.", _row_with(lambda r, p: (r + p) / 2)),
-    Mistake("F1 is the harmonic mean. This is the geometric one.", _row_with(lambda r, p: np.sqrt(r * p)))]
+    Mistake("F1 is the harmonic mean. This is the geometric one.", _row_with(lambda r, p: np.sqrt(r * p))),
+]
 _table_row = Exercise("table_row", _row_cases, _row_of, _ROWS, _close)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nc0e5787f8d3
-check = _Museum([_standardise, _encode_labels, _decode_reference, _resize_labels, _split_windows, _weighted_loss, _training_loss, _make_batches,
-                 _run_epochs, _stop_and_keep, _predict_labels, _rebuild_map, _paint_map, _map_accuracy, _mean_iou, _table_row])
+check = _Museum(
+    [
+        _standardise,
+        _encode_labels,
+        _decode_reference,
+        _resize_labels,
+        _split_windows,
+        _weighted_loss,
+        _training_loss,
+        _make_batches,
+        _run_epochs,
+        _stop_and_keep,
+        _predict_labels,
+        _rebuild_map,
+        _paint_map,
+        _map_accuracy,
+        _mean_iou,
+        _table_row,
+    ]
+)

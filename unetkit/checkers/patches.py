@@ -15,25 +15,38 @@ def _starts(length, size, stride):
     "Window starts on one axis; the last is shifted inwards."
     return sorted({min(start, length - size) for start in range(0, length, stride)})
 
+
 def _owner(pixel, length, size, stride):
     "Index of the window that owns a pixel of one axis."
-    if not 0 <= pixel < length: raise ValueError(f"there is no pixel {pixel} on an axis of {length}")
+    if not 0 <= pixel < length:
+        raise ValueError(f"there is no pixel {pixel} on an axis of {length}")
     starts = _starts(length, size, stride)
     for i in reversed(range(1, len(starts))):
         overlap = starts[i - 1] + size - starts[i]
-        if pixel >= starts[i] + overlap // 2: return i
+        if pixel >= starts[i] + overlap // 2:
+            return i
     return 0
 
 # %% ../../nbs/checkers/04_patches.ipynb #n14246a92e02
 def _owner_cases(rng):
     "Pixels on axes: (why, (pixel, length, size, stride))."
-    toy = [("no overlap", (5, 12, 4, 4)), ("an overlap of half a window", (7, 16, 8, 4)), ("the example of the lesson", (7, 11, 4, 3)),
-           ("the last pixel before a cut", (5, 16, 8, 4)), ("the first pixel behind a cut", (6, 16, 8, 4)), ("an overlap of one pixel", (3, 11, 4, 3)),
-           ("the last pixel, in a window that was shifted", (10, 11, 4, 4)),
-           ("an overlap with a window that was shifted", (8, 11, 4, 3)), ("the first pixel", (0, 11, 4, 3)),
-           ("a single window", (6, 7, 7, 2)), ("a stride of one", (5, 9, 3, 1)),
-           ("a pixel behind the end", (11, 11, 4, 3)), ("a pixel before the start", (-1, 11, 4, 3))]
+    toy = [
+        ("no overlap", (5, 12, 4, 4)),
+        ("an overlap of half a window", (7, 16, 8, 4)),
+        ("the example of the lesson", (7, 11, 4, 3)),
+        ("the last pixel before a cut", (5, 16, 8, 4)),
+        ("the first pixel behind a cut", (6, 16, 8, 4)),
+        ("an overlap of one pixel", (3, 11, 4, 3)),
+        ("the last pixel, in a window that was shifted", (10, 11, 4, 4)),
+        ("an overlap with a window that was shifted", (8, 11, 4, 3)),
+        ("the first pixel", (0, 11, 4, 3)),
+        ("a single window", (6, 7, 7, 2)),
+        ("a stride of one", (5, 9, 3, 1)),
+        ("a pixel behind the end", (11, 11, 4, 3)),
+        ("a pixel before the start", (-1, 11, 4, 3)),
+    ]
     return toy + [("a random axis", _random_pixel(rng)) for _ in range(8)]
+
 
 def _random_pixel(rng):
     "A pixel of a random axis."
@@ -44,14 +57,21 @@ def _random_pixel(rng):
 # %% ../../nbs/checkers/04_patches.ipynb #n628d92e276a
 def _covering(pixel, length, size, stride):
     "Windows that cover a pixel; none is refused."
-    if not 0 <= pixel < length: raise ValueError("no such pixel")
+    if not 0 <= pixel < length:
+        raise ValueError("no such pixel")
     return [i for i, start in enumerate(_starts(length, size, stride)) if start <= pixel < start + size]
 
-def _by_stride(pixel, length, size, stride): return _covering(pixel, length, size, stride) and pixel // stride
 
-def _first_cover(pixel, length, size, stride): return _covering(pixel, length, size, stride)[0]
+def _by_stride(pixel, length, size, stride):
+    return _covering(pixel, length, size, stride) and pixel // stride
 
-def _last_cover(pixel, length, size, stride): return _covering(pixel, length, size, stride)[-1]
+
+def _first_cover(pixel, length, size, stride):
+    return _covering(pixel, length, size, stride)[0]
+
+
+def _last_cover(pixel, length, size, stride):
+    return _covering(pixel, length, size, stride)[-1]
 
 # %% ../../nbs/checkers/04_patches.ipynb #n35246780685
 def _cut(pixel, length, size, stride, half=lambda overlap: overlap // 2, side="right"):
@@ -60,37 +80,64 @@ def _cut(pixel, length, size, stride, half=lambda overlap: overlap // 2, side="r
     cuts = [b + half(a + size - b) for a, b in zip(starts, starts[1:])]
     return _covering(pixel, length, size, stride) and int(np.searchsorted(cuts, pixel, side))
 
-def _cut_to_the_left(*args): return _cut(*args, side="left")
 
-def _rounded_up(*args): return _cut(*args, half=lambda overlap: -(-overlap // 2))
+def _cut_to_the_left(*args):
+    return _cut(*args, side="left")
+
+
+def _rounded_up(*args):
+    return _cut(*args, half=lambda overlap: -(-overlap // 2))
+
 
 def _nearest_start(pixel, length, size, stride):
     distances = np.abs(np.subtract(_starts(length, size, stride), pixel))
     return _covering(pixel, length, size, stride) and int(distances.argmin())
 
 # %% ../../nbs/checkers/04_patches.ipynb #n13355a13a57
-def _no_last_window(pixel, length, size, stride): return _cut(min(pixel, length - 1), (length - size) // stride * stride + size, size, stride)
+def _no_last_window(pixel, length, size, stride):
+    return _cut(min(pixel, length - 1), (length - size) // stride * stride + size, size, stride)
+
 
 def _not_shifted(pixel, length, size, stride):
     count = len(_starts(length, size, stride))
-    return _cut(pixel, (count - 1) * stride + size, size, stride) if _covering(pixel, length, size, stride) else None
+    return (
+        _cut(pixel, (count - 1) * stride + size, size, stride)
+        if _covering(pixel, length, size, stride)
+        else None
+    )
 
-def _start_itself(*args): return _starts(*args[1:])[_owner(*args)]
 
-def _no_refusal(pixel, length, size, stride): return _owner(min(max(pixel, 0), length - 1), length, size, stride)
+def _start_itself(*args):
+    return _starts(*args[1:])[_owner(*args)]
+
+
+def _no_refusal(pixel, length, size, stride):
+    return _owner(min(max(pixel, 0), length - 1), length, size, stride)
 
 # %% ../../nbs/checkers/04_patches.ipynb #nd8f1a78103f
 _OWNER_MISTAKES = [
     Mistake("This is where the window starts. Which window is it, counted from 0?", _start_itself),
-    Mistake("The last window reaches beyond the axis: it has to be shifted inwards, and then it overlaps more.", _not_shifted),
-    Mistake("An odd overlap cannot be halved: which of the two windows gets the pixel in the middle?", _rounded_up),
+    Mistake(
+        "The last window reaches beyond the axis: it has to be shifted inwards, and then it overlaps more.",
+        _not_shifted,
+    ),
+    Mistake(
+        "An odd overlap cannot be halved: which of the two windows gets the pixel in the middle?", _rounded_up
+    ),
     Mistake("A cut is the first pixel of the window on its right.", _cut_to_the_left),
-    Mistake("Windows are longer than the stride, so a pixel can lie in several: which of them owns it?", _by_stride),
+    Mistake(
+        "Windows are longer than the stride, so a pixel can lie in several: which of them owns it?",
+        _by_stride,
+    ),
     Mistake("Every pixel of the overlap went to the left window: where is the overlap cut?", _first_cover),
     Mistake("Every pixel of the overlap went to the right window: where is the overlap cut?", _last_cover),
-    Mistake("A pixel belongs to the window in whose *middle* it lies, not to the one that starts nearby.", _nearest_start),
+    Mistake(
+        "A pixel belongs to the window in whose *middle* it lies, not to the one that starts nearby.",
+        _nearest_start,
+    ),
     Mistake("The end of the axis is not covered: which window is missing?", _no_last_window),
-    Mistake("There is no such pixel on the axis: say so.", _no_refusal)]
+    Mistake("There is no such pixel on the axis: say so.", _no_refusal),
+]
 
 # %% ../../nbs/checkers/04_patches.ipynb #nc82dbdc368f
 def _clear(train_starts, valid_starts, size, guard):
@@ -101,12 +148,19 @@ def _clear(train_starts, valid_starts, size, guard):
 # %% ../../nbs/checkers/04_patches.ipynb #n006d0befd8a
 def _clear_cases(rng):
     "Starts on one axis: (why, (train_starts, valid_starts, size, guard))."
-    toy = [("windows that touch, without a guard", ([0, 4, 12], [8], 4, 0)), ("windows that overlap", ([2, 6, 10, 14], [8], 4, 0)),
-           ("the example of the lesson", ([0, 4, 12, 16], [8], 4, 1)), ("a guard that is kept exactly", ([0, 3, 13, 16], [8], 4, 1)),
-           ("two validation windows", ([0, 8, 16, 24, 32], [0, 32], 8, 4)), ("starts in another order", ([30, 0, 20, 9], [10], 5, 3)),
-           ("a start that comes twice", ([0, 0, 9], [9], 4, 2)), ("no validation window", ([0, 4], [], 4, 2)),
-           ("nothing is far enough", ([0, 8], [4], 4, 9))]
+    toy = [
+        ("windows that touch, without a guard", ([0, 4, 12], [8], 4, 0)),
+        ("windows that overlap", ([2, 6, 10, 14], [8], 4, 0)),
+        ("the example of the lesson", ([0, 4, 12, 16], [8], 4, 1)),
+        ("a guard that is kept exactly", ([0, 3, 13, 16], [8], 4, 1)),
+        ("two validation windows", ([0, 8, 16, 24, 32], [0, 32], 8, 4)),
+        ("starts in another order", ([30, 0, 20, 9], [10], 5, 3)),
+        ("a start that comes twice", ([0, 0, 9], [9], 4, 2)),
+        ("no validation window", ([0, 4], [], 4, 2)),
+        ("nothing is far enough", ([0, 8], [4], 4, 9)),
+    ]
     return toy + [("random windows", _random_starts(rng)) for _ in range(5)]
+
 
 def _random_starts(rng):
     "Random starts, in random order, with some distance to keep."
@@ -114,39 +168,72 @@ def _random_starts(rng):
     return rng.permutation(600)[:30].tolist(), rng.permutation(600)[:3].tolist(), size, guard
 
 # %% ../../nbs/checkers/04_patches.ipynb #n195c172b6a9
-def _keep(train, valid, rule): return [t for t in train if all(rule(t, v) for v in valid)]
+def _keep(train, valid, rule):
+    return [t for t in train if all(rule(t, v) for v in valid)]
 
-def _one_pixel_more(train, valid, size, guard): return _keep(train, valid, lambda t, v: abs(t - v) - size > guard)
 
-def _starts_apart(train, valid, size, guard): return _keep(train, valid, lambda t, v: abs(t - v) >= guard)
+def _one_pixel_more(train, valid, size, guard):
+    return _keep(train, valid, lambda t, v: abs(t - v) - size > guard)
 
-def _overlap_only(train, valid, size, guard): return _keep(train, valid, lambda t, v: abs(t - v) >= size)
 
-def _one_side(train, valid, size, guard): return _keep(train, valid, lambda t, v: t - v >= size + guard or t < v)
+def _starts_apart(train, valid, size, guard):
+    return _keep(train, valid, lambda t, v: abs(t - v) >= guard)
 
-def _twice(train, valid, size, guard): return _keep(train, valid, lambda t, v: abs(t - v) >= size + 2 * guard)
+
+def _overlap_only(train, valid, size, guard):
+    return _keep(train, valid, lambda t, v: abs(t - v) >= size)
+
+
+def _one_side(train, valid, size, guard):
+    return _keep(train, valid, lambda t, v: t - v >= size + guard or t < v)
+
+
+def _twice(train, valid, size, guard):
+    return _keep(train, valid, lambda t, v: abs(t - v) >= size + 2 * guard)
 
 # %% ../../nbs/checkers/04_patches.ipynb #n5984d7155df
-def _far(size, guard): return lambda t, v: abs(t - v) >= size + guard
+def _far(size, guard):
+    return lambda t, v: abs(t - v) >= size + guard
 
-def _any(train, valid, size, guard): return [t for t in train if any(_far(size, guard)(t, v) for v in valid)]
 
-def _first_only(train, valid, size, guard): return _keep(train, valid[:1], _far(size, guard))
+def _any(train, valid, size, guard):
+    return [t for t in train if any(_far(size, guard)(t, v) for v in valid)]
 
-def _dropped(train, valid, size, guard): return [t for t in train if t not in _keep(train, valid, _far(size, guard))]
 
-def _as_set(train, valid, size, guard): return sorted(set(_keep(train, valid, _far(size, guard))))
+def _first_only(train, valid, size, guard):
+    return _keep(train, valid[:1], _far(size, guard))
+
+
+def _dropped(train, valid, size, guard):
+    return [t for t in train if t not in _keep(train, valid, _far(size, guard))]
+
+
+def _as_set(train, valid, size, guard):
+    return sorted(set(_keep(train, valid, _far(size, guard))))
+
 
 _CLEAR_MISTAKES = [
     Mistake("The guard lies between two windows once, not once for each.", _twice),
-    Mistake("At least `guard` pixels in between: is a window that keeps exactly so many far enough?", _one_pixel_more),
+    Mistake(
+        "At least `guard` pixels in between: is a window that keeps exactly so many far enough?",
+        _one_pixel_more,
+    ),
     Mistake("The windows do not overlap, but where is the guard?", _overlap_only),
-    Mistake("This is the distance of the starts. How many pixels lie between the end of one window and the start of the other?", _starts_apart),
+    Mistake(
+        "This is the distance of the starts. How many pixels lie between the end of one window and the start of the other?",
+        _starts_apart,
+    ),
     Mistake("A training window can come before a validation window as well as after it.", _one_side),
     Mistake("These are the windows that have to go.", _dropped),
     Mistake("Far from one validation window is not enough.", _any),
     Mistake("There can be more than one validation window.", _first_only),
-    Mistake("The order of the starts is theirs, and a start that comes twice stays twice.", _as_set)]
+    Mistake("The order of the starts is theirs, and a start that comes twice stays twice.", _as_set),
+]
 
 # %% ../../nbs/checkers/04_patches.ipynb #n56a99c62839
-check = Checker([Exercise("owner_of", _owner_cases, _owner, _OWNER_MISTAKES), Exercise("keep_clear", _clear_cases, _clear, _CLEAR_MISTAKES)])
+check = Checker(
+    [
+        Exercise("owner_of", _owner_cases, _owner, _OWNER_MISTAKES),
+        Exercise("keep_clear", _clear_cases, _clear, _CLEAR_MISTAKES),
+    ]
+)

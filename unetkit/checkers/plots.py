@@ -18,10 +18,11 @@ def _commonest(block):
     counts = Counter(k for k in block.ravel().tolist() if k != 255)
     return min(counts, key=lambda k: (-counts[k], k), default=255)
 
+
 def _oracle(labels, step):
     "The commonest label of every block, uint8 (ceil(H / step), ceil(W / step))."
     rows, cols = (range(0, n, step) for n in labels.shape)
-    return np.array([[_commonest(labels[r:r + step, c:c + step]) for c in cols] for r in rows], np.uint8)
+    return np.array([[_commonest(labels[r : r + step, c : c + step]) for c in cols] for r in rows], np.uint8)
 
 # %% ../../nbs/checkers/plots.ipynb #n4f814731a10
 def _judge(given, expected, *args):
@@ -30,19 +31,26 @@ def _judge(given, expected, *args):
     return fault or (None if given.dtype == np.uint8 else f"it holds {given.dtype} instead of uint8")
 
 # %% ../../nbs/checkers/plots.ipynb #n6906e7db557
-def _map(*rows): return np.array(rows, np.uint8)
+def _map(*rows):
+    return np.array(rows, np.uint8)
+
 
 def _small_cases():
     "Maps of a few pixels: (why, (labels, step))."
     car = _map([2, 0, 0], [0, 3, 0], [0, 4, 2])
-    return [("blocks of one class each", (_map([1, 1, 3, 3], [1, 1, 3, 3]), 2)), ("a block with several classes", (car, 3)),
-            ("the commonest class has fewer than half of the pixels", (_map([3, 0, 4], [0, 4, 0], [1, 4, 0]), 3)),
-            ("wider than high", (_map([0, 0, 1, 1, 2, 2], [0, 4, 1, 3, 2, 0]), 2)),
-            ("two classes are equally common", (_map([255, 3, 1], [1, 2, 3]), 3)),
-            ("most pixels are ignored", (_map([2, 255, 255], [255, 1, 255], [2, 255, 255]), 3)),
-            ("a width that the step does not divide", (_map([0, 0, 1, 1, 3], [0, 4, 1, 4, 3]), 2)),
-            ("a whole block is ignored", (_map([255, 255, 2, 2], [255, 255, 2, 1]), 2)),
-            ("a step larger than the map", (_map([1, 0, 0]), 5)), ("a step of one", (car, 1)), ("one pixel", (_map([5]), 2))]
+    return [
+        ("blocks of one class each", (_map([1, 1, 3, 3], [1, 1, 3, 3]), 2)),
+        ("a block with several classes", (car, 3)),
+        ("the commonest class has fewer than half of the pixels", (_map([3, 0, 4], [0, 4, 0], [1, 4, 0]), 3)),
+        ("wider than high", (_map([0, 0, 1, 1, 2, 2], [0, 4, 1, 3, 2, 0]), 2)),
+        ("two classes are equally common", (_map([255, 3, 1], [1, 2, 3]), 3)),
+        ("most pixels are ignored", (_map([2, 255, 255], [255, 1, 255], [2, 255, 255]), 3)),
+        ("a width that the step does not divide", (_map([0, 0, 1, 1, 3], [0, 4, 1, 4, 3]), 2)),
+        ("a whole block is ignored", (_map([255, 255, 2, 2], [255, 255, 2, 1]), 2)),
+        ("a step larger than the map", (_map([1, 0, 0]), 5)),
+        ("a step of one", (car, 1)),
+        ("one pixel", (_map([5]), 2)),
+    ]
 
 # %% ../../nbs/checkers/plots.ipynb #n5c02775818f
 def _random_case(rng):
@@ -50,6 +58,7 @@ def _random_case(rng):
     labels = rng.integers(0, 6, rng.integers(4, 15, 2)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.2] = 255
     return "a random map", (labels, int(rng.integers(2, 5)))
+
 
 def _cases(rng):
     "Small, then random."
@@ -59,44 +68,81 @@ def _cases(rng):
 def _blocks(labels, step, rule, whole=False):
     "A rule applied to every block, or to whole blocks only."
     h, w = (n // step * step if whole else n for n in labels.shape)
-    return np.array([[rule(labels[r:min(r + step, h), c:min(c + step, w)]) for c in range(0, w, step)] for r in range(0, h, step)], np.uint8)
+    return np.array(
+        [
+            [rule(labels[r : min(r + step, h), c : min(c + step, w)]) for c in range(0, w, step)]
+            for r in range(0, h, step)
+        ],
+        np.uint8,
+    )
 
 # %% ../../nbs/checkers/plots.ipynb #na4d123d8806
-def _mean(labels, step): return _blocks(labels, step, lambda b: round(b.mean()))
+def _mean(labels, step):
+    return _blocks(labels, step, lambda b: round(b.mean()))
 
-def _median(labels, step): return _blocks(labels, step, lambda b: int(np.median(b)))
 
-def _corner(labels, step): return labels[::step, ::step]
+def _median(labels, step):
+    return _blocks(labels, step, lambda b: int(np.median(b)))
 
-def _middle(labels, step): return _blocks(labels, step, lambda b: b[b.shape[0] // 2, b.shape[1] // 2])
 
-def _largest(labels, step): return _blocks(labels, step, np.max)
+def _corner(labels, step):
+    return labels[::step, ::step]
+
+
+def _middle(labels, step):
+    return _blocks(labels, step, lambda b: b[b.shape[0] // 2, b.shape[1] // 2])
+
+
+def _largest(labels, step):
+    return _blocks(labels, step, np.max)
 
 # %% ../../nbs/checkers/plots.ipynb #n16c82c22846
-def _first_seen(labels, step): return _blocks(labels, step, lambda b: Counter(b[b != 255].tolist() or [255]).most_common(1)[0][0])
+def _first_seen(labels, step):
+    return _blocks(labels, step, lambda b: Counter(b[b != 255].tolist() or [255]).most_common(1)[0][0])
 
-def _counts_ignored(labels, step): return _blocks(labels, step, lambda b: np.bincount(b.ravel()).argmax())
 
-def _zero_if_ignored(labels, step): return _blocks(labels, step, lambda b: _commonest(b) % 255)
+def _counts_ignored(labels, step):
+    return _blocks(labels, step, lambda b: np.bincount(b.ravel()).argmax())
 
-def _border_lost(labels, step): return _blocks(labels, step, _commonest, whole=True)
 
-def _exchanged(labels, step): return _oracle(labels, step).T
+def _zero_if_ignored(labels, step):
+    return _blocks(labels, step, lambda b: _commonest(b) % 255)
 
-def _eight_bytes(labels, step): return _oracle(labels, step).astype(int)
+
+def _border_lost(labels, step):
+    return _blocks(labels, step, _commonest, whole=True)
+
+
+def _exchanged(labels, step):
+    return _oracle(labels, step).T
+
+
+def _eight_bytes(labels, step):
+    return _oracle(labels, step).astype(int)
 
 # %% ../../nbs/checkers/plots.ipynb #n42af48381f8
 _MISTAKES = [
-    Mistake("The numbers are right, and take eight times the memory: what type do labels have?", _eight_bytes),
+    Mistake(
+        "The numbers are right, and take eight times the memory: what type do labels have?", _eight_bytes
+    ),
     Mistake("Pixels that are not scored have won the vote.", _counts_ignored),
     Mistake("This is one pixel of the block, whatever the others are: the one in its corner.", _corner),
     Mistake("This is one pixel of the block, whatever the others are: the one in its middle.", _middle),
     Mistake("Classes are names, and between two names there is no mean.", _mean),
-    Mistake("The middle of the sorted numbers depends on how the classes are numbered. Which class has most pixels?", _median),
+    Mistake(
+        "The middle of the sorted numbers depends on how the classes are numbered. Which class has most pixels?",
+        _median,
+    ),
     Mistake("The class with the largest number is not the one with the most pixels.", _largest),
     Mistake("Rows of blocks come before columns of blocks.", _exchanged),
-    Mistake("Where two classes have equally many pixels, the lower one is asked for, whichever comes first in the block.", _first_seen),
-    Mistake("In a block without a scored pixel there is no majority, not even for class 0.", _zero_if_ignored),
-    Mistake("The last blocks are narrower, and belong to the map all the same.", _border_lost)]
+    Mistake(
+        "Where two classes have equally many pixels, the lower one is asked for, whichever comes first in the block.",
+        _first_seen,
+    ),
+    Mistake(
+        "In a block without a scored pixel there is no majority, not even for class 0.", _zero_if_ignored
+    ),
+    Mistake("The last blocks are narrower, and belong to the map all the same.", _border_lost),
+]
 
 check = Checker([Exercise("majority_thumbnail", _cases, _oracle, _MISTAKES, _judge)])

@@ -22,84 +22,153 @@ def _precision(share, recall, false_alarm):
 # %% ../../nbs/checkers/12_rare_cars.ipynb #n61207e90095
 def _rates(rng):
     "Three shares each: of the class, of it found, of the others called it."
-    cases = [("half of the pixels", (0.5, 0.8, 0.1)), ("every fifth pixel", (0.2, 0.9, 0.05)), ("the example of the lesson", (0.01, 0.8, 0.01)),
-             ("cars, as in the report's map of patch 32", (0.0027, 0.0563, 0.00033)), ("no false alarm", (0.1, 0.6, 0)), ("nothing is found", (0.1, 0, 0.05)),
-             ("the class is everywhere", (1, 0.7, 0.3)), ("the class is nowhere", (0, 0.7, 0.3)), ("nothing is called the class", (0.1, 0, 0)),
-             ("the class is everywhere, and never found", (1, 0, 0.3))]
-    return cases + [("random rates", (float(10 ** rng.uniform(-4, -0.3)), *rng.uniform(0.01, 0.99, 2).tolist())) for _ in range(4)]
+    cases = [
+        ("half of the pixels", (0.5, 0.8, 0.1)),
+        ("every fifth pixel", (0.2, 0.9, 0.05)),
+        ("the example of the lesson", (0.01, 0.8, 0.01)),
+        ("cars, as in the report's map of patch 32", (0.0027, 0.0563, 0.00033)),
+        ("no false alarm", (0.1, 0.6, 0)),
+        ("nothing is found", (0.1, 0, 0.05)),
+        ("the class is everywhere", (1, 0.7, 0.3)),
+        ("the class is nowhere", (0, 0.7, 0.3)),
+        ("nothing is called the class", (0.1, 0, 0)),
+        ("the class is everywhere, and never found", (1, 0, 0.3)),
+    ]
+    return cases + [
+        ("random rates", (float(10 ** rng.uniform(-4, -0.3)), *rng.uniform(0.01, 0.99, 2).tolist()))
+        for _ in range(4)
+    ]
 
 # %% ../../nbs/checkers/12_rare_cars.ipynb #n6419802e6b2
 _RATE_MISTAKES = [
-    Mistake("Nothing is called the class here: a precision of 0 would say that something was, and wrongly.",
-            lambda share, recall, alarm: share * recall / ((share * recall + (1 - share) * alarm) or 1)),
-    Mistake("Nothing is called the class here, so the divisor is 0: which answer makes sense then?",
-            lambda share, recall, alarm: share * recall / (share * recall + (1 - share) * alarm)),
-    Mistake("Something is called the class, and all of it wrongly: that is a precision, and not an undefined one.",
-            lambda share, recall, alarm: _precision(share, recall, alarm) if share * recall else math.nan),
-    Mistake("How many pixels could be false alarms depends on how many are not the class: where does its share come in?",
-            lambda share, recall, alarm: recall / (recall + alarm) if recall + alarm else math.nan),
-    Mistake("False alarms are a share of the *other* pixels: how many are these?",
-            lambda share, recall, alarm: share * recall / (share * recall + alarm) if share * recall + alarm else math.nan)]
+    Mistake(
+        "Nothing is called the class here: a precision of 0 would say that something was, and wrongly.",
+        lambda share, recall, alarm: share * recall / ((share * recall + (1 - share) * alarm) or 1),
+    ),
+    Mistake(
+        "Nothing is called the class here, so the divisor is 0: which answer makes sense then?",
+        lambda share, recall, alarm: share * recall / (share * recall + (1 - share) * alarm),
+    ),
+    Mistake(
+        "Something is called the class, and all of it wrongly: that is a precision, and not an undefined one.",
+        lambda share, recall, alarm: _precision(share, recall, alarm) if share * recall else math.nan,
+    ),
+    Mistake(
+        "How many pixels could be false alarms depends on how many are not the class: where does its share come in?",
+        lambda share, recall, alarm: recall / (recall + alarm) if recall + alarm else math.nan,
+    ),
+    Mistake(
+        "False alarms are a share of the *other* pixels: how many are these?",
+        lambda share, recall, alarm: (
+            share * recall / (share * recall + alarm) if share * recall + alarm else math.nan
+        ),
+    ),
+]
 
 # %% ../../nbs/checkers/12_rare_cars.ipynb #n33fe928d7f5
 _RATE_MISTAKES += [
-    Mistake("The two shares have changed places: which pixels can be found, and which can be false alarms?", lambda share, recall, alarm: _precision(1 - share, recall, alarm)),
-    Mistake("Not every pixel of the class is found: where does the recall come in?", lambda share, recall, alarm: _precision(share, 1, alarm)),
-    Mistake("Pixels of the class that were missed were not *called* the class: what belongs below the line?",
-            lambda share, recall, alarm: share * recall / (share + (1 - share) * alarm) if share + (1 - share) * alarm else math.nan),
-    Mistake("This is the share of false calls: precision is about the right ones.", lambda share, recall, alarm: 1 - _precision(share, recall, alarm)),
-    Mistake("This is the share of the other pixels that are left in peace: precision asks about what was called the class.", lambda share, recall, alarm: 1 - alarm),
-    Mistake("This is the share of all pixels that are called the class: it belongs below the line.", lambda share, recall, alarm: share * recall + (1 - share) * alarm),
-    Mistake("This is the share of all pixels that are right: precision asks only about what was called the class.", lambda share, recall, alarm: share * recall + (1 - share) * (1 - alarm))]
+    Mistake(
+        "The two shares have changed places: which pixels can be found, and which can be false alarms?",
+        lambda share, recall, alarm: _precision(1 - share, recall, alarm),
+    ),
+    Mistake(
+        "Not every pixel of the class is found: where does the recall come in?",
+        lambda share, recall, alarm: _precision(share, 1, alarm),
+    ),
+    Mistake(
+        "Pixels of the class that were missed were not *called* the class: what belongs below the line?",
+        lambda share, recall, alarm: (
+            share * recall / (share + (1 - share) * alarm) if share + (1 - share) * alarm else math.nan
+        ),
+    ),
+    Mistake(
+        "This is the share of false calls: precision is about the right ones.",
+        lambda share, recall, alarm: 1 - _precision(share, recall, alarm),
+    ),
+    Mistake(
+        "This is the share of the other pixels that are left in peace: precision asks about what was called the class.",
+        lambda share, recall, alarm: 1 - alarm,
+    ),
+    Mistake(
+        "This is the share of all pixels that are called the class: it belongs below the line.",
+        lambda share, recall, alarm: share * recall + (1 - share) * alarm,
+    ),
+    Mistake(
+        "This is the share of all pixels that are right: precision asks only about what was called the class.",
+        lambda share, recall, alarm: share * recall + (1 - share) * (1 - alarm),
+    ),
+]
 
 # %% ../../nbs/checkers/12_rare_cars.ipynb #n0eec5b906ac
 def _share_of_windows(labels, chosen, patch_size, stride):
     "Share of the grid's windows that hold at least one pixel of the class."
     origins = PatchGrid(*labels.shape, patch_size, stride).origins
-    return float(np.mean([(labels[r:r + patch_size, c:c + patch_size] == chosen).any() for r, c in origins]))
+    return float(
+        np.mean([(labels[r : r + patch_size, c : c + patch_size] == chosen).any() for r, c in origins])
+    )
 
 # %% ../../nbs/checkers/12_rare_cars.ipynb #n306cbb1a900
 def _marked(shape, *places, chosen=4):
     "A tile of class 1 with single pixels of another."
     labels = np.ones(shape, np.uint8)
-    for place in places: labels[place] = chosen
+    for place in places:
+        labels[place] = chosen
     return labels
+
 
 def _on_paper():
     "Tiles on which the windows can be drawn."
     full = _marked((4, 8), (0, 0), (0, 1), (1, 0), (1, 1), (3, 0), (1, 5), (0, 6), (0, 7), (3, 7))
-    return [("a grid that fits", (full, 4, 2, 2)), ("two pixels in two windows", (_marked((4, 4), (0, 0), (3, 3)), 4, 2, 2)),
-            ("windows that overlap", (_marked((4, 5), (1, 2)), 4, 2, 1)), ("a window shifted inwards", (_marked((5, 4), (3, 1)), 4, 2, 2)),
-            ("one pixel in the last corner", (_marked((7, 9), (6, 8)), 4, 3, 3)), ("more columns than rows", (_marked((3, 8), (0, 7)), 4, 3, 2)),
-            ("more rows than columns", (_marked((8, 3), (7, 0), (4, 1)), 4, 3, 2)), ("class 0", (_marked((4, 6), (0, 1), chosen=0), 0, 2, 2))]
+    return [
+        ("a grid that fits", (full, 4, 2, 2)),
+        ("two pixels in two windows", (_marked((4, 4), (0, 0), (3, 3)), 4, 2, 2)),
+        ("windows that overlap", (_marked((4, 5), (1, 2)), 4, 2, 1)),
+        ("a window shifted inwards", (_marked((5, 4), (3, 1)), 4, 2, 2)),
+        ("one pixel in the last corner", (_marked((7, 9), (6, 8)), 4, 3, 3)),
+        ("more columns than rows", (_marked((3, 8), (0, 7)), 4, 3, 2)),
+        ("more rows than columns", (_marked((8, 3), (7, 0), (4, 1)), 4, 3, 2)),
+        ("class 0", (_marked((4, 6), (0, 1), chosen=0), 0, 2, 2)),
+    ]
 
 # %% ../../nbs/checkers/12_rare_cars.ipynb #n4dc7e6c2bfd
 def _random_tile(rng):
     "A tile with a few clumps of a class."
     labels = rng.integers(0, 4, rng.integers(9, 16, 2)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.1] = 255
-    for r, c in rng.integers(0, 8, (rng.integers(2, 4), 2)): labels[r:r + 2, c:c + 2] = 4
+    for r, c in rng.integers(0, 8, (rng.integers(2, 4), 2)):
+        labels[r : r + 2, c : c + 2] = 4
     patch_size = int(rng.integers(3, 6))
     return labels, 4, patch_size, int(rng.integers(1, patch_size + 1))
 
+
 def _tiles(rng):
     "On paper, limits, random."
-    limits = [("the window is the tile", (_marked((5, 5), (2, 3)), 4, 5, 3)), ("windows of one pixel", (_marked((3, 4), (2, 3), (0, 1)), 4, 1, 1)),
-              ("the class is nowhere", (_marked((4, 6)), 4, 2, 2)), ("ignored pixels and one class", (np.array([[2, 255], [255, 255]], np.uint8), 2, 1, 1))]
+    limits = [
+        ("the window is the tile", (_marked((5, 5), (2, 3)), 4, 5, 3)),
+        ("windows of one pixel", (_marked((3, 4), (2, 3), (0, 1)), 4, 1, 1)),
+        ("the class is nowhere", (_marked((4, 6)), 4, 2, 2)),
+        ("ignored pixels and one class", (np.array([[2, 255], [255, 255]], np.uint8), 2, 1, 1)),
+    ]
     return [*_on_paper(), *limits, *(("a random tile", _random_tile(rng)) for _ in range(3))]
 
 # %% ../../nbs/checkers/12_rare_cars.ipynb #nd7988f296a0
 def _count(labels, chosen, rows, cols, size, test=lambda w: w.any()):
     "Share of the windows at given rows and columns that pass a test."
     mask = labels == chosen
-    return float(np.mean([test(mask[r:r + size, c:c + size]) for r in rows for c in cols]))
+    return float(np.mean([test(mask[r : r + size, c : c + size]) for r in rows for c in cols]))
+
 
 def _ends_early(labels, chosen, size, stride):
     return _count(labels, chosen, *(range(0, n - size + 1, stride) for n in labels.shape), size)
 
-def _cut_short(labels, chosen, size, stride): return _count(labels, chosen, *(range(0, n, stride) for n in labels.shape), size)
 
-def _twice(labels, chosen, size, stride): return _count(labels, chosen, *([*range(0, n - size + 1, stride), n - size] for n in labels.shape), size)
+def _cut_short(labels, chosen, size, stride):
+    return _count(labels, chosen, *(range(0, n, stride) for n in labels.shape), size)
+
+
+def _twice(labels, chosen, size, stride):
+    return _count(labels, chosen, *([*range(0, n - size + 1, stride), n - size] for n in labels.shape), size)
+
 
 def _width_first(labels, chosen, size, stride):
     grid = PatchGrid(*labels.shape[::-1], size, stride)
@@ -108,34 +177,59 @@ def _width_first(labels, chosen, size, stride):
 # %% ../../nbs/checkers/12_rare_cars.ipynb #nbea417cf920
 def _with_test(test, step=None):
     "A wrong answer that asks another question of each window."
+
     def answer(labels, chosen, size, stride):
         grid = PatchGrid(*labels.shape, size, step or stride)
         return _count(labels, chosen, grid.rows, grid.cols, size, test)
+
     return answer
 
-def _side_by_side(labels, chosen, size, stride): return _share_of_windows(labels, chosen, size, size)
 
-def _number(labels, chosen, size, stride): return round(_share_of_windows(labels, chosen, size, stride) * len(PatchGrid(*labels.shape, size, stride)))
+def _side_by_side(labels, chosen, size, stride):
+    return _share_of_windows(labels, chosen, size, size)
+
+
+def _number(labels, chosen, size, stride):
+    return round(
+        _share_of_windows(labels, chosen, size, stride) * len(PatchGrid(*labels.shape, size, stride))
+    )
+
 
 def _any_of_values(labels, chosen, size, stride):
     origins = PatchGrid(*labels.shape, size, stride).origins
-    return float(np.mean([(w := labels[r:r + size, c:c + size])[w == chosen].any() for r, c in origins]))
+    return float(np.mean([(w := labels[r : r + size, c : c + size])[w == chosen].any() for r, c in origins]))
 
 # %% ../../nbs/checkers/12_rare_cars.ipynb #n2af4d90bab1
-_HOW_MUCH = "This is how much of the ground is the class: the question is in how many windows it shows at all."
+_HOW_MUCH = (
+    "This is how much of the ground is the class: the question is in how many windows it shows at all."
+)
 _WINDOW_MISTAKES = [
     Mistake("Class 0 is a class: what does `any` say of a row of zeros?", _any_of_values),
     Mistake("Height and width have changed places: rows come first.", _width_first),
-    Mistake("Windows at the far edge are smaller than the others: how does lesson 04 keep them whole?", _cut_short),
-    Mistake("A shifted window is needed only where the grid does not end at the edge by itself: how often does yours stand there?", _twice),
+    Mistake(
+        "Windows at the far edge are smaller than the others: how does lesson 04 keep them whole?", _cut_short
+    ),
+    Mistake(
+        "A shifted window is needed only where the grid does not end at the edge by itself: how often does yours stand there?",
+        _twice,
+    ),
     Mistake("The last rows or columns belong to no window: how does lesson 04 reach them?", _ends_early),
     Mistake("The windows lie side by side whatever the stride.", _side_by_side),
-    Mistake("One pixel of the class is enough; here a window has to consist of it.", _with_test(lambda w: w.all())),
-    Mistake("Only the middle of each window is looked at.", _with_test(lambda w: w[len(w) // 2, len(w) // 2])),
+    Mistake(
+        "One pixel of the class is enough; here a window has to consist of it.", _with_test(lambda w: w.all())
+    ),
+    Mistake(
+        "Only the middle of each window is looked at.", _with_test(lambda w: w[len(w) // 2, len(w) // 2])
+    ),
     Mistake(_HOW_MUCH, _with_test(lambda w: w.mean())),
     Mistake(_HOW_MUCH, lambda labels, chosen, size, stride: float((labels == chosen).mean())),
-    Mistake("This is a number of windows: divided by what does it become a share?", _number)]
+    Mistake("This is a number of windows: divided by what does it become a share?", _number),
+]
 
 # %% ../../nbs/checkers/12_rare_cars.ipynb #nfb524f16150
-check = Checker([Exercise("precision_from_rates", _rates, _precision, _RATE_MISTAKES),
-                 Exercise("share_of_windows_with", _tiles, _share_of_windows, _WINDOW_MISTAKES)])
+check = Checker(
+    [
+        Exercise("precision_from_rates", _rates, _precision, _RATE_MISTAKES),
+        Exercise("share_of_windows_with", _tiles, _share_of_windows, _WINDOW_MISTAKES),
+    ]
+)

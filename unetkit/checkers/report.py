@@ -32,7 +32,8 @@ _FIXED = [
     ("F1 is 0 although recall is not", 60.0, None, 0.0),
     ("recall is 0", 0.0, 50.0, None),
     ("both are 0", 0.0, 0.0, None),
-    ("F1 and recall are 0: any precision fits", 0.0, None, 0.0)]
+    ("F1 and recall are 0: any precision fits", 0.0, None, 0.0),
+]
 
 # %% ../../nbs/checkers/10_report.ipynb #n78176834d3d
 def _random_case(rng):
@@ -42,6 +43,7 @@ def _random_case(rng):
     row[int(rng.integers(3))] = None
     return "an honest row without one of its numbers", tuple(row)
 
+
 def _cases(rng):
     "Fixed, then random."
     return [*((why, tuple(row)) for why, *row in _FIXED), *(_random_case(rng) for _ in range(4))]
@@ -49,6 +51,7 @@ def _cases(rng):
 # %% ../../nbs/checkers/10_report.ipynb #ncda071c4d98
 def _plain_mean(recall, precision, f1):
     return (recall + precision) / 2 if f1 is None else 2 * f1 - (precision if recall is None else recall)
+
 
 def _geometric_mean(recall, precision, f1):
     known = precision if recall is None else recall
@@ -59,32 +62,47 @@ def _solved(f1, known):
     "The other score without any check; an error where the divisor is 0."
     return f1 * known / (2 * known - f1)
 
+
 def _roles_exchanged(recall, precision, f1):
-    return _oracle(recall, precision, None) if f1 is None else abs(_solved(precision if recall is None else recall, f1))
+    return (
+        _oracle(recall, precision, None)
+        if f1 is None
+        else abs(_solved(precision if recall is None else recall, f1))
+    )
+
 
 def _without_two(recall, precision, f1):
-    if f1 is None: return recall * precision / (recall + precision)
+    if f1 is None:
+        return recall * precision / (recall + precision)
     return _oracle(recall, precision, 2 * f1)
 
 # %% ../../nbs/checkers/10_report.ipynb #ne9018c6b3d0
 def _recall_is_known(recall, precision, f1):
     return _oracle(recall, precision, None) if f1 is None else _oracle(recall, None, f1)
 
+
 def _zero_is_missing(recall, precision, f1):
-    if not f1: return _oracle(recall or 0, precision or 0, None)
-    if not precision: return _oracle(recall, None, f1)
+    if not f1:
+        return _oracle(recall or 0, precision or 0, None)
+    if not precision:
+        return _oracle(recall, None, f1)
     return _oracle(None, precision, f1)
 
 # %% ../../nbs/checkers/10_report.ipynb #n1273daebe8e
 def _unchecked(recall, precision, f1):
-    return _oracle(recall, precision, f1) if f1 is None else _solved(f1, precision if recall is None else recall)
+    return (
+        _oracle(recall, precision, f1) if f1 is None else _solved(f1, precision if recall is None else recall)
+    )
+
 
 def _not_above(recall, precision, f1):
     known = precision if recall is None else recall
     return _oracle(recall, precision, f1) if f1 is None or 2 * known <= f1 else _solved(f1, known)
 
+
 def _cut_down(recall, precision, f1):
     return min(_not_above(recall, precision, f1), 100.0)
+
 
 def _zero_instead(recall, precision, f1):
     score = _oracle(recall, precision, f1)
@@ -94,21 +112,30 @@ def _zero_instead(recall, precision, f1):
 def _divided_anyway(recall, precision, f1):
     return 2 * recall * precision / (recall + precision) if f1 is None else _oracle(recall, precision, f1)
 
-def _as_printed(recall, precision, f1): return round(_oracle(recall, precision, f1), 2)
+
+def _as_printed(recall, precision, f1):
+    return round(_oracle(recall, precision, f1), 2)
 
 # %% ../../nbs/checkers/10_report.ipynb #n7e8b0e2ac3f
 _MISTAKES = [
     Mistake("Two zeros have an F1 that tables print as 0; their mean needs no division.", _divided_anyway),
     Mistake("A 0 is a number and not a gap: `if not x` cannot tell the two apart.", _zero_is_missing),
     Mistake("Can a precision be above 100 %? If no score fits, that is the answer.", _not_above),
-    Mistake("A number that was cut down to 100 does not make this F1. If no score fits, that is the answer.", _cut_down),
+    Mistake(
+        "A number that was cut down to 100 does not make this F1. If no score fits, that is the answer.",
+        _cut_down,
+    ),
     Mistake("A 0 would be a score. What is not there, or cannot be told, is something else.", _zero_instead),
     Mistake("Rounded as in print; the exercise asks for the number itself.", _as_printed),
     Mistake("Recall may be the one that is missing.", _recall_is_known),
     Mistake("This looks like the plain mean. F1 is a mean of another kind.", _plain_mean),
     Mistake("This looks like the geometric mean. F1 is a mean of another kind.", _geometric_mean),
-    Mistake("Solve the equation once more: which of the two known numbers stands doubled below the line?", _roles_exchanged),
-    Mistake("A factor of 2 seems to be lost: what is the F1 of two equal numbers?", _without_two)]
+    Mistake(
+        "Solve the equation once more: which of the two known numbers stands doubled below the line?",
+        _roles_exchanged,
+    ),
+    Mistake("A factor of 2 seems to be lost: what is the F1 of two equal numbers?", _without_two),
+]
 
 # %% ../../nbs/checkers/10_report.ipynb #n2743dd82ca7
 check = Checker([Exercise('missing_score', _cases, _oracle, _MISTAKES)])

@@ -16,37 +16,55 @@ def _oracle(labels):
     h, w = labels.shape
     half = np.full(((h + 1) // 2, (w + 1) // 2), 255, np.uint8)
     for r, c in np.ndindex(half.shape):
-        below = [v for v in labels[2 * r:2 * r + 2, 2 * c:2 * c + 2].ravel().tolist() if v != 255]
-        if below: half[r, c] = min(below, key=lambda v: (-below.count(v), v))
+        below = [v for v in labels[2 * r : 2 * r + 2, 2 * c : 2 * c + 2].ravel().tolist() if v != 255]
+        if below:
+            half[r, c] = min(below, key=lambda v: (-below.count(v), v))
     return half
 
 # %% ../../nbs/checkers/scale.ipynb #k015-c
-def _map(*rows): return np.array(rows, np.uint8)
+def _map(*rows):
+    return np.array(rows, np.uint8)
+
 
 def _even_cases():
     "Maps of whole squares with classes 0 to 5."
-    return [("three against one in every square", _map([5, 1, 2, 2], [1, 1, 2, 0], [3, 3, 5, 1], [4, 3, 5, 5])),
-            ("two of a kind, the others different", _map([1, 5, 2, 1], [4, 1, 2, 3], [0, 5, 4, 3], [5, 3, 0, 4])),
-            ("two pairs in every square", _map([2, 1, 1, 2], [1, 2, 2, 1])), ("four classes in a square", _map([4, 2], [3, 1])),
-            ("one pixel without data in every square", _map([255, 4, 3, 2], [4, 2, 255, 1])),
-            ("one pixel with data in a square, two in the other", _map([255, 255, 255, 1], [255, 3, 0, 255])),
-            ("a square without data", _map([255, 255, 2, 2], [255, 255, 2, 2]))]
+    return [
+        ("three against one in every square", _map([5, 1, 2, 2], [1, 1, 2, 0], [3, 3, 5, 1], [4, 3, 5, 5])),
+        ("two of a kind, the others different", _map([1, 5, 2, 1], [4, 1, 2, 3], [0, 5, 4, 3], [5, 3, 0, 4])),
+        ("two pairs in every square", _map([2, 1, 1, 2], [1, 2, 2, 1])),
+        ("four classes in a square", _map([4, 2], [3, 1])),
+        ("one pixel without data in every square", _map([255, 4, 3, 2], [4, 2, 255, 1])),
+        ("one pixel with data in a square, two in the other", _map([255, 255, 255, 1], [255, 3, 0, 255])),
+        ("a square without data", _map([255, 255, 2, 2], [255, 255, 2, 2])),
+    ]
 
 # %% ../../nbs/checkers/scale.ipynb #k017-c
 def _odd_cases():
     "Odd sizes, large classes, and the example of the lesson."
-    return [("a last row by itself", _map([3, 3, 4, 4], [3, 5, 4, 5], [3, 1, 4, 2])), ("a last column by itself", _map([3, 3, 3], [3, 5, 1])),
-            ("a single pixel", _map([4])), ("a single row", _map([2, 2, 1])), ("a single column", _map([5], [4], [0])),
-            ("nothing but pixels without data", np.full((3, 3), 255, np.uint8)),
-            ("many classes", _map([254, 17, 6, 253], [254, 100, 7, 6], [200, 130, 255, 250], [90, 254, 255, 255])),
-            ("the example of the lesson", _map([2, 2, 1, 255, 4], [2, 0, 255, 255, 3], [0, 5, 7, 6, 255])),
-            ("a map that lies column by column in memory", np.asfortranarray(_map([1, 2, 2], [3, 1, 0], [3, 4, 5], [3, 4, 5])))]
+    return [
+        ("a last row by itself", _map([3, 3, 4, 4], [3, 5, 4, 5], [3, 1, 4, 2])),
+        ("a last column by itself", _map([3, 3, 3], [3, 5, 1])),
+        ("a single pixel", _map([4])),
+        ("a single row", _map([2, 2, 1])),
+        ("a single column", _map([5], [4], [0])),
+        ("nothing but pixels without data", np.full((3, 3), 255, np.uint8)),
+        (
+            "many classes",
+            _map([254, 17, 6, 253], [254, 100, 7, 6], [200, 130, 255, 250], [90, 254, 255, 255]),
+        ),
+        ("the example of the lesson", _map([2, 2, 1, 255, 4], [2, 0, 255, 255, 3], [0, 5, 7, 6, 255])),
+        (
+            "a map that lies column by column in memory",
+            np.asfortranarray(_map([1, 2, 2], [3, 1, 0], [3, 4, 5], [3, 4, 5])),
+        ),
+    ]
 
 # %% ../../nbs/checkers/scale.ipynb #k019-c
 def _random_case(rng):
     "A map of random size with a few random classes and pixels without data."
     classes = [*rng.integers(0, 255, rng.integers(1, 5)), 255]
     return "a random map", rng.choice(np.array(classes, np.uint8), rng.integers(1, 9, 2))
+
 
 def _cases(rng):
     "Fixed, then random."
@@ -57,40 +75,72 @@ def _cases(rng):
 def _chosen(labels, choose):
     "A map of half the size, each pixel chosen from the list of labels below it."
     h, w = labels.shape
-    return np.array([[choose(labels[r:r + 2, c:c + 2].ravel().tolist()) for c in range(0, w, 2)] for r in range(0, h, 2)], np.uint8)
+    return np.array(
+        [
+            [choose(labels[r : r + 2, c : c + 2].ravel().tolist()) for c in range(0, w, 2)]
+            for r in range(0, h, 2)
+        ],
+        np.uint8,
+    )
 
-def _with_data(below): return [v for v in below if v != 255]
 
-def _winner(below): return min(below, key=lambda v: (-below.count(v), v))
+def _with_data(below):
+    return [v for v in below if v != 255]
+
+
+def _winner(below):
+    return min(below, key=lambda v: (-below.count(v), v))
 
 # %% ../../nbs/checkers/scale.ipynb #k027-c
-def _nearest(labels): return labels[::2, ::2].copy()
+def _nearest(labels):
+    return labels[::2, ::2].copy()
 
-def _largest(labels): return _chosen(labels, max)
 
-def _smallest(labels): return _chosen(labels, min)
+def _largest(labels):
+    return _chosen(labels, max)
 
-def _mean(labels): return _chosen(labels, lambda below: round(sum(below) / len(below)))
 
-def _median(labels): return _chosen(labels, lambda below: int(np.median(below)))
+def _smallest(labels):
+    return _chosen(labels, min)
+
+
+def _mean(labels):
+    return _chosen(labels, lambda below: round(sum(below) / len(below)))
+
+
+def _median(labels):
+    return _chosen(labels, lambda below: int(np.median(below)))
 
 # %% ../../nbs/checkers/scale.ipynb #k031-c
-def _last_of_equals(labels): return _chosen(labels, lambda below: max(_with_data(below) or [255], key=lambda v: (below.count(v), v)))
+def _last_of_equals(labels):
+    return _chosen(labels, lambda below: max(_with_data(below) or [255], key=lambda v: (below.count(v), v)))
 
-def _first_of_equals(labels): return _chosen(labels, lambda below: max(_with_data(below) or [255], key=below.count))
+
+def _first_of_equals(labels):
+    return _chosen(labels, lambda below: max(_with_data(below) or [255], key=below.count))
+
 
 def _rows_of_four(labels):
     fours = labels.reshape(-1, 4).tolist()
-    return np.array([_winner(_with_data(four) or [255]) for four in fours], np.uint8).reshape(len(labels) // 2, -1)
+    return np.array([_winner(_with_data(four) or [255]) for four in fours], np.uint8).reshape(
+        len(labels) // 2, -1
+    )
 
 # %% ../../nbs/checkers/scale.ipynb #k033-c
-def _counted(labels): return _chosen(labels, _winner)
+def _counted(labels):
+    return _chosen(labels, _winner)
 
-def _spoilt(labels): return _chosen(labels, lambda below: 255 if 255 in below else _winner(below))
 
-def _zero_for_nothing(labels): return _chosen(labels, lambda below: _winner(_with_data(below) or [0]))
+def _spoilt(labels):
+    return _chosen(labels, lambda below: 255 if 255 in below else _winner(below))
 
-def _error_for_nothing(labels): return _chosen(labels, lambda below: int(np.bincount(_with_data(below)).argmax()))
+
+def _zero_for_nothing(labels):
+    return _chosen(labels, lambda below: _winner(_with_data(below) or [0]))
+
+
+def _error_for_nothing(labels):
+    return _chosen(labels, lambda below: int(np.bincount(_with_data(below)).argmax()))
 
 # %% ../../nbs/checkers/scale.ipynb #k035-c
 def _even_only(labels):
@@ -98,43 +148,86 @@ def _even_only(labels):
     labels.reshape(h // 2, 2, w // 2, 2)
     return _oracle(labels)
 
-def _left_out(labels): return _oracle(labels[:len(labels) // 2 * 2, :labels.shape[1] // 2 * 2])
 
-def _filled(labels, how): return _oracle(np.pad(labels, [(0, n % 2) for n in labels.shape], mode=how))
+def _left_out(labels):
+    return _oracle(labels[: len(labels) // 2 * 2, : labels.shape[1] // 2 * 2])
 
-def _zeros_beyond(labels): return _filled(labels, 'constant')
 
-def _mirrored(labels): return _filled(labels, 'reflect')
+def _filled(labels, how):
+    return _oracle(np.pad(labels, [(0, n % 2) for n in labels.shape], mode=how))
+
+
+def _zeros_beyond(labels):
+    return _filled(labels, 'constant')
+
+
+def _mirrored(labels):
+    return _filled(labels, 'reflect')
 
 # %% ../../nbs/checkers/scale.ipynb #k039-c
-def _six_classes(labels): return _chosen(labels, lambda below: max(range(6), key=below.count) if _with_data(below) else 255)
+def _six_classes(labels):
+    return _chosen(labels, lambda below: max(range(6), key=below.count) if _with_data(below) else 255)
 
-def _wide(labels): return _oracle(labels).astype(np.int64)
+
+def _wide(labels):
+    return _oracle(labels).astype(np.int64)
 
 # %% ../../nbs/checkers/scale.ipynb #k041-c
 _MISTAKES = [
     Mistake("The labels are right, the type is not: what is the type of the map that you were given?", _wide),
     Mistake("There are more classes than those of one palette: 254 is a class too.", _six_classes),
-    Mistake("This size is odd, so it cannot be cut into squares of four: which pixels lie below the last row or column?", _even_only),
-    Mistake("The last row or column of an odd size is missing: half of 5 is 3 here, and the last one has fewer pixels below it.", _left_out),
-    Mistake("Beyond the edge there is nothing, and 0 is not nothing: it is a class, and gets votes here.", _zeros_beyond),
-    Mistake("Beyond the edge there is nothing: pixels that lie below another one vote twice here.", _mirrored),
+    Mistake(
+        "This size is odd, so it cannot be cut into squares of four: which pixels lie below the last row or column?",
+        _even_only,
+    ),
+    Mistake(
+        "The last row or column of an odd size is missing: half of 5 is 3 here, and the last one has fewer pixels below it.",
+        _left_out,
+    ),
+    Mistake(
+        "Beyond the edge there is nothing, and 0 is not nothing: it is a class, and gets votes here.",
+        _zeros_beyond,
+    ),
+    Mistake(
+        "Beyond the edge there is nothing: pixels that lie below another one vote twice here.", _mirrored
+    ),
     Mistake("255 is not a class: should it have a vote?", _counted),
     Mistake("One pixel without data spoils its square here: what do the other pixels say?", _spoilt),
-    Mistake("In one square no pixel has data, and nothing is left to count: what should come out?", _error_for_nothing),
-    Mistake("Where nothing was counted, class 0 has as many votes as all others: what should come out where no pixel has data?", _zero_for_nothing),
-    Mistake("Two classes have equally many pixels: the largest is taken here. Which one does the text ask for?", _last_of_equals),
-    Mistake("Two classes have equally many pixels: the first one in reading order is taken here. Which one does the text ask for?", _first_of_equals),
-    Mistake("The middle one of four sorted labels: labels are names, and their order means nothing.", _median),
+    Mistake(
+        "In one square no pixel has data, and nothing is left to count: what should come out?",
+        _error_for_nothing,
+    ),
+    Mistake(
+        "Where nothing was counted, class 0 has as many votes as all others: what should come out where no pixel has data?",
+        _zero_for_nothing,
+    ),
+    Mistake(
+        "Two classes have equally many pixels: the largest is taken here. Which one does the text ask for?",
+        _last_of_equals,
+    ),
+    Mistake(
+        "Two classes have equally many pixels: the first one in reading order is taken here. Which one does the text ask for?",
+        _first_of_equals,
+    ),
+    Mistake(
+        "The middle one of four sorted labels: labels are names, and their order means nothing.", _median
+    ),
     Mistake("One pixel of each square speaks for all four here: let the other three vote.", _nearest),
     Mistake("The smallest label wins against a majority here: when should it win, and when not?", _smallest),
     Mistake("The largest label is no better than the others: it only stands last in the palette.", _largest),
     Mistake("A mean of labels is another class: between 1 and 3 lies 2, which no pixel may have.", _mean),
-    Mistake("These four stand in one row. Which four pixels lie below one pixel of the smaller map?", _rows_of_four)]
+    Mistake(
+        "These four stand in one row. Which four pixels lie below one pixel of the smaller map?",
+        _rows_of_four,
+    ),
+]
 
 # %% ../../nbs/checkers/scale.ipynb #k043-c
 def _judge(given, expected, labels):
     "As `compare`; and the type must be uint8."
-    return compare(given, expected) or (None if given.dtype == np.uint8 else f"it holds {given.dtype} instead of uint8")
+    return compare(given, expected) or (
+        None if given.dtype == np.uint8 else f"it holds {given.dtype} instead of uint8"
+    )
+
 
 check = Checker([Exercise('halve', _cases, _oracle, _MISTAKES, _judge)])

@@ -17,26 +17,32 @@ def _scored(labels):
     "The labels that count, as a list."
     return [k for k in labels.ravel().tolist() if k != 255]
 
+
 def _oracle(train_labels, test_labels):
     "Accuracy on the test labels of a map with the commonest training class everywhere."
     train, test = _scored(train_labels), _scored(test_labels)
-    if not train: raise ValueError("no training pixel is scored, so no class is the commonest")
+    if not train:
+        raise ValueError("no training pixel is scored, so no class is the commonest")
     commonest = min(set(train), key=lambda k: (-train.count(k), k))
     return test.count(commonest) / len(test) if test else float("nan")
 
 # %% ../../nbs/checkers/scenes.ipynb #n28d54dbd91f
-def _labels(*values): return np.array([values], np.uint8)
+def _labels(*values):
+    return np.array([values], np.uint8)
+
 
 def _small_cases():
     "Labels of a few pixels: (why, (train_labels, test_labels))."
-    return [("the example of the lesson", (_labels(0, 0, 1), _labels(0, 1, 1, 2))),
-            ("the commonest class of training does not occur in the test", (_labels(2, 2, 1), _labels(0, 1, 1))),
-            ("most training pixels are ignored", (_labels(255, 255, 255, 1, 1, 0), _labels(1, 0, 0))),
-            ("a test pixel is ignored", (_labels(1, 1, 0), _labels(1, 1, 0, 0, 0, 255))),
-            ("two classes are equally common in training", (_labels(2, 2, 1, 1, 0), _labels(1, 1, 1, 2, 0))),
-            ("one pixel each", (_labels(4), _labels(4))),
-            ("no test pixel is scored", (_labels(1, 1, 0), _labels(255, 255))),
-            ("no training pixel is scored", (_labels(255, 255), _labels(1, 1, 0)))]
+    return [
+        ("the example of the lesson", (_labels(0, 0, 1), _labels(0, 1, 1, 2))),
+        ("the commonest class of training does not occur in the test", (_labels(2, 2, 1), _labels(0, 1, 1))),
+        ("most training pixels are ignored", (_labels(255, 255, 255, 1, 1, 0), _labels(1, 0, 0))),
+        ("a test pixel is ignored", (_labels(1, 1, 0), _labels(1, 1, 0, 0, 0, 255))),
+        ("two classes are equally common in training", (_labels(2, 2, 1, 1, 0), _labels(1, 1, 1, 2, 0))),
+        ("one pixel each", (_labels(4), _labels(4))),
+        ("no test pixel is scored", (_labels(1, 1, 0), _labels(255, 255))),
+        ("no training pixel is scored", (_labels(255, 255), _labels(1, 1, 0))),
+    ]
 
 # %% ../../nbs/checkers/scenes.ipynb #n6706d296421
 def _random_tile(rng):
@@ -46,47 +52,82 @@ def _random_tile(rng):
     labels[rng.random(size) < 0.2] = 255
     return labels
 
+
 def _cases(rng):
     "Small, then random."
-    return [*_small_cases(), *(("two random tiles", (_random_tile(rng), _random_tile(rng))) for _ in range(5))]
+    return [
+        *_small_cases(),
+        *(("two random tiles", (_random_tile(rng), _random_tile(rng))) for _ in range(5)),
+    ]
 
 # %% ../../nbs/checkers/scenes.ipynb #n8d67f17fee7
-def _commonest(labels): return int(np.bincount(labels.ravel(), minlength=256)[:255].argmax())
+def _commonest(labels):
+    return int(np.bincount(labels.ravel(), minlength=256)[:255].argmax())
 
-def _own_commonest(train, test): return (test[test != 255] == _commonest(test)).mean()
 
-def _share_in_training(train, test): return (train[train != 255] == _commonest(train)).mean()
+def _own_commonest(train, test):
+    return (test[test != 255] == _commonest(test)).mean()
 
-def _ignored_as_class(train, test): return (test[test != 255] == np.bincount(train.ravel()).argmax()).mean()
 
-def _of_all_pixels(train, test): return (test == _commonest(train)).mean()
+def _share_in_training(train, test):
+    return (train[train != 255] == _commonest(train)).mean()
+
+
+def _ignored_as_class(train, test):
+    return (test[test != 255] == np.bincount(train.ravel()).argmax()).mean()
+
+
+def _of_all_pixels(train, test):
+    return (test == _commonest(train)).mean()
 
 # %% ../../nbs/checkers/scenes.ipynb #n7005c879d1e
-def _mean_recall(train, test): return 1 / len(np.unique(test[test != 255]))
+def _mean_recall(train, test):
+    return 1 / len(np.unique(test[test != 255]))
+
 
 def _first_seen(train, test):
     commonest = Counter(train[train != 255].tolist()).most_common(1)[0][0]
     return (test[test != 255] == commonest).mean()
 
+
 def _zero_for_nothing(train, test):
     scored = test[test != 255]
     return (scored == _commonest(train)).mean() if len(scored) else 0.0
 
-def _class_zero(train, test): return (test[test != 255] == _commonest(train)).mean()
+
+def _class_zero(train, test):
+    return (test[test != 255] == _commonest(train)).mean()
 
 # %% ../../nbs/checkers/scenes.ipynb #nb387f503329
-def _error_rate(train, test): return 1 - _oracle(train, test)
+def _error_rate(train, test):
+    return 1 - _oracle(train, test)
+
 
 _MISTAKES = [
-    Mistake("Nothing was counted, and still one class came out as the commonest: what should happen before?", _class_zero),
+    Mistake(
+        "Nothing was counted, and still one class came out as the commonest: what should happen before?",
+        _class_zero,
+    ),
     Mistake("Does the map know the test labels? It was drawn before anybody saw them.", _own_commonest),
-    Mistake("This is how common the class is where it was learnt. How common is it where the map is scored?", _share_in_training),
-    Mistake("This is the mean of the recalls: one class has 1, the others 0. Accuracy counts pixels, not classes.", _mean_recall),
+    Mistake(
+        "This is how common the class is where it was learnt. How common is it where the map is scored?",
+        _share_in_training,
+    ),
+    Mistake(
+        "This is the mean of the recalls: one class has 1, the others 0. Accuracy counts pixels, not classes.",
+        _mean_recall,
+    ),
     Mistake("This counts the pixels that are wrong.", _error_rate),
     Mistake("255 is the commonest value here. Is it a class?", _ignored_as_class),
     Mistake("Nothing was right of nothing: 0 would say that everything was wrong.", _zero_for_nothing),
-    Mistake("Pixels that are not scored must not be in the number that you divide by, either.", _of_all_pixels),
-    Mistake("Where two classes are equally common, the lower index is asked for, whichever comes first in the tile.", _first_seen)]
+    Mistake(
+        "Pixels that are not scored must not be in the number that you divide by, either.", _of_all_pixels
+    ),
+    Mistake(
+        "Where two classes are equally common, the lower index is asked for, whichever comes first in the tile.",
+        _first_seen,
+    ),
+]
 
 # %% ../../nbs/checkers/scenes.ipynb #n2d73e8ce75e
 check = Checker([Exercise("blind_accuracy", _cases, _oracle, _MISTAKES)])

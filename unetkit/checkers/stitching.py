@@ -15,24 +15,38 @@ from ..patches import window_cuts, window_starts
 def _oracle(starts, windows):
     "Each window's own part, one after the other."
     cuts = window_cuts(starts, windows.shape[1])
-    return np.concatenate([window[a - start:b - start] for window, start, a, b in zip(windows, starts, cuts, cuts[1:])])
+    return np.concatenate(
+        [window[a - start : b - start] for window, start, a, b in zip(windows, starts, cuts, cuts[1:])]
+    )
 
 # %% ../../nbs/checkers/08_stitching.ipynb #n505ba8e3f5d
-def _full(starts, p): return starts, np.repeat(np.array([20, 10, 40, 30], np.uint8)[:len(starts), None], p, 1)
+def _full(starts, p):
+    return starts, np.repeat(np.array([20, 10, 40, 30], np.uint8)[: len(starts), None], p, 1)
+
 
 def _fixed_cases():
     "Windows that are full of one number each."
-    return [("windows side by side", _full([0, 3, 6], 3)), ("overlaps of four pixels", _full([0, 4, 8], 8)),
-            ("an overlap of three pixels", _full([0, 3], 6)), ("a last window that is shifted inwards", _full([0, 4, 8, 9], 6)),
-            ("windows that overlap by more than a half", _full([0, 2, 4, 6], 6)), ("the example of the lesson", _full([0, 3, 5], 4)),
-            ("a single window", _full([0], 5)), ("windows of one pixel", _full([0, 1, 2], 1))]
+    return [
+        ("windows side by side", _full([0, 3, 6], 3)),
+        ("overlaps of four pixels", _full([0, 4, 8], 8)),
+        ("an overlap of three pixels", _full([0, 3], 6)),
+        ("a last window that is shifted inwards", _full([0, 4, 8, 9], 6)),
+        ("windows that overlap by more than a half", _full([0, 2, 4, 6], 6)),
+        ("the example of the lesson", _full([0, 3, 5], 4)),
+        ("a single window", _full([0], 5)),
+        ("windows of one pixel", _full([0, 1, 2], 1)),
+    ]
 
 # %% ../../nbs/checkers/08_stitching.ipynb #na713a707973
 def _random_case(rng):
     "Windows of random size and stride, full of random labels."
     p = int(rng.integers(2, 9))
     starts = window_starts(p + int(rng.integers(1, 20)), p, int(rng.integers(1, p + 1)))
-    return "random windows", (starts, rng.choice(np.array([0, 1, 2, 3, 254, 255], np.uint8), (len(starts), p)))
+    return "random windows", (
+        starts,
+        rng.choice(np.array([0, 1, 2, 3, 254, 255], np.uint8), (len(starts), p)),
+    )
+
 
 def _cases(rng):
     "Fixed, then random."
@@ -43,19 +57,27 @@ def _pasted(starts, windows, before=0, after=0):
     "Windows without their first `before` and last `after` pixels, in the order given."
     p = windows.shape[1]
     row = np.zeros(max(starts) + p, windows.dtype)
-    for start, window in zip(starts, windows): row[start + before:start + p - after] = window[before:p - after]
+    for start, window in zip(starts, windows):
+        row[start + before : start + p - after] = window[before : p - after]
     return row
 
-def _last_wins(starts, windows): return _pasted(starts, windows)
 
-def _first_wins(starts, windows): return _pasted(starts[::-1], windows[::-1])
+def _last_wins(starts, windows):
+    return _pasted(starts, windows)
+
+
+def _first_wins(starts, windows):
+    return _pasted(starts[::-1], windows[::-1])
 
 # %% ../../nbs/checkers/08_stitching.ipynb #n6004c265714
-def _margin(starts, windows): return (starts[0] + windows.shape[1] - starts[1]) // 2 if len(starts) > 1 else 0
+def _margin(starts, windows):
+    return (starts[0] + windows.shape[1] - starts[1]) // 2 if len(starts) > 1 else 0
+
 
 def _ends_lost(starts, windows):
     margin = _margin(starts, windows) or windows.shape[1] // 4
     return _pasted(starts, windows, margin, margin)
+
 
 def _all_alike(starts, windows):
     row, margin = _pasted(starts, windows, before=_margin(starts, windows)), _margin(starts, windows)
@@ -71,35 +93,53 @@ def _odd_to_the_left(starts, windows):
 def _averaged(starts, windows):
     total, count = np.zeros((2, starts[-1] + windows.shape[1]))
     for start, window in zip(starts, windows):
-        total[start:start + len(window)] += window
-        count[start:start + len(window)] += 1
+        total[start : start + len(window)] += window
+        count[start : start + len(window)] += 1
     return np.rint(total / count).astype(windows.dtype)
 
 # %% ../../nbs/checkers/08_stitching.ipynb #nbe02dd2ae9f
-def _joined(starts, windows): return np.concatenate(windows)
+def _joined(starts, windows):
+    return np.concatenate(windows)
+
 
 def _row_coordinates(starts, windows):
     cuts = window_cuts(starts, windows.shape[1])
     return np.concatenate([window[a:b] for window, a, b in zip(windows, cuts, cuts[1:])])
 
+
 def _one_too_few(starts, windows):
     row = np.zeros(starts[-1] + windows.shape[1], windows.dtype)
-    return row if len(starts) == 1 else np.append(_oracle(starts[:-1], windows[:-1]), row)[:len(row)]
+    return row if len(starts) == 1 else np.append(_oracle(starts[:-1], windows[:-1]), row)[: len(row)]
 
-def _floats(starts, windows): return _oracle(starts, windows).astype(float)
+
+def _floats(starts, windows):
+    return _oracle(starts, windows).astype(float)
 
 # %% ../../nbs/checkers/08_stitching.ipynb #n1a1688e6fc7
 _MISTAKES = [
-    Mistake("The last window is shifted inwards, so its overlap is wider than that of the others.", _all_alike),
+    Mistake(
+        "The last window is shifted inwards, so its overlap is wider than that of the others.", _all_alike
+    ),
     Mistake("The middle pixel of an odd overlap belongs to the window on the right.", _odd_to_the_left),
-    Mistake("Later windows overwrite earlier ones here: whose is a pixel at the very edge of a window?", _last_wins),
-    Mistake("Earlier windows keep everything here: whose is a pixel at the very edge of a window?", _first_wins),
+    Mistake(
+        "Later windows overwrite earlier ones here: whose is a pixel at the very edge of a window?",
+        _last_wins,
+    ),
+    Mistake(
+        "Earlier windows keep everything here: whose is a pixel at the very edge of a window?", _first_wins
+    ),
     Mistake("The two ends of the row belong to somebody as well: only one window has seen them.", _ends_lost),
     Mistake("A mean of two labels is another class. Each pixel has to come from one window.", _averaged),
-    Mistake("The windows are put one after the other as they are: pixels that two of them share appear twice.", _joined),
-    Mistake("A place in the row is not the same place in a window: where does the window start?", _row_coordinates),
+    Mistake(
+        "The windows are put one after the other as they are: pixels that two of them share appear twice.",
+        _joined,
+    ),
+    Mistake(
+        "A place in the row is not the same place in a window: where does the window start?", _row_coordinates
+    ),
     Mistake("The last window is missing: does the loop reach it?", _one_too_few),
-    Mistake("Labels are whole numbers: of which type is the array that you start with?", _floats)]
+    Mistake("Labels are whole numbers: of which type is the array that you start with?", _floats),
+]
 
 # %% ../../nbs/checkers/08_stitching.ipynb #n1ee1208d5cb
 check = Checker([Exercise('stitch_row', _cases, _oracle, _MISTAKES)])

@@ -30,21 +30,31 @@ def _oracle(size, transform, x, y):
 # %% ../../nbs/checkers/01_tiles.ipynb #nbd38f04a363
 _SIZE, _NORTH = (6, 8), (0.5, 0.0, 100.0, 0.0, -0.5, 200.0)
 
+
 def _on_paper():
     "Points on a map with north at the top: (why, (size, transform, x, y))."
-    points = [("the middle of a pixel", 101.25, 199.25), ("the upper left corner of a pixel", 101.5, 199.5), ("the corner of the tile", 100.0, 200.0),
-              ("a point near the lower right corner of the tile", 103.9, 197.1), ("a point far to the right of the tile", 115.25, 199.25),
-              ("a point above the tile", 101.25, 200.75), ("a point on the right edge of the tile", 104.0, 199.25),
-              ("a quarter of a metre to the left of the tile", 99.75, 199.25), ("a point below the tile", 101.25, 196.75)]
+    points = [
+        ("the middle of a pixel", 101.25, 199.25),
+        ("the upper left corner of a pixel", 101.5, 199.5),
+        ("the corner of the tile", 100.0, 200.0),
+        ("a point near the lower right corner of the tile", 103.9, 197.1),
+        ("a point far to the right of the tile", 115.25, 199.25),
+        ("a point above the tile", 101.25, 200.75),
+        ("a point on the right edge of the tile", 104.0, 199.25),
+        ("a quarter of a metre to the left of the tile", 99.75, 199.25),
+        ("a point below the tile", 101.25, 196.75),
+    ]
     return [(why, (_SIZE, _NORTH, x, y)) for why, x, y in points]
 
 # %% ../../nbs/checkers/01_tiles.ipynb #n71d1ea8f587
 def _on_odd_maps():
     "Maps that are not like that of the lesson."
-    return [("pixels that are not square", (_SIZE, (0.5, 0.0, 100.0, 0.0, -0.25, 200.0), 101.25, 199.375)),
-            ("rows that run north", (_SIZE, (0.5, 0.0, 100.0, 0.0, 0.5, 200.0), 101.25, 200.75)),
-            ("a map that is turned", (_SIZE, (0.5, 0.5, 100.0, 0.5, -0.5, 200.0), 102.25, 200.25)),
-            ("a tile of one pixel", ((1, 1), _NORTH, 100.25, 199.75))]
+    return [
+        ("pixels that are not square", (_SIZE, (0.5, 0.0, 100.0, 0.0, -0.25, 200.0), 101.25, 199.375)),
+        ("rows that run north", (_SIZE, (0.5, 0.0, 100.0, 0.0, 0.5, 200.0), 101.25, 200.75)),
+        ("a map that is turned", (_SIZE, (0.5, 0.5, 100.0, 0.5, -0.5, 200.0), 102.25, 200.25)),
+        ("a tile of one pixel", ((1, 1), _NORTH, 100.25, 199.75)),
+    ]
 
 # %% ../../nbs/checkers/01_tiles.ipynb #n2ef57798558
 def _random_case(rng):
@@ -54,7 +64,12 @@ def _random_case(rng):
     c, f = rng.integers(1000, 9000, 2)
     row, col = rng.integers(h) + rng.uniform(0.1, 0.9), rng.integers(w) + rng.uniform(0.1, 0.9)
     transform = tuple(float(v) for v in (a, b, c, b, -a, f))
-    return "a random map", ((int(h), int(w)), transform, float(a * col + b * row + c), float(b * col - a * row + f))
+    return "a random map", (
+        (int(h), int(w)),
+        transform,
+        float(a * col + b * row + c),
+        float(b * col - a * row + f),
+    )
 
 # %% ../../nbs/checkers/01_tiles.ipynb #n327dbdbf8c0
 def _cases(rng):
@@ -65,45 +80,85 @@ def _cases(rng):
 def _answer(size, row, col, rounded=math.floor, inside=lambda v, n: 0 <= v < n):
     "A rounded position, refused if it is not inside."
     row, col = rounded(row), rounded(col)
-    if not (inside(row, size[0]) and inside(col, size[1])): raise ValueError("outside")
+    if not (inside(row, size[0]) and inside(col, size[1])):
+        raise ValueError("outside")
     return row, col
 
 # %% ../../nbs/checkers/01_tiles.ipynb #n4cd094750b3
-def _columns_first(size, transform, x, y): return _answer(size, *_position(transform, x, y))[::-1]
+def _columns_first(size, transform, x, y):
+    return _answer(size, *_position(transform, x, y))[::-1]
 
-def _upwards(size, t, x, y): return _answer(size, (y - t[5]) / abs(t[4]), (x - t[2]) / t[0])
 
-def _one_size(size, t, x, y): return _answer(size, (t[5] - y) / t[0], (x - t[2]) / t[0])
+def _upwards(size, t, x, y):
+    return _answer(size, (y - t[5]) / abs(t[4]), (x - t[2]) / t[0])
 
-def _unturned(size, t, x, y): return _answer(size, (y - t[5]) / t[4], (x - t[2]) / t[0])
+
+def _one_size(size, t, x, y):
+    return _answer(size, (t[5] - y) / t[0], (x - t[2]) / t[0])
+
+
+def _unturned(size, t, x, y):
+    return _answer(size, (y - t[5]) / t[4], (x - t[2]) / t[0])
 
 # %% ../../nbs/checkers/01_tiles.ipynb #n73bc076c72d
-def _nearest(size, t, x, y): return _answer(size, *_position(t, x, y), round)
+def _nearest(size, t, x, y):
+    return _answer(size, *_position(t, x, y), round)
 
-def _towards_zero(size, t, x, y): return _answer(size, *_position(t, x, y), int)
 
-def _from_the_middle(size, t, x, y): return _answer(size, *(v - 0.5 for v in _position(t, x, y)))
+def _towards_zero(size, t, x, y):
+    return _answer(size, *_position(t, x, y), int)
 
-def _unchecked(size, t, x, y): return _answer(size, *_position(t, x, y), inside=lambda v, n: True)
 
-def _one_more(size, t, x, y): return _answer(size, *_position(t, x, y), inside=lambda v, n: 0 <= v <= n)
+def _from_the_middle(size, t, x, y):
+    return _answer(size, *(v - 0.5 for v in _position(t, x, y)))
 
-def _width_first(size, t, x, y): return _answer(size[::-1], *_position(t, x, y))
 
-def _from_behind(size, t, x, y): return _answer(size, *_position(t, x, y), inside=lambda v, n: v < n)
+def _unchecked(size, t, x, y):
+    return _answer(size, *_position(t, x, y), inside=lambda v, n: True)
+
+
+def _one_more(size, t, x, y):
+    return _answer(size, *_position(t, x, y), inside=lambda v, n: 0 <= v <= n)
+
+
+def _width_first(size, t, x, y):
+    return _answer(size[::-1], *_position(t, x, y))
+
+
+def _from_behind(size, t, x, y):
+    return _answer(size, *_position(t, x, y), inside=lambda v, n: v < n)
 
 # %% ../../nbs/checkers/01_tiles.ipynb #ne93d006cab3
 _MISTAKES = [
     Mistake("Rows come before columns, in the answer too.", _columns_first),
     Mistake("`size` is (height, width): which of the two limits the row?", _width_first),
-    Mistake("Rows count downwards while y grows upwards: which sign has `e`, and why does it have one?", _upwards),
-    Mistake("A pixel reaches from one whole number to the next: what is the number of a pixel whose middle lies at 1.5?", _nearest),
-    Mistake("The transform counts from the corner of the first pixel, not from its middle.", _from_the_middle),
-    Mistake("The point is refused, or not, on one of the outer edges: to which pixel does an edge belong, and is that pixel on the tile?", _one_more),
-    Mistake("Between -1 and 0 there is a pixel too, and it is not on the tile: which way does your rounding go below zero?", _towards_zero),
-    Mistake("A negative index counts from the other end of an array. Here it means something else.", _from_behind),
+    Mistake(
+        "Rows count downwards while y grows upwards: which sign has `e`, and why does it have one?", _upwards
+    ),
+    Mistake(
+        "A pixel reaches from one whole number to the next: what is the number of a pixel whose middle lies at 1.5?",
+        _nearest,
+    ),
+    Mistake(
+        "The transform counts from the corner of the first pixel, not from its middle.", _from_the_middle
+    ),
+    Mistake(
+        "The point is refused, or not, on one of the outer edges: to which pixel does an edge belong, and is that pixel on the tile?",
+        _one_more,
+    ),
+    Mistake(
+        "Between -1 and 0 there is a pixel too, and it is not on the tile: which way does your rounding go below zero?",
+        _towards_zero,
+    ),
+    Mistake(
+        "A negative index counts from the other end of an array. Here it means something else.", _from_behind
+    ),
     Mistake("The tile has an end: compare row and column with the size before you answer.", _unchecked),
-    Mistake("On a map that is turned, x depends on the row as well: it takes both equations to find either number.", _unturned),
-    Mistake("Pixels need not be square: each axis has its own numbers in the transform.", _one_size)]
+    Mistake(
+        "On a map that is turned, x depends on the row as well: it takes both equations to find either number.",
+        _unturned,
+    ),
+    Mistake("Pixels need not be square: each axis has its own numbers in the transform.", _one_size),
+]
 
 check = Checker([Exercise("pixel_of", _cases, _oracle, _MISTAKES)])

@@ -19,7 +19,8 @@ def _oracle(valid_losses, patience):
     stopper = EarlyStopping(patience)
     for number, loss in enumerate(valid_losses, 1):
         stopper.update(loss, number)
-        if stopper.stop: break
+        if stopper.stop:
+            break
     return stopper.best_epoch, number
 
 # %% ../../nbs/checkers/07_training.ipynb #nc435b3ae8bd
@@ -29,7 +30,8 @@ _SHORT = [
     ("a rise that a new best interrupts", [5.0, 6.0, 4.0, 5.0, 3.0, 4.0, 2.0, 1.0], 3),
     ("a better epoch that comes too late", [2.0, 4.0, 3.0, 1.0], 2),
     ("two epochs that are equally good", [1.0, 1.0, 2.0, 3.0, 4.0], 3),
-    ("a patience of one", [2.0, 3.0, 1.0], 1)]
+    ("a patience of one", [2.0, 3.0, 1.0], 1),
+]
 
 # %% ../../nbs/checkers/07_training.ipynb #n292192d05e0
 _EDGES = [
@@ -38,7 +40,8 @@ _EDGES = [
     ("a first loss that is not a number", [math.nan, 2.0, 1.0], 2),
     ("no loss is a number: no epoch is the best, which is 0", [math.nan] * 4, 3),
     ("a patience that is longer than the list", [2.0, 3.0, 4.0], 10),
-    ("a single epoch", [0.7], 3)]
+    ("a single epoch", [0.7], 3),
+]
 
 # %% ../../nbs/checkers/07_training.ipynb #nbe2987da12a
 def _random_case(rng):
@@ -48,49 +51,71 @@ def _random_case(rng):
     losses[rng.random(n) < 1 / 12] = np.nan
     return "a random run", (losses.tolist(), int(rng.integers(1, 7)))
 
+
 def _cases(rng):
     "Short, edges, random."
-    return [*((why, (losses, patience)) for why, losses, patience in _SHORT + _EDGES), *(_random_case(rng) for _ in range(4))]
+    return [
+        *((why, (losses, patience)) for why, losses, patience in _SHORT + _EDGES),
+        *(_random_case(rng) for _ in range(4)),
+    ]
 
 # %% ../../nbs/checkers/07_training.ipynb #nde168f2c945
 def _loop(valid_losses, patience, better=lambda loss, best, last: loss < best, extra=0, again=True):
     "A training loop with the places open in which answers differ."
     best, best_epoch, waited, last = math.inf, 0, 0, math.inf
     for number, loss in enumerate(valid_losses, 1):
-        if better(loss, best, last): best, best_epoch, waited = loss, number, 0 if again else waited
-        else: waited += 1
+        if better(loss, best, last):
+            best, best_epoch, waited = loss, number, 0 if again else waited
+        else:
+            waited += 1
         last = loss
-        if waited >= patience + extra: break
+        if waited >= patience + extra:
+            break
     return best_epoch, number
 
 # %% ../../nbs/checkers/07_training.ipynb #n202bec81a89
-def _previous(valid_losses, patience): return _loop(valid_losses, patience, lambda loss, best, last: loss < last)
+def _previous(valid_losses, patience):
+    return _loop(valid_losses, patience, lambda loss, best, last: loss < last)
 
-def _last_of_equals(valid_losses, patience): return _loop(valid_losses, patience, lambda loss, best, last: loss <= best)
 
-def _not_worse(valid_losses, patience): return _loop(valid_losses, patience, lambda loss, best, last: not loss >= best)
+def _last_of_equals(valid_losses, patience):
+    return _loop(valid_losses, patience, lambda loss, best, last: loss <= best)
+
+
+def _not_worse(valid_losses, patience):
+    return _loop(valid_losses, patience, lambda loss, best, last: not loss >= best)
 
 # %% ../../nbs/checkers/07_training.ipynb #n56a2c1d3362
-def _one_more(valid_losses, patience): return _loop(valid_losses, patience, extra=1)
+def _one_more(valid_losses, patience):
+    return _loop(valid_losses, patience, extra=1)
 
-def _never_again(valid_losses, patience): return _loop(valid_losses, patience, again=False)
 
-def _no_end(valid_losses, patience): return _loop(valid_losses, len(valid_losses) + 1)
+def _never_again(valid_losses, patience):
+    return _loop(valid_losses, patience, again=False)
+
+
+def _no_end(valid_losses, patience):
+    return _loop(valid_losses, len(valid_losses) + 1)
 
 # %% ../../nbs/checkers/07_training.ipynb #n7090eb03b0f
 def _best_of_all(valid_losses, patience):
-    if np.isnan(valid_losses).all(): return _loop(valid_losses, patience)
+    if np.isnan(valid_losses).all():
+        return _loop(valid_losses, patience)
     return int(np.nanargmin(valid_losses)) + 1, _loop(valid_losses, patience)[1]
+
 
 def _by_addition(valid_losses, patience):
     best = _loop(valid_losses, patience)[0]
     return best, best + patience
 
+
 def _struck_out(valid_losses, patience):
     return _loop([loss for loss in valid_losses if loss == loss] or [math.inf], patience)
 
 # %% ../../nbs/checkers/07_training.ipynb #neec067c723c
-def _from_zero(valid_losses, patience): return tuple(epoch - 1 for epoch in _loop(valid_losses, patience))
+def _from_zero(valid_losses, patience):
+    return tuple(epoch - 1 for epoch in _loop(valid_losses, patience))
+
 
 def _loss_itself(valid_losses, patience):
     best, last = _loop(valid_losses, patience)
@@ -102,13 +127,20 @@ _MISTAKES = [
     Mistake("The first number should say which epoch, not how large its loss was.", _loss_itself),
     Mistake("Is there an epoch of that number? The list may end before patience does.", _by_addition),
     Mistake("This looks like a comparison with the epoch before. Which loss has to be beaten?", _previous),
-    Mistake("Training goes on for too long: after which number of epochs without a new best is patience at its end?", _one_more),
+    Mistake(
+        "Training goes on for too long: after which number of epochs without a new best is patience at its end?",
+        _one_more,
+    ),
     Mistake("The stop does not take place: is the loop left when patience is at its end?", _no_end),
     Mistake("A new best starts the waiting again.", _never_again),
     Mistake("The best epoch lies behind the last one: a run that has stopped cannot know it.", _best_of_all),
     Mistake("An equal loss is no improvement: of equals the first is kept.", _last_of_equals),
-    Mistake("`nan` is neither smaller nor larger than anything: which way round does your comparison let it in?", _not_worse),
-    Mistake("An epoch whose loss is not a number has been trained, and waited for.", _struck_out)]
+    Mistake(
+        "`nan` is neither smaller nor larger than anything: which way round does your comparison let it in?",
+        _not_worse,
+    ),
+    Mistake("An epoch whose loss is not a number has been trained, and waited for.", _struck_out),
+]
 
 # %% ../../nbs/checkers/07_training.ipynb #n4ff457e06d8
 check = Checker([Exercise('best_and_last', _cases, _oracle, _MISTAKES)])

@@ -22,15 +22,30 @@ def _oracle(layers):
 def _small_stacks():
     "Stacks of layers (kernel, stride, dilation), with what is new in each."
     conv, pool = (3, 1, 1), (2, 2, 1)
-    return [("one convolution", [conv]), ("two convolutions", [conv, conv]), ("a dilated convolution", [(3, 1, 4)]),
-            ("a large kernel behind a small one", [conv, (7, 1, 1)]), ("a pooling behind a convolution", [conv, pool]),
-            ("the example of the lesson", [conv, pool, conv]),
-            ("two poolings", [pool, pool, conv]), ("a stride of 3, then a dilation of 2", [(3, 3, 1), (5, 1, 2)]),
-            ("layers of one pixel", [(1, 1, 1), conv, (1, 1, 1)]), ("a pixel that skips its neighbours", [(1, 2, 1), conv]), ("no layer", [])]
+    return [
+        ("one convolution", [conv]),
+        ("two convolutions", [conv, conv]),
+        ("a dilated convolution", [(3, 1, 4)]),
+        ("a large kernel behind a small one", [conv, (7, 1, 1)]),
+        ("a pooling behind a convolution", [conv, pool]),
+        ("the example of the lesson", [conv, pool, conv]),
+        ("two poolings", [pool, pool, conv]),
+        ("a stride of 3, then a dilation of 2", [(3, 3, 1), (5, 1, 2)]),
+        ("layers of one pixel", [(1, 1, 1), conv, (1, 1, 1)]),
+        ("a pixel that skips its neighbours", [(1, 2, 1), conv]),
+        ("no layer", []),
+    ]
+
 
 def _cases(rng):
     "Small stacks, then random ones."
-    random = [("a random stack", [tuple(int(v) for v in rng.integers(1, (8, 4, 4))) for _ in range(int(rng.integers(3, 8)))]) for _ in range(5)]
+    random = [
+        (
+            "a random stack",
+            [tuple(int(v) for v in rng.integers(1, (8, 4, 4))) for _ in range(int(rng.integers(3, 8)))],
+        )
+        for _ in range(5)
+    ]
     return [(why, (layers,)) for why, layers in _small_stacks() + random]
 
 # %% ../../nbs/checkers/05_unet.ipynb #nf59d57b39ee
@@ -43,38 +58,73 @@ def _forwards(layers, grow, jump=lambda jump, k, s, d: jump * s, view=1):
     return view
 
 # %% ../../nbs/checkers/05_unet.ipynb #n46a290da842
-def _no_step(layers): return _forwards(layers, lambda step, k, s, d: (k - 1) * d)
+def _no_step(layers):
+    return _forwards(layers, lambda step, k, s, d: (k - 1) * d)
 
-def _no_dilation(layers): return _forwards(layers, lambda step, k, s, d: (k - 1) * step)
 
-def _whole_kernel(layers): return _forwards(layers, lambda step, k, s, d: k * d * step)
+def _no_dilation(layers):
+    return _forwards(layers, lambda step, k, s, d: (k - 1) * step)
 
-def _from_zero(layers): return _forwards(layers, lambda step, k, s, d: (k - 1) * d * step, view=0)
+
+def _whole_kernel(layers):
+    return _forwards(layers, lambda step, k, s, d: k * d * step)
+
+
+def _from_zero(layers):
+    return _forwards(layers, lambda step, k, s, d: (k - 1) * d * step, view=0)
 
 # %% ../../nbs/checkers/05_unet.ipynb #na3acee26086
-def _own_stride(layers): return _forwards(layers, lambda step, k, s, d: (k - 1) * d * step * s)
+def _own_stride(layers):
+    return _forwards(layers, lambda step, k, s, d: (k - 1) * d * step * s)
 
-def _steps_added(layers): return _forwards(layers, lambda step, k, s, d: (k - 1) * d * step, lambda step, k, s, d: step + s - 1)
 
-def _dilated_kernel(layers): return _forwards(layers, lambda step, k, s, d: (k * d - 1) * step)
+def _steps_added(layers):
+    return _forwards(layers, lambda step, k, s, d: (k - 1) * d * step, lambda step, k, s, d: step + s - 1)
 
-def _reversed(layers): return _oracle(layers[::-1])
 
-def _multiplied(layers): return prod(1 + (k - 1) * d for k, s, d in layers) * prod(s for k, s, d in layers[:-1])
+def _dilated_kernel(layers):
+    return _forwards(layers, lambda step, k, s, d: (k * d - 1) * step)
 
-def _last_of_nothing(layers): return _oracle(layers) if layers else 0
+
+def _reversed(layers):
+    return _oracle(layers[::-1])
+
+
+def _multiplied(layers):
+    return prod(1 + (k - 1) * d for k, s, d in layers) * prod(s for k, s, d in layers[:-1])
+
+
+def _last_of_nothing(layers):
+    return _oracle(layers) if layers else 0
 
 # %% ../../nbs/checkers/05_unet.ipynb #n3b02f31a930
 _MISTAKES = [
-    Mistake("Without any layer the output is the image. How many pixels of it does a pixel see?", _last_of_nothing),
-    Mistake("The layers are listed from the image to the output; on which side of a pooling does a convolution see more?", _reversed),
+    Mistake(
+        "Without any layer the output is the image. How many pixels of it does a pixel see?", _last_of_nothing
+    ),
+    Mistake(
+        "The layers are listed from the image to the output; on which side of a pooling does a convolution see more?",
+        _reversed,
+    ),
     Mistake("Before the first layer a pixel already sees one pixel: itself.", _from_zero),
     Mistake("A kernel of 1 adds nothing to the view: how much does a kernel of 3 add?", _whole_kernel),
-    Mistake("A dilation pulls the pixels of a kernel apart. How many gaps does a kernel of 3 have?", _dilated_kernel),
+    Mistake(
+        "A dilation pulls the pixels of a kernel apart. How many gaps does a kernel of 3 have?",
+        _dilated_kernel,
+    ),
     Mistake("One of the three numbers of a layer plays no part yet.", _no_dilation),
-    Mistake("Views add up; they do not multiply. What does the second of two convolutions of 3 add?", _multiplied),
-    Mistake("A stride moves the output of its layer. For which layers do neighbours lie further apart then: for this one, or for those behind it?", _own_stride),
-    Mistake("Behind a pooling, neighbours lie two pixels of the image apart. What does a kernel of 3 add there?", _no_step),
-    Mistake("Two poolings of 2 in a row: how far apart are neighbours then?", _steps_added)]
+    Mistake(
+        "Views add up; they do not multiply. What does the second of two convolutions of 3 add?", _multiplied
+    ),
+    Mistake(
+        "A stride moves the output of its layer. For which layers do neighbours lie further apart then: for this one, or for those behind it?",
+        _own_stride,
+    ),
+    Mistake(
+        "Behind a pooling, neighbours lie two pixels of the image apart. What does a kernel of 3 add there?",
+        _no_step,
+    ),
+    Mistake("Two poolings of 2 in a row: how far apart are neighbours then?", _steps_added),
+]
 
 check = Checker([Exercise("view_of", _cases, _oracle, _MISTAKES)])

@@ -11,37 +11,54 @@ import numpy as np
 from ..check import Checker, Exercise, Mistake
 
 # %% ../../nbs/checkers/widgets.ipynb #nfe6397650c5
-def _share(part, whole): return part / whole if whole else None
+def _share(part, whole):
+    return part / whole if whole else None
+
 
 def _oracle(labels, score, threshold):
     "Shares of a threshold, by counting pixel for pixel."
-    pixels = [(truth, value >= threshold) for truth, value in zip(labels.ravel().tolist(), score.ravel().tolist()) if truth != 255]
-    if not pixels: raise ValueError("no scored pixel: every label is 255")
+    pixels = [
+        (truth, value >= threshold)
+        for truth, value in zip(labels.ravel().tolist(), score.ravel().tolist())
+        if truth != 255
+    ]
+    if not pixels:
+        raise ValueError("no scored pixel: every label is 255")
     called, cars = sum(said for _, said in pixels), sum(truth == 1 for truth, _ in pixels)
     hits = sum(said and truth == 1 for truth, said in pixels)
     return dict(called=called / len(pixels), right=_share(hits, called), found=_share(hits, cars))
 
 # %% ../../nbs/checkers/widgets.ipynb #n48155a62f9e
-def _map(*rows): return np.array(rows, np.uint8)
+def _map(*rows):
+    return np.array(rows, np.uint8)
+
 
 def _small_cases():
     "Maps of a few pixels: (why, (labels, score, threshold))."
-    labels, score = _map([1, 0, 1, 0], [0, 0, 1, 0]), np.array([[.9, .6, .4, .1], [.2, .7, .8, .3]])
+    labels, score = _map([1, 0, 1, 0], [0, 0, 1, 0]), np.array([[0.9, 0.6, 0.4, 0.1], [0.2, 0.7, 0.8, 0.3]])
     ignored = _map([1, 0, 255, 255], [0, 255, 1, 0])
-    return [("eight pixels, half of them called a car", (labels, score, .45)), ("another threshold", (labels, score, .65)),
-            ("a score that is equal to the threshold", (labels, score, .6)), ("ignored pixels, some with a high score", (ignored, score, .35)),
-            ("nothing is called a car", (labels, score, .95)), ("everything is called a car", (labels, score, 0.)),
-            ("no car in the reference", (0 * labels, score, .5)), ("all pixels are cars", (0 * labels + 1, score, .5)),
-            ("one pixel", (_map([1]), np.array([[.5]]), .5)), ("no scored pixel", (0 * labels + 255, score, .5))]
+    return [
+        ("eight pixels, half of them called a car", (labels, score, 0.45)),
+        ("another threshold", (labels, score, 0.65)),
+        ("a score that is equal to the threshold", (labels, score, 0.6)),
+        ("ignored pixels, some with a high score", (ignored, score, 0.35)),
+        ("nothing is called a car", (labels, score, 0.95)),
+        ("everything is called a car", (labels, score, 0.0)),
+        ("no car in the reference", (0 * labels, score, 0.5)),
+        ("all pixels are cars", (0 * labels + 1, score, 0.5)),
+        ("one pixel", (_map([1]), np.array([[0.5]]), 0.5)),
+        ("no scored pixel", (0 * labels + 255, score, 0.5)),
+    ]
 
 # %% ../../nbs/checkers/widgets.ipynb #ndb937661a7c
 def _random_case(rng):
     "A random map, score and threshold."
     size = rng.integers(5, 12, 2)
-    labels = (rng.random(size) < .3).astype(np.uint8)
-    labels[rng.random(size) < .2] = 255
+    labels = (rng.random(size) < 0.3).astype(np.uint8)
+    labels[rng.random(size) < 0.2] = 255
     score = rng.integers(0, 100, size) / 100
     return "a random map", (labels, score, float(rng.choice(score.ravel())))
+
 
 def _cases(rng):
     "Small, then random."
@@ -50,51 +67,87 @@ def _cases(rng):
 # %% ../../nbs/checkers/widgets.ipynb #neff3ed88303
 def _shares(car, said, scored, none=None):
     "The three shares of bool masks; `none` stands for a share of nothing."
-    if not scored.any(): raise ValueError("no scored pixel")
+    if not scored.any():
+        raise ValueError("no scored pixel")
     share = lambda part, whole: float(part.sum() / whole.sum()) if whole.any() else none
-    return dict(called=share(said & scored, scored), right=share(said & car & scored, said & scored), found=share(said & car & scored, car & scored))
+    return dict(
+        called=share(said & scored, scored),
+        right=share(said & car & scored, said & scored),
+        found=share(said & car & scored, car & scored),
+    )
 
 # %% ../../nbs/checkers/widgets.ipynb #n1d99a69ee11
-def _strict(labels, score, threshold): return _shares(labels == 1, score > threshold, labels != 255)
+def _strict(labels, score, threshold):
+    return _shares(labels == 1, score > threshold, labels != 255)
 
-def _counts_ignored(labels, score, threshold): return _shares(labels == 1, score >= threshold, labels == labels)
 
-def _ignored_are_cars(labels, score, threshold): return _shares(labels > 0, score >= threshold, labels == labels)
+def _counts_ignored(labels, score, threshold):
+    return _shares(labels == 1, score >= threshold, labels == labels)
+
+
+def _ignored_are_cars(labels, score, threshold):
+    return _shares(labels > 0, score >= threshold, labels == labels)
+
 
 def _of_all_pixels(labels, score, threshold):
     said = (score >= threshold) & (labels != 255)
     return _strict(labels, np.where(score >= threshold, 2, -1), 0) | dict(called=float(said.mean()))
 
 # %% ../../nbs/checkers/widgets.ipynb #n25c926aeab3
-def _right(labels, score, threshold, none=None): return _shares(labels == 1, score >= threshold, labels != 255, none)
+def _right(labels, score, threshold, none=None):
+    return _shares(labels == 1, score >= threshold, labels != 255, none)
+
 
 def _exchanged(labels, score, threshold):
     n = _right(labels, score, threshold)
     return dict(called=n['called'], right=n['found'], found=n['right'])
 
-def _percent(labels, score, threshold): return {k: v if v is None else 100 * v for k, v in _right(labels, score, threshold).items()}
 
-def _zero(labels, score, threshold): return _right(labels, score, threshold, 0.)
+def _percent(labels, score, threshold):
+    return {k: v if v is None else 100 * v for k, v in _right(labels, score, threshold).items()}
 
-def _nan(labels, score, threshold): return _right(labels, score, threshold, float('nan'))
 
-def _text(labels, score, threshold): return {k: '-' if v is None else f'{v:.1%}' for k, v in _right(labels, score, threshold).items()}
+def _zero(labels, score, threshold):
+    return _right(labels, score, threshold, 0.0)
+
+
+def _nan(labels, score, threshold):
+    return _right(labels, score, threshold, float('nan'))
+
+
+def _text(labels, score, threshold):
+    return {k: '-' if v is None else f'{v:.1%}' for k, v in _right(labels, score, threshold).items()}
 
 # %% ../../nbs/checkers/widgets.ipynb #n26887ed54c5
 def _says_nothing(labels, score, threshold):
-    return _right(labels, score, threshold) if (labels != 255).any() else dict(called=0., right=None, found=None)
+    return (
+        _right(labels, score, threshold)
+        if (labels != 255).any()
+        else dict(called=0.0, right=None, found=None)
+    )
 
 # %% ../../nbs/checkers/widgets.ipynb #n2fe62a33cd2
 _MISTAKES = [
-    Mistake("A number is asked for, and its text comes later: a test cannot compute with a percent sign.", _text),
+    Mistake(
+        "A number is asked for, and its text comes later: a test cannot compute with a percent sign.", _text
+    ),
     Mistake("Shares lie between 0 and 1: percent is a way to print them.", _percent),
-    Mistake("Two shares are exchanged: which of them is a share of the called pixels, and which of the cars?", _exchanged),
+    Mistake(
+        "Two shares are exchanged: which of them is a share of the called pixels, and which of the cars?",
+        _exchanged,
+    ),
     Mistake("255 is neither a car nor no car: these pixels take part in nothing.", _counts_ignored),
     Mistake("255 is above 0, but it is no car.", _ignored_are_cars),
     Mistake("The first share is one of the scored pixels, not of all.", _of_all_pixels),
     Mistake("What does the text say of a score that is equal to the threshold?", _strict),
-    Mistake("A share of nothing is not 0: 0 would say that there were some, and that all of them failed.", _zero),
-    Mistake("`nan` spreads through everything that is computed from it: the text asks for something else where there is nothing to share.", _nan),
-    Mistake("Without a scored pixel no share has a meaning: say so with an error.", _says_nothing)]
+    Mistake(
+        "A share of nothing is not 0: 0 would say that there were some, and that all of them failed.", _zero
+    ),
+    Mistake(
+        "`nan` spreads through everything that is computed from it: the text asks for something else where there is nothing to share.",
+        _nan,
+    ),
+    Mistake("Without a scored pixel no share has a meaning: say so with an error.", _says_nothing),
+]
 
 check = Checker([Exercise("threshold_numbers", _cases, _oracle, _MISTAKES)])
