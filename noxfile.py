@@ -5,8 +5,11 @@ environments of their own. What stands behind `--` goes to the command: `nox -s 
 """
 
 import os
+import re
 import shutil
+import subprocess
 import tempfile
+from configparser import ConfigParser
 from pathlib import Path
 
 import nox
@@ -22,8 +25,6 @@ CODE = ['noxfile.py', 'setup.py', 'unetkit', 'scripts', 'tests', 'docs']
 
 def copy_of_checkout(folder):
     "Copy what git knows and does not ignore, and make a repository of it, whose status then says what a command changed."
-    import subprocess
-
     listed = subprocess.check_output(
         ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, text=True
     )
@@ -31,6 +32,18 @@ def copy_of_checkout(folder):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+
+
+@nox.session
+def install(session):
+    "README's installation for contributors, with the extras. TORCH_INDEX: an index to take torch from first. VERSIONS=newest: no constraints."
+    versions = [] if os.environ.get('VERSIONS') == 'newest' else ['-c', '.ci/constraints.txt']
+    if os.environ.get('TORCH_INDEX'):
+        session.run(
+            'pip', 'install', '--no-deps', *versions, '--index-url', os.environ['TORCH_INDEX'], 'torch'
+        )
+    session.run('pip', 'install', *versions, '-e', '.[dev,docs,onnx,scale]')
+    session.run('pip', 'check')
 
 
 @nox.session
@@ -97,7 +110,7 @@ def report(session):
     "README's first command, without its installation, and everything that it promises."
     with tempfile.TemporaryDirectory() as folder:
         session.run('unetkit', 'report', '--out', folder)
-        session.run('pytest', 'tests/test_report_folder.py', env=SINGLE | {'UNETKIT_REPORT': folder}, *())
+        session.run('pytest', 'tests/test_report_folder.py', env={'UNETKIT_REPORT': folder})
 
 
 @nox.session
@@ -115,7 +128,10 @@ def wheel(session):
 @nox.session
 def colab(session):
     "Every lesson from the wheel, in an environment like Google Colab's."
-    session.run('python', 'scripts/colab.py', *session.posargs)
+    wheels = sorted(Path(os.environ.get('DIST', 'dist')).glob('*.whl'))
+    session.run(
+        'python', 'scripts/colab.py', *(['--wheel', str(wheels[-1])] if wheels else []), *session.posargs
+    )
 
 
 @nox.session
@@ -134,9 +150,6 @@ def sliders(session):
 @nox.session
 def version(session):
     "The version is in the changelog; on a tag they agree, and the section has a date."
-    from configparser import ConfigParser
-    import re
-
     parser = ConfigParser(delimiters=['='])
     parser.read(ROOT / 'settings.ini', encoding='utf-8')
     number = parser['DEFAULT']['version']

@@ -11,16 +11,14 @@ PYTHON is 3.11, 3.10, 3.12 or 3.13 (all). What is installed beside the wheel:
   3.13   the newest versions
 
 On 3.11, and on all with TORCH_INDEX, torch is installed too: then every module is imported, the commands run, the source archive is installed in
-its place, and the time of an import is held against that of torch. On the others, where torch has only a build of gigabytes, all requirements but torch
-are installed, and with torch they are only resolved, by their metadata; the modules that need no torch are imported, and the lessons of those modules run, cell by cell, against the installed modules: a statement that needs torch is left out, and how many may be is given here.
+its place, and the time of an import is held against that of torch. On the others, where torch has only a build of gigabytes, all requirements but torch are
+installed, and with torch they are only resolved, by their metadata; the modules that need no torch are imported.
 
 An interpreter is `python3.12` of PATH, of $PYTHONS (files, with colons between) or of pyenv. One that is not there is named and counted as skipped; on
 GitHub it is an error. --dist keeps the archives. The last line is `N passed, N failed`, and skipped if any.
 """
 
 import argparse
-import ast
-import json
 import os
 import re
 import shutil
@@ -50,32 +48,9 @@ WANTED = [
     'SECURITY.md',
     'unetkit/*',
 ]  # in the source archive
-# Lessons of the modules that need no torch: how many statements may be left out for want of it, and how many tests have to run.
-LESSONS = {
-    '00_tiles': (0, 190),
-    '01_scenes': (0, 75),
-    '02_labels': (0, 85),
-    '03_patches': (75, 55),
-    '07_metrics': (15, 90),
-    '80_plots': (0, 65),
-}
-MORE_LESSONS = [
-    '04_unet',
-    '05_losses',
-    '06_training',
-    '08_stitching',
-    '09_experiments',
-]  # where torch is there, and nothing may be left out
-TORCHLESS = [
-    'unetkit',
-    'unetkit.tiles',
-    'unetkit.scenes',
-    'unetkit.labels',
-    'unetkit.patches',
-    'unetkit.metrics',
-    'unetkit.plots',
-    'unetkit.check',
-]
+TORCHLESS = (
+    'rules check plots raster tiles archives scenes palettes labels metrics intervals patches'.split()
+)  # modules that work without torch
 IMPORT_SECONDS = (
     1.5  # of computing, promised, beyond torch's own; more than twice that fails: machines are noisy
 )
@@ -343,133 +318,6 @@ def import_seconds(folder, rounds=3):
     )
 
 
-def try_lessons(folder, torch):
-    "The lessons, in an empty folder; what ran is held against what has to."
-    told, work = [], folder / 'lessons'
-    work.mkdir()
-    for name, (most, least) in (
-        {**LESSONS, **dict.fromkeys(MORE_LESSONS, (0, 1))} if torch else LESSONS
-    ).items():
-        said = run(
-            folder / 'venv/bin/python',
-            __file__,
-            '--lesson',
-            ROOT / f'nbs/{name}.ipynb',
-            cwd=work,
-            env=clean_environment(folder),
-        )
-        done = json.loads(said.splitlines()[-1])
-        assert done['tests'] >= least, f'{name}: {done["tests"]} tests ran, at least {least} have to'
-        assert len(done['left_out']) <= (0 if torch else most), (
-            f'{name}: {len(done["left_out"])} statements need torch, at most {most} may: {done["left_out"]}'
-        )
-        told.append(
-            f'{name} {done["tests"]} tests'
-            + (
-                f' ({len(done["left_out"])} of {done["statements"]} statements need torch)'
-                if done['left_out']
-                else ''
-            )
-        )
-    return '; '.join(told)
-
-
-# ---- a lesson, inside the environment
-
-
-def bound(node):
-    "Names that a statement gives a value to."
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {node.name}
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name.partition('.')[0] for alias in node.names}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
-def tests(node):
-    "Assertions of a statement: assert, test_eq and its kin, and expected exceptions."
-    calls = [n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    return sum(isinstance(n, ast.Assert) for n in ast.walk(node)) + sum(
-        name.startswith('test_') or name == 'ExceptionExpected' for name in calls
-    )
-
-
-def wants_torch(error, without):
-    "Is torch what is missing, or a name that a statement would have bound which wanted torch?"
-    while error:
-        if (
-            isinstance(error, ModuleNotFoundError)
-            and (error.name or '').partition('.')[0] == 'torch'
-            or isinstance(error, NameError)
-            and error.name in without
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def execute(node, name, space):
-    "Run one statement; show the value of an expression as a notebook would, but to nobody."
-    if not isinstance(node, ast.Expr):
-        return exec(compile(ast.Module([node], []), name, 'exec'), space)
-    value = eval(compile(ast.Expression(node.value), name, 'eval'), space)
-    for show in ('__repr__', '_repr_html_', '_repr_markdown_'):
-        if not isinstance(value, type) and hasattr(value, show):
-            getattr(value, show)()
-
-
-def lesson(path):
-    "The cells of a notebook, as far as they need no torch; what it exports is taken from the installed module."
-    import importlib
-    import linecache
-    import types
-
-    cells = [
-        (cell['id'], ''.join(cell['source']))
-        for cell in json.loads(Path(path).read_text(encoding='utf-8'))['cells']
-        if cell['cell_type'] == 'code'
-    ]
-    module = importlib.import_module(
-        'unetkit.'
-        + next(found[1] for _, text in cells if (found := re.search(r'^#\|\s*default_exp (\w+)', text, re.M)))
-    )
-    from IPython.display import display
-
-    main = sys.modules['__main__'] = types.ModuleType('__main__')
-    space, without, done = main.__dict__, set(), {'statements': 0, 'tests': 0, 'left_out': []}
-    space['display'] = display
-    for id, text in cells:
-        if re.search(r'^#\|\s*(slow|eval:\s*false)', text, re.M):
-            continue
-        text, exported = (
-            re.sub(r'^(\s*)%.*$', r'\1pass', text, flags=re.M),
-            re.search(r'^#\|\s*exports?\b', text, re.M),
-        )
-        linecache.cache[id] = len(text), None, text.splitlines(keepends=True), id
-        for node in ast.parse(text).body:
-            done['statements'] += 1
-            if exported and not isinstance(node, (ast.Import, ast.ImportFrom)):
-                space.update({name: getattr(module, name) for name in bound(node) if hasattr(module, name)})
-                continue
-            try:
-                execute(node, id, space)
-                done['tests'] += tests(node)
-                without -= bound(node)
-            except Exception as error:
-                if not wants_torch(error, without):
-                    print(
-                        f'{Path(path).name}, cell {id}, line {node.lineno}:\n{ast.get_source_segment(text, node)}'
-                    )
-                    raise
-                without |= bound(node)
-                for name in bound(node):
-                    space.pop(name, None)  # an older value would be a wrong one
-                done['left_out'].append(f'{id}:{node.lineno}')
-        if 'matplotlib.pyplot' in sys.modules:
-            sys.modules['matplotlib.pyplot'].close('all')
-    print('\n' + json.dumps(done))
-
-
 # ---- the whole
 
 
@@ -479,7 +327,7 @@ def one(version, tmp, sdist, wheel):
     number, requirements = metadata(wheel)
     environment(folder, interpreter(version), kind, wheel, torch)
     for name in TORCHLESS:
-        try_imports(folder, [name], number)
+        try_imports(folder, [f'unetkit.{name}'], number)
     told = []
     if torch:
         try_imports(folder, all_modules(wheel), number)
@@ -488,9 +336,6 @@ def one(version, tmp, sdist, wheel):
         try_imports(folder, ['unetkit.cli'], number)
     else:
         told.append(resolve(tmp, interpreter(version), kind, requirements))
-    if version != '3.11':  # there scripts/colab.py runs all of them
-        run(folder / 'venv/bin/pip', 'install', 'hypothesis')
-        told.append(try_lessons(folder, torch))
     return '; '.join([*told, f'{time.monotonic() - start:.0f} s'])
 
 
@@ -510,10 +355,7 @@ def main():
     )
     parser.add_argument('pythons', nargs='*', metavar='PYTHON', help='versions of Python to try (all)')
     parser.add_argument('--dist', type=Path, help='keep the archives here; older ones of unetkit are removed')
-    parser.add_argument('--lesson', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.lesson:
-        return lesson(args.lesson)
     if unknown := set(args.pythons) - set(PYTHONS):
         parser.error(f'{", ".join(sorted(unknown))} is not one of {", ".join(PYTHONS)}')
     chosen = [version for version in PYTHONS if version in (args.pythons or PYTHONS)]
