@@ -8,17 +8,20 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from configparser import ConfigParser
 from pathlib import Path
 
 import nox
 
-from tests.processors import PROCESSORS
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+from tests.processors import PROCESSORS  # noqa: E402
 
 nox.options.default_venv_backend = 'none'
 nox.options.stop_on_first_error = False
-ROOT = Path(__file__).resolve().parent
 SINGLE = {'OMP_NUM_THREADS': '1'}  # two processes at a time share two cores better than four threads do
 CODE = ['noxfile.py', 'setup.py', 'unetkit', 'scripts', 'tests', 'docs']
 
@@ -50,7 +53,7 @@ def install(session):
 def lint(session):
     "Names, imports and layout of the code, in notebooks, library and scripts."
     session.run('ruff', 'check', '--no-cache', *CODE)
-    session.run('ruff', 'format', '--no-cache', '--check', 'nbs')
+    session.run('ruff', 'format', '--no-cache', '--check', 'nbs', 'scripts', 'tests', 'noxfile.py')
 
 
 @nox.session
@@ -87,7 +90,7 @@ def slow(session):
 
 
 @nox.session
-@nox.parametrize('processor', list(PROCESSORS))
+@nox.parametrize('processor', [nox.param(name, id=name) for name in PROCESSORS])
 def processors(session, processor):
     "The inline tests and `tests/` as another x86-64 processor would run them; `-- quick` takes only what computes most."
     env = SINGLE | PROCESSORS[processor]
