@@ -187,7 +187,7 @@ def predict(
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
-    memory: float = 0.0,  # Memory for a window, in GB; half of what is free, at most 0.8, when 0
+    memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     scheduler: str = "",  # Address of a Dask scheduler whose workers share these files
     restart: bool = False,  # Forget the blocks of an interrupted run
     device: str = "auto",  # auto, cpu or cuda
@@ -272,7 +272,7 @@ def evaluate(
     reference: str,  # Its colour-coded reference
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
-    memory: float = 0.0,  # Memory for a window, in GB; half of what is free, at most 0.8, when 0
+    memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
 ) -> None:  # Nothing; the scores are printed

@@ -421,13 +421,12 @@ def predictor(
 @patch
 def windows(
     self: ModelPipeline,
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
 ) -> dict:  # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
     "Sizes of exact windows for this model on this machine."
     multiple = self.model.multiple
     halo = -(-reach(self.model.depth, self.model.up) // multiple) * multiple
-    core = best_core(pixel_bytes(self.model, self.dtype.itemsize), halo, multiple, memory, self.device)
+    core = best_core(pixel_bytes(self.model, self.dtype.itemsize), halo, multiple, memory)
     return {"halo": halo, "multiple": multiple, "core": core}
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
