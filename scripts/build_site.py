@@ -385,8 +385,8 @@ def title_of(name):
 
 def first_page(source):
     "The first page, with what the recorded model reached; its Python blocks are run, so that they hold."
-    from unetkit.deploy import demo_model
-    from unetkit.labels import ISPRS
+    from unetkit.records import demo_model
+    from unetkit.labels import ISPRS, labels_to_colours
     from unetkit.unet import count_parameters
 
     recorded = json.loads(
@@ -420,9 +420,7 @@ def pictures(work):
     import numpy as np
     from matplotlib.figure import Figure
     from PIL import Image
-    from unetkit.deploy import demo_model
     from unetkit.experiments import built_in
-    from unetkit.labels import ISPRS, labels_to_colours
 
     _, (test,) = built_in()
     label_map, car = demo_model().predict(test), ISPRS.names.index('car')

@@ -24,7 +24,7 @@ from unetkit.cli import main as unetkit
 from unetkit.experiments import SCENE_SIZE, ModelPipeline, Settings, built_in, checksum, read_labelled
 from unetkit.labels import DUBAI, ISPRS
 from unetkit.plots import show_triptych
-from unetkit.report import environment
+from unetkit.records import environment
 from unetkit.scenes import synthetic_scene
 from unetkit.tiles import read_label_map
 
