@@ -35,7 +35,8 @@ from unetkit.experiments import (
     read_labelled,
 )
 from .labels import IGNORE_INDEX, ISPRS, labels_to_colours, read_palette
-from .report import REPORT_FILES, accuracy_table, write_report, write_result
+from .report import accuracy_table
+from .pages import REPORT_FILES, write_report, write_result
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
 from .scenes import CLASSES, synthetic_scene
 from .tiles import image_pairs, read_tile, write_image, write_label_map
