@@ -22,8 +22,8 @@ os.environ['OMP_NUM_THREADS'] = '1'
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from unetkit.experiments import Settings, built_in, checksum, read_labelled, trial  # noqa: E402
-from unetkit.labels import DUBAI, ISPRS  # noqa: E402
+from unetkit.experiments import Settings, built_in, checksum, trial  # noqa: E402
+from unetkit.labels import DUBAI, ISPRS, read_labelled  # noqa: E402
 from unetkit.metrics import Scores  # noqa: E402
 from unetkit.report import environment  # noqa: E402
 from unetkit.scenes import synthetic_scene  # noqa: E402
