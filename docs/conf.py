@@ -1,4 +1,4 @@
-"""How Sphinx makes the site. `.ci/site` gathers the pages (lessons, API, commands) and calls Sphinx with this folder as configuration.
+"""How Sphinx makes the site. `scripts/build_site.py` gathers the pages (lessons, API, commands) and calls Sphinx with this folder as configuration.
 
 What Sphinx does not know by itself stands here: the docments of the library become tables of parameters, links to other projects come from a
 list of ours instead of a download, and every page gets the lines that a shared link shows.
@@ -15,7 +15,7 @@ from docutils import nodes
 from fastcore.docments import docments
 
 HERE = Path(__file__).resolve().parent
-GENERATED = Path(os.environ['UNETKIT_SITE'])  # where .ci/site puts what it made: npm packages, frames, demo
+GENERATED = Path(os.environ['UNETKIT_SITE'])  # where scripts/build_site.py puts what it made: npm packages, frames, demo
 parser = configparser.ConfigParser(delimiters=['='])
 parser.read(HERE.parent / 'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
@@ -71,7 +71,7 @@ html_theme_options = {
 }
 
 
-# Links to other projects. An inventory is a download at every build; this list names what the pages link to, and `.ci/step links` visits it.
+# Links to other projects. An inventory is a download at every build; this list names what the pages link to, and a link checker visits it in the workflow `docs`.
 def inventories():
     "Write one inventory for each project of inventories.txt; return what intersphinx needs."
     found, folder = {}, GENERATED / 'inventories'

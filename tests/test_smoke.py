@@ -1,4 +1,5 @@
 "The main path in a few seconds: scene, training, map, scores, from Python and from the command line."
+
 import numpy as np
 import pytest
 
@@ -8,7 +9,9 @@ from unetkit.labels import ISPRS
 from unetkit.scenes import synthetic_scene
 from unetkit.tiles import read_image
 
-TINY = dict(patch_size=32, epochs=2, batch_size=8, width=4, depth=2, lr=3e-3, device='cpu', precision='float32')
+TINY = dict(
+    patch_size=32, epochs=2, batch_size=8, width=4, depth=2, lr=3e-3, device='cpu', precision='float32'
+)
 
 
 @pytest.fixture(scope='module')
@@ -38,6 +41,16 @@ def test_command_line(tmp_path, capsys):
     options = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", value)]
     model, label_map = tmp_path / 'model.safetensors', tmp_path / 'map.tif'
     run('train', *files, '--out', model, *options)
-    run('predict', model, tmp_path / 'scene2' / 'image.tif', '--out', label_map, '--device', 'cpu', '--precision', 'float32')
+    run(
+        'predict',
+        model,
+        tmp_path / 'scene2' / 'image.tif',
+        '--out',
+        label_map,
+        '--device',
+        'cpu',
+        '--precision',
+        'float32',
+    )
     assert 'accuracy' in run('evaluate', model, *files, '--device', 'cpu', '--precision', 'float32')
     assert read_image(label_map).shape[:2] == (128, 160)

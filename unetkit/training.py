@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from .rules import one_of
 from .tiles import atomic_path
 from .unet import UNet
 
@@ -62,8 +63,13 @@ def _computes_bfloat16(device):
     "Does this device have instructions for bfloat16?"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu":
+        return False
+    told = os.environ.get("UNETKIT_BFLOAT16", "")
+    if told:
+        return one_of("UNETKIT_BFLOAT16", told, ("0", "1")) == "1"
     can = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type == "cpu" and bool(can.get("amx_bf16") or can.get("avx512_bf16"))
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
 
 # %% ../nbs/07_training.ipynb #c021-eca74e2a
 PRECISIONS = ("auto", "float32", "bfloat16")

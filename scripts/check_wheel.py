@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Build the source archive and the wheel, and use the wheel as others do: in fresh environments, outside the checkout.
 
-usage: .ci/wheel [--dist FOLDER] [PYTHON ...]
+usage: scripts/check_wheel.py [--dist FOLDER] [PYTHON ...]
 
 PYTHON is 3.11, 3.10, 3.12 or 3.13 (all). What is installed beside the wheel:
 
@@ -11,15 +11,14 @@ PYTHON is 3.11, 3.10, 3.12 or 3.13 (all). What is installed beside the wheel:
   3.13   the newest versions
 
 On 3.11, and on all with TORCH_INDEX, torch is installed too: then every module is imported, the commands run, the source archive is installed in
-its place, and the time of an import is held against that of torch. On the others, where torch has only a build of gigabytes, all requirements but torch
-are installed, and with torch they are only resolved, by their metadata; the modules that need no torch are imported, and the lessons of those modules run, cell by cell, against the installed modules: a statement that needs torch is left out, and how many may be is given here.
+its place, and the time of an import is held against that of torch. On the others, where torch has only a build of gigabytes, all requirements but torch are
+installed, and with torch they are only resolved, by their metadata; the modules that need no torch are imported.
 
 An interpreter is `python3.12` of PATH, of $PYTHONS (files, with colons between) or of pyenv. One that is not there is named and counted as skipped; on
 GitHub it is an error. --dist keeps the archives. The last line is `N passed, N failed`, and skipped if any.
 """
+
 import argparse
-import ast
-import json
 import os
 import re
 import shutil
@@ -38,19 +37,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / '.ci' / 'constraints.txt'
 PYTHONS = {'3.11': 'locked', '3.10': 'oldest', '3.12': 'locked', '3.13': 'newest'}
-WANTED = ['settings.ini', 'setup.py', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CONTRIBUTING.md', 'CITATION.cff', 'SECURITY.md', 'unetkit/*']  # in the source archive
-# Lessons of the modules that need no torch: how many statements may be left out for want of it, and how many tests have to run.
-LESSONS = {'00_tiles': (0, 190), '01_scenes': (0, 75), '02_labels': (0, 85), '03_patches': (75, 55), '07_metrics': (15, 90), '80_plots': (0, 65)}
-MORE_LESSONS = ['04_unet', '05_losses', '06_training', '08_stitching', '09_experiments']  # where torch is there, and nothing may be left out
-TORCHLESS = ['unetkit', 'unetkit.tiles', 'unetkit.scenes', 'unetkit.labels', 'unetkit.patches', 'unetkit.metrics', 'unetkit.plots', 'unetkit.check']
-IMPORT_SECONDS = 1.5  # of computing, promised, beyond torch's own; more than twice that fails: machines are noisy
+WANTED = [
+    'settings.ini',
+    'setup.py',
+    'README.md',
+    'LICENSE',
+    'CHANGELOG.md',
+    'CONTRIBUTING.md',
+    'CITATION.cff',
+    'SECURITY.md',
+    'unetkit/*',
+]  # in the source archive
+TORCHLESS = (
+    'rules check plots raster tiles archives scenes palettes labels metrics intervals patches'.split()
+)  # modules that work without torch
+IMPORT_SECONDS = (
+    1.5  # of computing, promised, beyond torch's own; more than twice that fails: machines are noisy
+)
 
 
 def run(*command, **more):
     "What a command printed; if it fails, an error with the end of that."
-    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+    done = subprocess.run(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more
+    )
     if done.returncode:
-        raise AssertionError(f'{" ".join(map(str, command))} ended with {done.returncode}\n{done.stdout[-4000:]}')
+        raise AssertionError(
+            f'{" ".join(map(str, command))} ended with {done.returncode}\n{done.stdout[-4000:]}'
+        )
     return done.stdout
 
 
@@ -58,10 +72,17 @@ def clean_environment(folder):
     "The variables of a user who has never seen the checkout."
     lost = ('PYTHON', 'VIRTUAL_ENV', 'JUPYTER', 'IPYTHON', 'UNETKIT')
     kept = {key: value for key, value in os.environ.items() if not key.startswith(lost)}
-    return {**kept, 'HOME': str(folder), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg', 'PATH': f'{folder / "venv/bin"}:{kept.get("PATH", "")}'}
+    return {
+        **kept,
+        'HOME': str(folder),
+        'OMP_NUM_THREADS': '1',
+        'MPLBACKEND': 'Agg',
+        'PATH': f'{folder / "venv/bin"}:{kept.get("PATH", "")}',
+    }
 
 
 # ---- the archives
+
 
 def tracked():
     "Files of the checkout that git does not ignore."
@@ -72,7 +93,11 @@ def tracked():
 def wheel_files(wheel):
     "Name and checksum of the files of a wheel; RECORD lists them too."
     with zipfile.ZipFile(wheel) as archive:
-        return {info.filename: info.CRC for info in archive.infolist() if not info.filename.endswith(('/', 'RECORD'))}
+        return {
+            info.filename: info.CRC
+            for info in archive.infolist()
+            if not info.filename.endswith(('/', 'RECORD'))
+        }
 
 
 def build(tmp, python):
@@ -84,7 +109,11 @@ def build(tmp, python):
     run(tmp / 'build/bin/pip', 'install', '-c', CONSTRAINTS, 'build', 'uv')
     run(tmp / 'build/bin/python', '-m', 'build', '--outdir', tmp / 'dist', tmp / 'copy')
     run(tmp / 'build/bin/python', '-m', 'build', '--wheel', '--outdir', tmp / 'again', tmp / 'copy')
-    (sdist,), (wheel,), (again,) = (tmp / 'dist').glob('*.tar.gz'), (tmp / 'dist').glob('*.whl'), (tmp / 'again').glob('*.whl')
+    (sdist,), (wheel,), (again,) = (
+        (tmp / 'dist').glob('*.tar.gz'),
+        (tmp / 'dist').glob('*.whl'),
+        (tmp / 'again').glob('*.whl'),
+    )
     check_archives(sdist, wheel, again)
     return sdist, wheel
 
@@ -93,10 +122,15 @@ def check_archives(sdist, wheel, again):
     with tarfile.open(sdist) as archive:
         there = {name.partition('/')[2] for name in archive.getnames()}
     wanted = [file for file in tracked() if any(fnmatch(file, pattern) for pattern in WANTED)]
-    missing = sorted({pattern for pattern in WANTED if '*' not in pattern} - there | {file for file in wanted if file not in there})
+    missing = sorted(
+        {pattern for pattern in WANTED if '*' not in pattern} - there
+        | {file for file in wanted if file not in there}
+    )
     assert not missing, f'the source archive lacks {", ".join(missing)}: add it to MANIFEST.in'
     files, twin = wheel_files(wheel), wheel_files(again)
-    assert files == twin, f'the source archive makes another wheel than the checkout: {sorted(set(files.items()) ^ set(twin.items()))}'
+    assert files == twin, (
+        f'the source archive makes another wheel than the checkout: {sorted(set(files.items()) ^ set(twin.items()))}'
+    )
     missing = [file for file in wanted if file.startswith('unetkit/') and file not in files]
     assert not missing, f'the wheel lacks {", ".join(missing)}: add it to package_data in setup.py'
     foreign = [name for name in files if not name.startswith('unetkit/') and '.dist-info/' not in name]
@@ -106,19 +140,33 @@ def check_archives(sdist, wheel, again):
 def metadata(wheel):
     "Version and requirements of a wheel, without its extras."
     with zipfile.ZipFile(wheel) as archive:
-        text = archive.read(next(name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))).decode()
-    return re.search(r'^Version: (.+)$', text, re.M)[1], [line for line in re.findall(r'^Requires-Dist: (.+)$', text, re.M) if 'extra ==' not in line]
+        text = archive.read(
+            next(name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))
+        ).decode()
+    return re.search(r'^Version: (.+)$', text, re.M)[1], [
+        line for line in re.findall(r'^Requires-Dist: (.+)$', text, re.M) if 'extra ==' not in line
+    ]
 
 
 # ---- environments
 
+
 def interpreter(version):
     "A Python of this version that can make environments, or None."
     home = Path(os.environ.get('PYENV_ROOT', Path.home() / '.pyenv'))
-    named = [*filter(None, os.environ.get('PYTHONS', '').split(os.pathsep)), shutil.which(f'python{version}'), shutil.which('python'),
-             *sorted(home.glob(f'versions/{version}.*/bin/python'), reverse=True), *sorted(home.glob(f'versions/{version}/bin/python'))]
+    named = [
+        *filter(None, os.environ.get('PYTHONS', '').split(os.pathsep)),
+        shutil.which(f'python{version}'),
+        shutil.which('python'),
+        *sorted(home.glob(f'versions/{version}.*/bin/python'), reverse=True),
+        *sorted(home.glob(f'versions/{version}/bin/python')),
+    ]
     for python in (name for name in map(str, filter(None, named)) if Path(name).exists()):
-        asked = subprocess.run([python, '-c', 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])'], capture_output=True, text=True)
+        asked = subprocess.run(
+            [python, '-c', 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])'],
+            capture_output=True,
+            text=True,
+        )
         if asked.returncode == 0 and asked.stdout.strip() == version:
             return python
     return None
@@ -131,7 +179,9 @@ def versions(kind, requirements, folder):
     if kind == 'locked':
         return ['-c', CONSTRAINTS]
     file = folder / 'oldest.txt'
-    file.write_text('\n'.join(requirement.replace('>=', '==') for requirement in requirements), encoding='utf-8')
+    file.write_text(
+        '\n'.join(requirement.replace('>=', '==') for requirement in requirements), encoding='utf-8'
+    )
     return ['-c', file]
 
 
@@ -160,16 +210,32 @@ def environment(folder, python, kind, wheel, torch):
 def resolve(tmp, python, kind, requirements):
     "All requirements, torch and what it needs included, resolved for this Python by their metadata, without fetching a build of gigabytes."
     chosen = {'locked': ['-c', CONSTRAINTS], 'oldest': ['--resolution', 'lowest-direct'], 'newest': []}[kind]
-    said = run(tmp / 'build/bin/uv', '--no-cache', 'pip', 'compile', '--quiet', '--python', python, *chosen, '-', input='\n'.join(requirements))
+    said = run(
+        tmp / 'build/bin/uv',
+        '--no-cache',
+        'pip',
+        'compile',
+        '--quiet',
+        '--python',
+        python,
+        *chosen,
+        '-',
+        input='\n'.join(requirements),
+    )
     found = dict(re.findall(r'^([\w.-]+)==(\S+)$', said, re.M))
     if kind == 'oldest':  # a floor that no release has would be passed over in silence
         floors = dict(r.lower().split('>=') for r in requirements)
-        other = {name: version for name, version in found.items() if name in floors and not (version + '.0.0').startswith(floors[name] + '.')}
+        other = {
+            name: version
+            for name, version in found.items()
+            if name in floors and not (version + '.0.0').startswith(floors[name] + '.')
+        }
         assert not other, f'no release is as old as its floor says: the oldest are {other}'
     return f'{len(found)} packages resolve, torch {found["torch"]} among them'
 
 
 # ---- what is tried
+
 
 def try_commands(folder, version):
     "The commands, in an empty folder, on tiny settings."
@@ -178,21 +244,55 @@ def try_commands(folder, version):
     program = folder / 'venv/bin/unetkit'
     assert run(program, '--version', cwd=work, env=env).strip() == version
     run(program, 'scene', '--out', 'scene', '--height', 96, '--width', 128, cwd=work, env=env)
-    run(program, 'report', '--out', 'report', '--patch-sizes', 32, '--epochs', 1, '--stride', 32, '--width', 4, cwd=work, env=env)
-    missing = {'scores.json', 'scores.csv', 'report.html', 'label_map_32.tif', 'model_32.safetensors'} - {file.name for file in (work / 'report').iterdir()}
+    run(
+        program,
+        'report',
+        '--out',
+        'report',
+        '--patch-sizes',
+        32,
+        '--epochs',
+        1,
+        '--stride',
+        32,
+        '--width',
+        4,
+        cwd=work,
+        env=env,
+    )
+    missing = {'scores.json', 'scores.csv', 'report.html', 'label_map_32.tif', 'model_32.safetensors'} - {
+        file.name for file in (work / 'report').iterdir()
+    }
     assert not missing, f'unetkit report wrote no {", ".join(missing)}'
-    run(program, 'predict', 'report/model_32.safetensors', 'scene/image.tif', '--out', 'map.tif', cwd=work, env=env)
+    run(
+        program,
+        'predict',
+        'report/model_32.safetensors',
+        'scene/image.tif',
+        '--out',
+        'map.tif',
+        cwd=work,
+        env=env,
+    )
 
 
 def try_imports(folder, names, version):
     "Modules in one fresh process, from the environment and not from the checkout; and the version that the package gives."
     code = 'import importlib, sys, unetkit; [importlib.import_module(name) for name in sys.argv[1:]]; print(unetkit.__version__, unetkit.__file__)'
-    found, file = run(folder / 'venv/bin/python', '-c', code, *names, cwd=folder, env=clean_environment(folder)).splitlines()[-1].split(' ', 1)
+    found, file = (
+        run(folder / 'venv/bin/python', '-c', code, *names, cwd=folder, env=clean_environment(folder))
+        .splitlines()[-1]
+        .split(' ', 1)
+    )
     assert found == version and Path(file).is_relative_to(folder), f'{names}: version {found} from {file}'
 
 
 def all_modules(wheel):
-    return sorted(re.sub(r'(/__init__)?\.py$', '', name).replace('/', '.') for name in wheel_files(wheel) if name.endswith('.py') and '_modidx' not in name)
+    return sorted(
+        re.sub(r'(/__init__)?\.py$', '', name).replace('/', '.')
+        for name in wheel_files(wheel)
+        if name.endswith('.py') and '_modidx' not in name
+    )
 
 
 def import_seconds(folder, rounds=3):
@@ -201,7 +301,11 @@ def import_seconds(folder, rounds=3):
     names, times = ['torch', 'unetkit', 'unetkit.cli', 'unetkit.widgets'], {}
     for _ in range(rounds):
         for name in names:
-            took = float(run(folder / 'venv/bin/python', '-c', code, name, cwd=folder, env=clean_environment(folder)).split()[-1])
+            took = float(
+                run(
+                    folder / 'venv/bin/python', '-c', code, name, cwd=folder, env=clean_environment(folder)
+                ).split()[-1]
+            )
             times.setdefault(name, []).append(took)
     middle = {name: statistics.median(values) for name, values in times.items()}
     beyond = {name: max(0, middle[name] - middle['torch']) for name in names[1:]}
@@ -209,97 +313,13 @@ def import_seconds(folder, rounds=3):
         if more > IMPORT_SECONDS:
             print(f'SLOW: import {name} took {more:.1f} s beyond torch, promised were {IMPORT_SECONDS}')
     assert max(beyond.values()) <= 2 * IMPORT_SECONDS, f'an import takes too long: {beyond}'
-    return f'import torch {middle["torch"]:.1f} s, beyond it ' + ', '.join(f'{name} {more:.1f} s' for name, more in beyond.items())
-
-
-def try_lessons(folder, torch):
-    "The lessons, in an empty folder; what ran is held against what has to."
-    told, work = [], folder / 'lessons'
-    work.mkdir()
-    for name, (most, least) in ({**LESSONS, **dict.fromkeys(MORE_LESSONS, (0, 1))} if torch else LESSONS).items():
-        said = run(folder / 'venv/bin/python', __file__, '--lesson', ROOT / f'nbs/{name}.ipynb', cwd=work, env=clean_environment(folder))
-        done = json.loads(said.splitlines()[-1])
-        assert done['tests'] >= least, f'{name}: {done["tests"]} tests ran, at least {least} have to'
-        assert len(done['left_out']) <= (0 if torch else most), f'{name}: {len(done["left_out"])} statements need torch, at most {most} may: {done["left_out"]}'
-        told.append(f'{name} {done["tests"]} tests' + (f' ({len(done["left_out"])} of {done["statements"]} statements need torch)' if done['left_out'] else ''))
-    return '; '.join(told)
-
-
-# ---- a lesson, inside the environment
-
-def bound(node):
-    "Names that a statement gives a value to."
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {node.name}
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name.partition('.')[0] for alias in node.names}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
-def tests(node):
-    "Assertions of a statement: assert, test_eq and its kin, and expected exceptions."
-    calls = [n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    return sum(isinstance(n, ast.Assert) for n in ast.walk(node)) + sum(name.startswith('test_') or name == 'ExceptionExpected' for name in calls)
-
-
-def wants_torch(error, without):
-    "Is torch what is missing, or a name that a statement would have bound which wanted torch?"
-    while error:
-        if isinstance(error, ModuleNotFoundError) and (error.name or '').partition('.')[0] == 'torch' or isinstance(error, NameError) and error.name in without:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def execute(node, name, space):
-    "Run one statement; show the value of an expression as a notebook would, but to nobody."
-    if not isinstance(node, ast.Expr):
-        return exec(compile(ast.Module([node], []), name, 'exec'), space)
-    value = eval(compile(ast.Expression(node.value), name, 'eval'), space)
-    for show in ('__repr__', '_repr_html_', '_repr_markdown_'):
-        if not isinstance(value, type) and hasattr(value, show):
-            getattr(value, show)()
-
-
-def lesson(path):
-    "The cells of a notebook, as far as they need no torch; what it exports is taken from the installed module."
-    import importlib
-    import linecache
-    import types
-    cells = [(cell['id'], ''.join(cell['source'])) for cell in json.loads(Path(path).read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
-    module = importlib.import_module('unetkit.' + next(found[1] for _, text in cells if (found := re.search(r'^#\|\s*default_exp (\w+)', text, re.M))))
-    from IPython.display import display
-    main = sys.modules['__main__'] = types.ModuleType('__main__')
-    space, without, done = main.__dict__, set(), {'statements': 0, 'tests': 0, 'left_out': []}
-    space['display'] = display
-    for id, text in cells:
-        if re.search(r'^#\|\s*(slow|eval:\s*false)', text, re.M):
-            continue
-        text, exported = re.sub(r'^(\s*)%.*$', r'\1pass', text, flags=re.M), re.search(r'^#\|\s*exports?\b', text, re.M)
-        linecache.cache[id] = len(text), None, text.splitlines(keepends=True), id
-        for node in ast.parse(text).body:
-            done['statements'] += 1
-            if exported and not isinstance(node, (ast.Import, ast.ImportFrom)):
-                space.update({name: getattr(module, name) for name in bound(node) if hasattr(module, name)})
-                continue
-            try:
-                execute(node, id, space)
-                done['tests'] += tests(node)
-                without -= bound(node)
-            except Exception as error:
-                if not wants_torch(error, without):
-                    print(f'{Path(path).name}, cell {id}, line {node.lineno}:\n{ast.get_source_segment(text, node)}')
-                    raise
-                without |= bound(node)
-                for name in bound(node):
-                    space.pop(name, None)  # an older value would be a wrong one
-                done['left_out'].append(f'{id}:{node.lineno}')
-        if 'matplotlib.pyplot' in sys.modules:
-            sys.modules['matplotlib.pyplot'].close('all')
-    print('\n' + json.dumps(done))
+    return f'import torch {middle["torch"]:.1f} s, beyond it ' + ', '.join(
+        f'{name} {more:.1f} s' for name, more in beyond.items()
+    )
 
 
 # ---- the whole
+
 
 def one(version, tmp, sdist, wheel):
     "All that is tried on one Python. Returns what to say."
@@ -307,7 +327,7 @@ def one(version, tmp, sdist, wheel):
     number, requirements = metadata(wheel)
     environment(folder, interpreter(version), kind, wheel, torch)
     for name in TORCHLESS:
-        try_imports(folder, [name], number)
+        try_imports(folder, [f'unetkit.{name}'], number)
     told = []
     if torch:
         try_imports(folder, all_modules(wheel), number)
@@ -316,9 +336,6 @@ def one(version, tmp, sdist, wheel):
         try_imports(folder, ['unetkit.cli'], number)
     else:
         told.append(resolve(tmp, interpreter(version), kind, requirements))
-    if version != '3.11':  # there .ci/colab runs all of them
-        run(folder / 'venv/bin/pip', 'install', 'hypothesis')
-        told.append(try_lessons(folder, torch))
     return '; '.join([*told, f'{time.monotonic() - start:.0f} s'])
 
 
@@ -333,13 +350,12 @@ def attempt(title, work, *arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('pythons', nargs='*', metavar='PYTHON', help='versions of Python to try (all)')
     parser.add_argument('--dist', type=Path, help='keep the archives here; older ones of unetkit are removed')
-    parser.add_argument('--lesson', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.lesson:
-        return lesson(args.lesson)
     if unknown := set(args.pythons) - set(PYTHONS):
         parser.error(f'{", ".join(sorted(unknown))} is not one of {", ".join(PYTHONS)}')
     chosen = [version for version in PYTHONS if version in (args.pythons or PYTHONS)]
@@ -357,8 +373,17 @@ def main():
                 shutil.copy2(archive, args.dist)
         there = [version for version in chosen if version not in absent]
         with ThreadPoolExecutor(2) as pool:
-            told = list(pool.map(lambda version: attempt(f'{version}, {PYTHONS[version]} versions,', one, version, tmp, sdist, wheel), there))
-        for version in [version for version, well in zip(there, told) if well and has_torch(version)]:  # times are taken: nothing else runs
+            told = list(
+                pool.map(
+                    lambda version: attempt(
+                        f'{version}, {PYTHONS[version]} versions,', one, version, tmp, sdist, wheel
+                    ),
+                    there,
+                )
+            )
+        for version in [
+            version for version, well in zip(there, told) if well and has_torch(version)
+        ]:  # times are taken: nothing else runs
             told.append(attempt(f'import on {version}', import_seconds, tmp / version))
         passed, failed = told.count(True), told.count(False)
     for version in absent:

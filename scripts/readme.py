@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Write README.md from nbs/index.ipynb, or check that it is current.
 
-usage: .ci/readme [--check]
+usage: scripts/readme.py [--check]
 
 Prose is copied, code becomes fenced blocks (cells with `#| hide` are left out, of cells with `#| echo: false` only
 the results are shown, directives stripped), texts that code printed become plain fenced blocks, without the lines
 that training prints after each epoch. Pictures that code drew are not copied: the notebook links to files in
 nbs/images. Relative links and pictures are made relative to the root. Needs the standard library only.
 """
+
 import argparse
 import json
 import posixpath
@@ -18,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / 'nbs' / 'index.ipynb'
 README = ROOT / 'README.md'
-HEAD = '<!-- Written by .ci/readme from nbs/index.ipynb: edit the notebook, not this file. -->'
+HEAD = '<!-- Written by scripts/readme.py from nbs/index.ipynb: edit the notebook, not this file. -->'
 FENCE = re.compile(r'^```.*?^```$', re.M | re.S)
 LINK = re.compile(r'(\]\(|(?:src|href)=")([^)"\s]+)')
 EPOCH = re.compile(r'^epoch +\d+/\d+ .*\n', re.M)
@@ -77,14 +78,16 @@ def readme():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--check', action='store_true', help='write nothing; exit with 1 when README.md is not current')
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing; exit with 1 when README.md is not current'
+    )
     check = parser.parse_args().check
     if not NOTEBOOK.exists():
         sys.exit(f'{NOTEBOOK.relative_to(ROOT)} does not exist: README.md is written from it')
     text = readme()
     current = README.exists() and README.read_text(encoding='utf-8') == text
     if check and not current:
-        sys.exit('README.md is not what nbs/index.ipynb says: run .ci/readme and commit the result')
+        sys.exit('README.md is not what nbs/index.ipynb says: run scripts/readme.py and commit the result')
     if not check and not current:
         README.write_text(text, encoding='utf-8')
     print('README.md is current' if current else 'README.md written')

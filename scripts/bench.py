@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure how fast this machine trains and predicts, how much memory it takes, and what is missing to the machine's limit.
 
-usage: .ci/bench [--quick] [--out FILE | --record] [--only PART ...]
+usage: scripts/bench.py [--quick] [--out FILE | --record] [--only PART ...]
 
 Parts, in this order; the ceiling is always measured:
   bounds     memory of training at stride 8 and time of a scene, against their bounds
@@ -18,6 +18,7 @@ sliced from a numpy array, float32, default memory layout, Adam as it comes. FLO
 number of threads is torch's choice unless OMP_NUM_THREADS says otherwise.
 Writes JSON after every part; --record writes it to unetkit/recorded/bench/. Exits with 1 if a bound is exceeded.
 """
+
 import argparse
 import copy
 import json
@@ -44,21 +45,31 @@ from unetkit.experiments import ModelPipeline, Settings
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
 from unetkit.patches import Batches, as_batch, grid_windows, plan, random_split, to_device
-from unetkit.report import environment
+from unetkit.records import environment
 from unetkit.scale import predict_raster
 from unetkit.scenes import synthetic_scene
 from unetkit.stitching import exact_halo, image_tensor
 from unetkit.tiles import Tile
-from unetkit.training import fit, make_optimizer, make_predictor, pick_precision, prepare, seed_everything, train_epoch, wants_channels_last
+from unetkit.training import (
+    fit,
+    make_optimizer,
+    make_predictor,
+    pick_precision,
+    prepare,
+    seed_everything,
+    train_epoch,
+    wants_channels_last,
+)
 from unetkit.unet import UNet, count_flops, count_parameters
 
-SIZE, STRIDE = (2565, 1919), 8    # tile of the report: rows and columns, and its stride, in pixels
+SIZE, STRIDE = (2565, 1919), 8  # tile of the report: rows and columns, and its stride, in pixels
 BOUND_GB, BOUND_SCENE = 1.2, 3.0  # gigabytes, seconds
-BATCH, TURN = 10, 10 * 128**2     # windows of a step; least pixels that a turn of training takes
+BATCH, TURN = 10, 10 * 128**2  # windows of a step; least pixels that a turn of training takes
 PARTS = ('bounds', 'training', 'peers', 'inference', 'curves', 'profile')
 
 
 # ---- clocks and processes
+
 
 def seconds(work):
     start = time.perf_counter()
@@ -70,8 +81,10 @@ def race(works, budget, least=3, most=9):
     "Seconds of every piece of work, in turn: rounds until the budget is spent."
     times, start = {name: [] for name in works}, time.perf_counter()
     for done in range(most):
-        if done >= least and time.perf_counter() - start > budget: break
-        for name, work in works.items(): times[name].append(seconds(work))
+        if done >= least and time.perf_counter() - start > budget:
+            break
+        for name, work in works.items():
+            times[name].append(seconds(work))
     return times
 
 
@@ -83,14 +96,20 @@ def ratio(above, below):
 def peak_gigabytes():
     "Peak resident set of this process, in 10**9 bytes; Linux's getrusage would count the parent's as well."
     status = Path('/proc/self/status')
-    if status.exists(): return int(re.search(r'VmHWM:\s+(\d+)', status.read_text())[1]) * 1024 / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9
+    if status.exists():
+        return int(re.search(r'VmHWM:\s+(\d+)', status.read_text())[1]) * 1024 / 1e9
+    return (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9
+    )
 
 
 def child_output(name, **arguments):
     "What a function of `CHILDREN` prints in a fresh process."
-    done = subprocess.run([sys.executable, __file__, '--child', name, json.dumps(arguments)], capture_output=True, text=True)
-    if done.returncode: raise RuntimeError(f'{name} {arguments} failed:\n{done.stderr[-2000:]}')
+    done = subprocess.run(
+        [sys.executable, __file__, '--child', name, json.dumps(arguments)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f'{name} {arguments} failed:\n{done.stderr[-2000:]}')
     return done.stdout
 
 
@@ -101,23 +120,33 @@ def child(name, **arguments):
 
 def show(rows, columns):
     "A table: header -> format of a row; what a row lacks stays empty."
+
     def cell(text, row):
-        try: return text.format(**row)
-        except (KeyError, TypeError): return ''
+        try:
+            return text.format(**row)
+        except (KeyError, TypeError):
+            return ''
+
     table = [list(columns), *([cell(text, row) for text in columns.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table)]
-    for line in table: print('  '.join(text.rjust(width) for text, width in zip(line, widths)))
+    for line in table:
+        print('  '.join(text.rjust(width) for text, width in zip(line, widths)))
 
 
 # ---- networks and loops
 
+
 def double_conv(fan_in, fan_out):
-    parts = [[nn.Conv2d(n, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU(inplace=True)] for n in (fan_in, fan_out)]
+    parts = [
+        [nn.Conv2d(n, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU(inplace=True)]
+        for n in (fan_in, fan_out)
+    ]
     return nn.Sequential(*parts[0], *parts[1])
 
 
 class TextbookUNet(nn.Module):
     "The U-Net as it stands in tutorials: four steps, batch normalisation, transposed convolutions."
+
     def __init__(self, width=32, num_classes=5):
         super().__init__()
         sizes = [width * 2**level for level in range(5)]
@@ -132,25 +161,33 @@ class TextbookUNet(nn.Module):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
         x = skips.pop()
-        for up, block in zip(self.ups, self.convs): x = block(torch.cat([skips.pop(), up(x)], 1))
+        for up, block in zip(self.ups, self.convs):
+            x = block(torch.cat([skips.pop(), up(x)], 1))
         return self.head(x)
 
 
 def monai(name, *sizes):
     "A network of MONAI; the library is imported where it is measured only, because that takes seconds and memory."
     from monai.networks import nets
+
     return getattr(nets, name)(2, 3, 5, *sizes)
 
 
-PEERS = {'unetkit, width 16': lambda: UNet(3, 5, 16), 'unetkit, width 32': lambda: UNet(3, 5, 32), 'textbook, width 32': TextbookUNet,
-         'MONAI UNet, 32 to 512, no residual units': partial(monai, 'UNet', (32, 64, 128, 256, 512), (2, 2, 2, 2)),
-         'MONAI BasicUNet, 32 to 256': partial(monai, 'BasicUNet')}
+PEERS = {
+    'unetkit, width 16': lambda: UNet(3, 5, 16),
+    'unetkit, width 32': lambda: UNet(3, 5, 32),
+    'textbook, width 32': TextbookUNet,
+    'MONAI UNet, 32 to 512, no residual units': partial(monai, 'UNet', (32, 64, 128, 256, 512), (2, 2, 2, 2)),
+    'MONAI BasicUNet, 32 to 256': partial(monai, 'BasicUNet'),
+}
 
 
 def noise_tile(size):
     "Random pixels: speed and memory do not depend on what they show."
     rng = np.random.default_rng(0)
-    return Tile(rng.integers(0, 256, (*size, 3), np.uint8), labels=rng.integers(0, 5, size, np.uint8), name='noise')
+    return Tile(
+        rng.integers(0, 256, (*size, 3), np.uint8), labels=rng.integers(0, 5, size, np.uint8), name='noise'
+    )
 
 
 def some_windows(tile, patch, batch):
@@ -163,33 +200,47 @@ def plain_batches(tile, windows, batch):
     "Patches as a first notebook makes them."
     p = windows.patch_size
     for start in range(0, len(windows), batch):
-        at = list(zip(windows.row[start:start + batch], windows.col[start:start + batch]))
-        images = np.stack([tile.image[r:r + p, c:c + p] for r, c in at]).astype(np.float32) / 255
-        labels = np.stack([tile.labels[r:r + p, c:c + p] for r, c in at]).astype(np.int64)
+        at = list(zip(windows.row[start : start + batch], windows.col[start : start + batch]))
+        images = np.stack([tile.image[r : r + p, c : c + p] for r, c in at]).astype(np.float32) / 255
+        labels = np.stack([tile.labels[r : r + p, c : c + p] for r, c in at]).astype(np.int64)
         yield torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels)
 
 
 def plain_loop(model, tile, windows, batch):
     "The plain float32 loop as work to be timed."
     model, optimizer = model.train(), torch.optim.Adam(model.parameters(), lr=1e-3)
+
     def work():
         for images, labels in plain_batches(tile, windows, batch):
             optimizer.zero_grad()
             F.cross_entropy(model(images), labels).backward()
             optimizer.step()
+
     return work
 
 
 def unetkit_loop(model, tile, windows, batch, dtype):
     "unetkit's loop as work to be timed."
     last = wants_channels_last(next(model.parameters()).shape[0], 'cpu', dtype)
-    model, batches = prepare(model, 'cpu', last), Batches(to_device([tile]), windows, batch, channels_last=last)
+    model, batches = (
+        prepare(model, 'cpu', last),
+        Batches(to_device([tile]), windows, batch, channels_last=last),
+    )
     return partial(train_epoch, model, batches, make_loss('cross_entropy'), make_optimizer(model), dtype)
 
 
 # ---- the ceiling
 
-CONVOLUTIONS = [(16, 16, 128), (32, 32, 128), (64, 64, 64), (64, 64, 128), (128, 128, 32), (256, 128, 32), (256, 256, 16), (512, 512, 8)]
+CONVOLUTIONS = [
+    (16, 16, 128),
+    (32, 32, 128),
+    (64, 64, 64),
+    (64, 64, 128),
+    (128, 128, 32),
+    (256, 128, 32),
+    (256, 256, 16),
+    (512, 512, 8),
+]
 
 
 def convolution(shape, layout, dtype, training):
@@ -199,7 +250,11 @@ def convolution(shape, layout, dtype, training):
     weight = torch.rand(fan_out, fan_in, 3, 3).to(dtype, memory_format=layout).requires_grad_(training)
     forward = lambda: F.conv2d(x, weight, padding=1)
     upstream, flop = torch.rand_like(forward()), 18 * BATCH * fan_in * fan_out * side**2
-    return (lambda: torch.autograd.grad(forward(), (x, weight), upstream), 3 * flop) if training else (forward, flop)
+    return (
+        (lambda: torch.autograd.grad(forward(), (x, weight), upstream), 3 * flop)
+        if training
+        else (forward, flop)
+    )
 
 
 def product(side, dtype):
@@ -223,12 +278,23 @@ def measure_ceiling(quick):
     rows = []
     for dtype in {torch.float32, pick_precision()}:
         works = ceiling_works(dtype, (512, 1024, 2048) if quick else (512, 1024, 2048, 4096))
-        for work, _ in works.values(): work()
+        for work, _ in works.values():
+            work()
         times = race({key: work for key, (work, _) in works.items()}, 3 if quick else 20)
-        rows += [{'kind': kind, 'dtype': str(dtype)[6:], 'shape': shape, 'layout': layout, 'gflops':
-                  works[kind, shape, layout][1] / statistics.median(t) / 1e9} for (kind, shape, layout), t in times.items()]
+        rows += [
+            {
+                'kind': kind,
+                'dtype': str(dtype)[6:],
+                'shape': shape,
+                'layout': layout,
+                'gflops': works[kind, shape, layout][1] / statistics.median(t) / 1e9,
+            }
+            for (kind, shape, layout), t in times.items()
+        ]
     for row in rows:
-        row['best'] = row['gflops'] == max(r['gflops'] for r in rows if (r['kind'], r['dtype']) == (row['kind'], row['dtype']))
+        row['best'] = row['gflops'] == max(
+            r['gflops'] for r in rows if (r['kind'], r['dtype']) == (row['kind'], row['dtype'])
+        )
     return rows
 
 
@@ -243,6 +309,7 @@ def reference(ceiling, dtype, kind='convolution and backward'):
 
 # ---- training
 
+
 def training_cell(width, patch, batch, ceiling, budget):
     "One row of the training table: both loops and the ceiling in turn, then the memory of each."
     tile, dtype, model = noise_tile((1024, 1024)), pick_precision(), UNet(3, 5, width)
@@ -250,22 +317,45 @@ def training_cell(width, patch, batch, ceiling, budget):
     limit, limit_flop = reference(ceiling, dtype)
     works = {'plain': plain_loop(copy.deepcopy(model), tile, windows, batch), 'limit': limit}
     works['unetkit'] = unetkit_loop(model, tile, windows, batch, dtype)
-    for work in works.values(): work()
+    for work in works.values():
+        work()
     times, pixels = race(works, budget, least=2), len(windows) * patch**2
     flop = count_flops(model, (patch, patch), training=True) * len(windows)
-    row = {'width': width, 'patch_size': patch, 'batch_size': batch, 'dtype': str(dtype)[6:], 'flop_per_pixel': flop / pixels,
-           'step_seconds': statistics.median(times['unetkit']) * batch / len(windows), 'ratio': ratio(times['plain'], times['unetkit'])}
+    row = {
+        'width': width,
+        'patch_size': patch,
+        'batch_size': batch,
+        'dtype': str(dtype)[6:],
+        'flop_per_pixel': flop / pixels,
+        'step_seconds': statistics.median(times['unetkit']) * batch / len(windows),
+        'ratio': ratio(times['plain'], times['unetkit']),
+    }
     for who in ('plain', 'unetkit'):
-        speed, share = pixels / statistics.median(times[who]) / 1e6, flop / limit_flop * ratio(times['limit'], times[who])
+        speed, share = (
+            pixels / statistics.median(times[who]) / 1e6,
+            flop / limit_flop * ratio(times['limit'], times[who]),
+        )
         found = child('training', who=who, width=width, patch=patch, batch=batch)
         row[who] = {'megapixels_per_second': speed, 'ceiling_share': share} | found
     return row
 
 
 def measure_training(quick, ceiling):
-    cells = [(16, 32, 10), (16, 128, 10)] if quick else [
-        *((16, patch, batch) for patch, batch in ((32, 10), (32, 160), (64, 10), (64, 40), (128, 10), (256, 10))),
-        *((width, patch, 10) for width in (32, 64) for patch in ((32, 128, 256) if width == 32 else (32, 128)))]
+    cells = (
+        [(16, 32, 10), (16, 128, 10)]
+        if quick
+        else [
+            *(
+                (16, patch, batch)
+                for patch, batch in ((32, 10), (32, 160), (64, 10), (64, 40), (128, 10), (256, 10))
+            ),
+            *(
+                (width, patch, 10)
+                for width in (32, 64)
+                for patch in ((32, 128, 256) if width == 32 else (32, 128))
+            ),
+        ]
+    )
     return [training_cell(*cell, ceiling, 3 if quick else 5) for cell in cells]
 
 
@@ -274,15 +364,27 @@ def train_here(who, width, patch, batch):
     seed_everything(0)
     tile, model = noise_tile(SIZE), UNet(3, 5, width)
     start = time.perf_counter()
-    windows, last = grid_windows([tile.size], patch, patch), wants_channels_last(width, 'cpu', pick_precision())
-    batches = plain_batches(tile, windows, batch) if who == 'plain' else Batches(to_device([tile]), windows, batch, channels_last=last)
+    windows, last = (
+        grid_windows([tile.size], patch, patch),
+        wants_channels_last(width, 'cpu', pick_precision()),
+    )
+    batches = (
+        plain_batches(tile, windows, batch)
+        if who == 'plain'
+        else Batches(to_device([tile]), windows, batch, channels_last=last)
+    )
     next(iter(batches))
-    first, two = time.perf_counter() - start, windows[:2 * batch]
-    (plain_loop(model, tile, two, batch) if who == 'plain' else unetkit_loop(model, tile, two, batch, pick_precision()))()
+    first, two = time.perf_counter() - start, windows[: 2 * batch]
+    (
+        plain_loop(model, tile, two, batch)
+        if who == 'plain'
+        else unetkit_loop(model, tile, two, batch, pick_precision())
+    )()
     return {'first_batch_seconds': first}
 
 
 # ---- peers
+
 
 def measure_peers(quick, ceiling):
     "Every network in the plain loop and in unetkit's, on the same patches, all in turn."
@@ -292,42 +394,69 @@ def measure_peers(quick, ceiling):
         works[name, 'plain'] = plain_loop(copy.deepcopy(model), tile, windows, batch)
         works[name, 'unetkit'] = unetkit_loop(model, tile, windows, batch, dtype)
     limit, limit_flop = reference(ceiling, dtype)
-    for work in works.values(): work()
+    for work in works.values():
+        work()
     times = race(works | {'limit': limit}, 5 if quick else 25, least=2)
+
     def row(name, loop):
-        flop, precision = count_flops(models[name], training=True), 'float32' if loop == 'plain' else str(dtype)[6:]
-        return {'model': name, 'loop': loop, 'dtype': precision, 'batch_size': batch,
-                'parameters': count_parameters(models[name]), 'flop_per_pixel': flop / 128**2,
-                'megapixels_per_second': batch * 128**2 / statistics.median(times[name, loop]) / 1e6,
-                'ratio_to_plain': ratio(times[name, 'plain'], times[name, loop]),
-                'ceiling_share': batch * flop / limit_flop * ratio(times['limit'], times[name, loop])}
+        flop, precision = (
+            count_flops(models[name], training=True),
+            'float32' if loop == 'plain' else str(dtype)[6:],
+        )
+        return {
+            'model': name,
+            'loop': loop,
+            'dtype': precision,
+            'batch_size': batch,
+            'parameters': count_parameters(models[name]),
+            'flop_per_pixel': flop / 128**2,
+            'megapixels_per_second': batch * 128**2 / statistics.median(times[name, loop]) / 1e6,
+            'ratio_to_plain': ratio(times[name, 'plain'], times[name, loop]),
+            'ceiling_share': batch * flop / limit_flop * ratio(times['limit'], times[name, loop]),
+        }
+
     return [row(*key) for key in works]
 
 
 # ---- inference
 
+
 def trained(folder, width=16):
     "A file with a network that has learnt a scene a little; made once."
-    path, pipeline = Path(folder) / f'model_{width}.safetensors', ModelPipeline(ISPRS, Settings(epochs=6, width=width))
-    if path.exists(): return path
-    for _ in pipeline.epochs([synthetic_scene(640, 768, seed=1)]): pass
+    path, pipeline = (
+        Path(folder) / f'model_{width}.safetensors',
+        ModelPipeline(ISPRS, Settings(epochs=6, width=width)),
+    )
+    if path.exists():
+        return path
+    for _ in pipeline.epochs([synthetic_scene(640, 768, seed=1)]):
+        pass
     return pipeline.save(path)
 
 
 def monai_map(predict, image, roi, mode, count):
     "MONAI's sliding window with half overlap."
     from monai.inferers import sliding_window_inference
+
     with torch.inference_mode():
         batch = as_batch(image_tensor(image)[None])
-        return sliding_window_inference(batch, roi, count, predict, overlap=0.5, mode=mode)[0].argmax(0).to(torch.uint8).numpy()
+        return (
+            sliding_window_inference(batch, roi, count, predict, overlap=0.5, mode=mode)[0]
+            .argmax(0)
+            .to(torch.uint8)
+            .numpy()
+        )
 
 
 def label_map(pipeline, image, how, *details):
     "A label map (H, W): 'whole', 'monai' with roi, mode and batch, 'core' with its side, or a method of unetkit."
     predict = make_predictor(pipeline.model, pipeline.dtype)
-    if how == 'whole': return predict(as_batch(image_tensor(image)[None]))[0].argmax(0).to(torch.uint8).numpy()
-    if how == 'monai': return monai_map(predict, image, *details)
-    if how == 'core': return exact_halo(predict, image, **pipeline.windows() | {'core': details[0]})
+    if how == 'whole':
+        return predict(as_batch(image_tensor(image)[None]))[0].argmax(0).to(torch.uint8).numpy()
+    if how == 'monai':
+        return monai_map(predict, image, *details)
+    if how == 'core':
+        return exact_halo(predict, image, **pipeline.windows() | {'core': details[0]})
     return pipeline.predict(Tile(image), how)
 
 
@@ -340,38 +469,68 @@ def map_here(model, image, how):
 def tuned(pipeline, image):
     "MONAI's settings, each with the batch that is faster on a part of the image."
     for roi in (128, 256, 512):
-        part = image[:2 * roi, :2 * roi]
-        times = race({count: partial(label_map, pipeline, part, 'monai', roi, 'gaussian', count) for count in (1, 4)}, 0, least=2)
+        part = image[: 2 * roi, : 2 * roi]
+        times = race(
+            {count: partial(label_map, pipeline, part, 'monai', roi, 'gaussian', count) for count in (1, 4)},
+            0,
+            least=2,
+        )
         count = min(times, key=lambda count: min(times[count]))
-        for mode in ('gaussian', 'constant'): yield 'monai', roi, mode, count
+        for mode in ('gaussian', 'constant'):
+            yield 'monai', roi, mode, count
 
 
 def measure_inference(quick, folder):
     "Every method on one tile, in turn; labels held against the whole-image forward of the same precision, memory of a process of its own."
     model, (rows, cols), maps = trained(folder), (640, 640) if quick else (1408, 1536), {}
-    image, path, pipeline = synthetic_scene(rows, cols, seed=2).image, f'{folder}/tile.npy', ModelPipeline.load(model)
+    image, path, pipeline = (
+        synthetic_scene(rows, cols, seed=2).image,
+        f'{folder}/tile.npy',
+        ModelPipeline.load(model),
+    )
     np.save(path, image)
     hows = [('exact',), ('patches',), ('blend',), ('whole',), *tuned(pipeline, image)]
     works = {how: lambda how=how: maps.update({how: label_map(pipeline, image, *how)}) for how in hows}
     times = race(works, 5 if quick else 15, least=2)
     best = min((how for how in hows if how[0] == 'monai'), key=lambda how: statistics.median(times[how]))
-    memory = {how: child('map', model=str(model), image=path, how=how)['peak_gigabytes'] for how in [*hows[:4], best]}
-    return [{'method': ' '.join(map(str, how)),
-             'megapixels_per_second': rows * cols / statistics.median(times[how]) / 1e6, 'best_of_monai': how == best,
-             'ratio_to_monai': ratio(times[best], times[how]), 'labels_differ': float((maps[how] != maps[('whole',)]).mean()),
-             'dtype': str(pipeline.dtype)[6:], 'size': (rows, cols), 'peak_gigabytes': memory.get(how)} for how in hows]
+    memory = {
+        how: child('map', model=str(model), image=path, how=how)['peak_gigabytes']
+        for how in [*hows[:4], best]
+    }
+    return [
+        {
+            'method': ' '.join(map(str, how)),
+            'megapixels_per_second': rows * cols / statistics.median(times[how]) / 1e6,
+            'best_of_monai': how == best,
+            'ratio_to_monai': ratio(times[best], times[how]),
+            'labels_differ': float((maps[how] != maps[('whole',)]).mean()),
+            'dtype': str(pipeline.dtype)[6:],
+            'size': (rows, cols),
+            'peak_gigabytes': memory.get(how),
+        }
+        for how in hows
+    ]
 
 
 # ---- cost curves
+
 
 def write_raster(path, side):
     "A GeoTIFF of side x side pixels in blocks, a scene repeated."
     scene = synthetic_scene(1024, seed=2).image.transpose(2, 0, 1)
     blocks = dict(tiled=True, blockxsize=512, blockysize=512, compress='deflate', bigtiff='if_safer')
-    look = dict(driver='GTiff', height=side, width=side, count=3, dtype='uint8', transform=rasterio.Affine(1, 0, 0, 0, -1, side), **blocks)
+    look = dict(
+        driver='GTiff',
+        height=side,
+        width=side,
+        count=3,
+        dtype='uint8',
+        transform=rasterio.Affine(1, 0, 0, 0, -1, side),
+        **blocks,
+    )
     with rasterio.open(path, 'w', **look) as file:
         for top in range(0, side, 1024):
-            strip = np.tile(scene[:, :min(1024, side - top)], (1, 1, -(-side // 1024)))[..., :side]
+            strip = np.tile(scene[:, : min(1024, side - top)], (1, 1, -(-side // 1024)))[..., :side]
             file.write(strip, window=rasterio.windows.Window(0, top, side, strip.shape[1]))
 
 
@@ -390,12 +549,21 @@ def repeated(path, side):
 def size_curve(folder, quick):
     "Time and memory against the size of the tile: in memory as far as it is sensible, and from file to file; the largest with a narrow network, to be done in minutes."
     rows, raster = [], f'{folder}/raster.tif'
-    for megapixels in ((1,) if quick else (1, 16, 400)):
+    for megapixels in (1,) if quick else (1, 16, 400):
         side, width = round((megapixels * 1e6) ** 0.5), 16 if megapixels < 400 else 4
         model, about = str(trained(folder, width)), {'side': side, 'width': width}
-        if megapixels <= 16: rows.append({'how': 'in memory'} | about | child('map', model=model, image=repeated(f'{folder}/part.npy', side), how=['exact']))
+        if megapixels <= 16:
+            rows.append(
+                {'how': 'in memory'}
+                | about
+                | child('map', model=model, image=repeated(f'{folder}/part.npy', side), how=['exact'])
+            )
         write_raster(raster, side)
-        rows.append({'how': 'file to file'} | about | child('raster', model=model, image=raster, out=f'{folder}/map.tif'))
+        rows.append(
+            {'how': 'file to file'}
+            | about
+            | child('raster', model=model, image=raster, out=f'{folder}/map.tif')
+        )
     return rows
 
 
@@ -403,45 +571,81 @@ def core_curve(model, folder, quick):
     "Time and memory against the side of the core."
     side, cores = (640, (128, 512)) if quick else (1536, (128, 256, 512, 768, 1536))
     path = repeated(f'{folder}/part.npy', side)
-    return [{'core': core, 'side': side} | child('map', model=model, image=path, how=['core', core]) for core in cores]
+    return [
+        {'core': core, 'side': side} | child('map', model=model, image=path, how=['core', core])
+        for core in cores
+    ]
 
 
 def stride_curve(step_seconds):
     "Windows, steps and minutes of an epoch against the stride, at width 16, patch 128 and the measured time of a step."
     plans = {stride: plan([SIZE], 128, stride) for stride in (8, 16, 32, 64, 128)}
-    return [{'stride': stride, 'windows': p.patches, 'steps_per_epoch': p.steps_per_epoch, 'epoch_seconds': p.steps_per_epoch * step_seconds,
-             'copied_bytes': p.copied_bytes, 'view_bytes': p.view_bytes} for stride, p in plans.items()]
+    return [
+        {
+            'stride': stride,
+            'windows': p.patches,
+            'steps_per_epoch': p.steps_per_epoch,
+            'epoch_seconds': p.steps_per_epoch * step_seconds,
+            'copied_bytes': p.copied_bytes,
+            'view_bytes': p.view_bytes,
+        }
+        for stride, p in plans.items()
+    ]
 
 
 def width_curve(quick):
     "Speed of prediction against width, on windows of 512 pixels."
     batch, dtype = torch.rand(1, 3, 512, 512), pick_precision()
-    models = {width: prepare(UNet(3, 5, width), 'cpu') for width in ((8, 16, 32) if quick else (8, 16, 32, 64))}
+    models = {
+        width: prepare(UNet(3, 5, width), 'cpu') for width in ((8, 16, 32) if quick else (8, 16, 32, 64))
+    }
     works = {width: partial(make_predictor(model, dtype), batch) for width, model in models.items()}
-    for work in works.values(): work()
-    return [{'width': width, 'megapixels_per_second': 512**2 / statistics.median(t) / 1e6,
-             'flop_per_pixel': count_flops(models[width], (512, 512)) / 512**2}
-            for width, t in race(works, 3 if quick else 10).items()]
+    for work in works.values():
+        work()
+    return [
+        {
+            'width': width,
+            'megapixels_per_second': 512**2 / statistics.median(t) / 1e6,
+            'flop_per_pixel': count_flops(models[width], (512, 512)) / 512**2,
+        }
+        for width, t in race(works, 3 if quick else 10).items()
+    ]
 
 
 def measure_curves(quick, folder, training):
     "Cost against one setting at a time; that of the stride needs the time of a step from the table of training."
-    model, step = str(trained(folder)), [r['step_seconds'] for r in training if (r['width'], r['patch_size']) == (16, 128)]
-    return {'core': core_curve(model, folder, quick), 'size': size_curve(folder, quick), 'width': width_curve(quick),
-            'stride': stride_curve(*step) if step else []}
+    model, step = (
+        str(trained(folder)),
+        [r['step_seconds'] for r in training if (r['width'], r['patch_size']) == (16, 128)],
+    )
+    return {
+        'core': core_curve(model, folder, quick),
+        'size': size_curve(folder, quick),
+        'width': width_curve(quick),
+        'stride': stride_curve(*step) if step else [],
+    }
 
 
 # ---- profile
 
-KINDS = {'convolution, backward': 'convolution_backward', 'convolution, forward': 'mkldnn_convolution|slow_conv|conv2d|conv_transpose',
-         'pooling': 'max_pool', 'concatenation': 'aten::cat|slice_backward|narrow', 'ReLU': 'relu|clamp_min|threshold_backward',
-         'optimiser': 'adam|zero_grad', 'loss': 'nll_loss|log_softmax|mean',
-         'copies and sums': 'copy_|contiguous|clone|_to_copy|aten::add|empty|fill|zero|index|unfold|div'}
+KINDS = {
+    'convolution, backward': 'convolution_backward',
+    'convolution, forward': 'mkldnn_convolution|slow_conv|conv2d|conv_transpose',
+    'pooling': 'max_pool',
+    'concatenation': 'aten::cat|slice_backward|narrow',
+    'ReLU': 'relu|clamp_min|threshold_backward',
+    'optimiser': 'adam|zero_grad',
+    'loss': 'nll_loss|log_softmax|mean',
+    'copies and sums': 'copy_|contiguous|clone|_to_copy|aten::add|empty|fill|zero|index|unfold|div',
+}
 
 
 def kind_of(operation):
     "What an operation of torch's profiler belongs to."
-    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, operation, re.IGNORECASE)), 'other operations')
+    return next(
+        (kind for kind, pattern in KINDS.items() if re.search(pattern, operation, re.IGNORECASE)),
+        'other operations',
+    )
 
 
 def profile_step(width, steps=2):
@@ -452,13 +656,21 @@ def profile_step(width, steps=2):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
         whole = seconds(lambda: [work() for _ in range(steps)])
     share = dict.fromkeys([*KINDS, 'other operations'], 0.0)
-    for row in found.key_averages(): share[kind_of(row.key)] += row.self_cpu_time_total / 1e6 / whole
+    for row in found.key_averages():
+        share[kind_of(row.key)] += row.self_cpu_time_total / 1e6 / whole
     share['Python'] = max(0.0, 1 - sum(share.values()))
-    return {'width': width, 'patch_size': 128, 'batch_size': BATCH, 'step_seconds': whole / steps, 'share': share,
-            'onednn': onednn_rates(width)}
+    return {
+        'width': width,
+        'patch_size': 128,
+        'batch_size': BATCH,
+        'step_seconds': whole / steps,
+        'share': share,
+        'onednn': onednn_rates(width),
+    }
 
 
-def measure_profile(quick): return [profile_step(width) for width in ((16,) if quick else (16, 64))]
+def measure_profile(quick):
+    return [profile_step(width) for width in ((16,) if quick else (16, 64))]
 
 
 def verbose_here(width):
@@ -466,23 +678,33 @@ def verbose_here(width):
     tile = noise_tile((512, 512))
     work = unetkit_loop(UNet(3, 5, width), tile, some_windows(tile, 128, BATCH), BATCH, pick_precision())
     work()
-    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON): work()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        work()
     return {}
 
 
 def onednn_rates(width):
     "Seconds, FLOP and GFLOP/s of the 3x3 convolutions in oneDNN's log, by direction."
-    pattern = re.compile(r',exec,cpu,convolution,([^,]+),(\w+),.*mb(\d+)_ic(\d+)oc(\d+)_ih\d+oh(\d+)kh3.*,([\d.e+-]+)$', re.MULTILINE)
+    pattern = re.compile(
+        r',exec,cpu,convolution,([^,]+),(\w+),.*mb(\d+)_ic(\d+)oc(\d+)_ih\d+oh(\d+)kh3.*,([\d.e+-]+)$',
+        re.MULTILINE,
+    )
     rates = {}
     for code, direction, *numbers, milliseconds in pattern.findall(child_output('verbose', width=width)):
         n, fan_in, fan_out, side = map(int, numbers)
         row = rates.setdefault(direction, {'seconds': 0, 'flop': 0, 'codes': []})
-        row['seconds'], row['flop'] = row['seconds'] + float(milliseconds) / 1e3, row['flop'] + 18 * n * fan_in * fan_out * side**2
+        row['seconds'], row['flop'] = (
+            row['seconds'] + float(milliseconds) / 1e3,
+            row['flop'] + 18 * n * fan_in * fan_out * side**2,
+        )
         row['codes'] = sorted({*row['codes'], code})
-    return {direction: row | {'gflops': row['flop'] / row['seconds'] / 1e9} for direction, row in rates.items()}
+    return {
+        direction: row | {'gflops': row['flop'] / row['seconds'] / 1e9} for direction, row in rates.items()
+    }
 
 
 # ---- bounds
+
 
 def memory_here(steps):
     "Child: train at width 16, patch 128, stride 8; a sample of the 5508 steps of an epoch, because memory does not grow after the first."
@@ -490,7 +712,10 @@ def memory_here(steps):
     windows = grid_windows([tile.size], 128, STRIDE)
     parts = zip(random_split(windows, 0.2, rng), (steps * BATCH, steps * BATCH // 4))
     pairs = to_device([tile])
-    batches = [Batches(pairs, part[rng.permutation(len(part))[:count]], BATCH, channels_last=True) for part, count in parts]
+    batches = [
+        Batches(pairs, part[rng.permutation(len(part))[:count]], BATCH, channels_last=True)
+        for part, count in parts
+    ]
     model = prepare(UNet(3, 5, 16), 'cpu')
     loss_fn = make_loss('weighted_cross_entropy', class_weights(class_counts(tile.labels, 5)))
     list(fit(model, *batches, loss_fn, make_optimizer(model), epochs=2, dtype=pick_precision()))
@@ -499,40 +724,115 @@ def memory_here(steps):
 
 def measure_bounds(quick):
     memory, scene = child('memory', steps=10), min(seconds(lambda: synthetic_scene(1024)) for _ in range(3))
-    return [memory | {'bound_gigabytes': BOUND_GB, 'scene_seconds': scene, 'bound_scene_seconds': BOUND_SCENE,
-                      'kept': memory['peak_gigabytes'] <= BOUND_GB and scene <= BOUND_SCENE}]
+    return [
+        memory
+        | {
+            'bound_gigabytes': BOUND_GB,
+            'scene_seconds': scene,
+            'bound_scene_seconds': BOUND_SCENE,
+            'kept': memory['peak_gigabytes'] <= BOUND_GB and scene <= BOUND_SCENE,
+        }
+    ]
 
 
 # ---- the whole
 
-CHILDREN = {'training': train_here, 'map': map_here, 'raster': raster_here, 'verbose': verbose_here, 'memory': memory_here}
+CHILDREN = {
+    'training': train_here,
+    'map': map_here,
+    'raster': raster_here,
+    'verbose': verbose_here,
+    'memory': memory_here,
+}
 TABLES = {
-    'bounds': {'windows at stride 8': '{windows}', 'memory of training, GB': '{peak_gigabytes:.2f}', 'bound ': '{bound_gigabytes}',
-               'scene of 1 Mpixel, s': '{scene_seconds:.2f}', 'bound': '{bound_scene_seconds}', 'kept': '{kept}'},
-    'ceiling': {'ceiling': '{kind}', 'format': '{dtype}', 'GFLOP/s': '{gflops:.0f}', 'shape': '{shape}', 'layout': '{layout}'},
-    'training': {'width': '{width}', 'patch': '{patch_size}', 'batch': '{batch_size}', 'plain, Mpixel/s': '{plain[megapixels_per_second]:.3f}',
-                 'unetkit': '{unetkit[megapixels_per_second]:.3f}', 'ratio': '{ratio:.2f}', 'plain, of ceiling': '{plain[ceiling_share]:.0%}',
-                 'unetkit ': '{unetkit[ceiling_share]:.0%}', 'plain, first batch, s': '{plain[first_batch_seconds]:.3f}',
-                 'unetkit  ': '{unetkit[first_batch_seconds]:.3f}',
-                 'plain, GB': '{plain[peak_gigabytes]:.2f}', 'unetkit   ': '{unetkit[peak_gigabytes]:.2f}'},
-    'peers': {'training, patch 128': '{model}', 'loop': '{loop}', 'format': '{dtype}', 'parameters': '{parameters:,}',
-              'FLOP/pixel': '{flop_per_pixel:,.0f}', 'Mpixel/s': '{megapixels_per_second:.3f}',
-              'to plain': '{ratio_to_plain:.2f}', 'of ceiling': '{ceiling_share:.0%}'},
-    'inference': {'inference': '{method}', 'format': '{dtype}', 'Mpixel/s': '{megapixels_per_second:.2f}', "to MONAI's best": '{ratio_to_monai:.2f}',
-                  'labels differ': '{labels_differ:.3%}', 'GB': '{peak_gigabytes:.2f}'},
-    'curves': {'curve': '{curve}', 'at': '{at}', 'seconds': '{seconds:.2f}', 'GB': '{peak_gigabytes:.2f}', 'Mpixel/s': '{megapixels_per_second:.3f}',
-               'steps of an epoch': '{steps_per_epoch}', 'its seconds': '{epoch_seconds:.0f}'},
-    'profile': {'width': '{width}', 'seconds of a step': '{step_seconds:.2f}', 'shares of its time': '{share}', 'GFLOP/s': '{gflops}'}}
+    'bounds': {
+        'windows at stride 8': '{windows}',
+        'memory of training, GB': '{peak_gigabytes:.2f}',
+        'bound ': '{bound_gigabytes}',
+        'scene of 1 Mpixel, s': '{scene_seconds:.2f}',
+        'bound': '{bound_scene_seconds}',
+        'kept': '{kept}',
+    },
+    'ceiling': {
+        'ceiling': '{kind}',
+        'format': '{dtype}',
+        'GFLOP/s': '{gflops:.0f}',
+        'shape': '{shape}',
+        'layout': '{layout}',
+    },
+    'training': {
+        'width': '{width}',
+        'patch': '{patch_size}',
+        'batch': '{batch_size}',
+        'plain, Mpixel/s': '{plain[megapixels_per_second]:.3f}',
+        'unetkit': '{unetkit[megapixels_per_second]:.3f}',
+        'ratio': '{ratio:.2f}',
+        'plain, of ceiling': '{plain[ceiling_share]:.0%}',
+        'unetkit ': '{unetkit[ceiling_share]:.0%}',
+        'plain, first batch, s': '{plain[first_batch_seconds]:.3f}',
+        'unetkit  ': '{unetkit[first_batch_seconds]:.3f}',
+        'plain, GB': '{plain[peak_gigabytes]:.2f}',
+        'unetkit   ': '{unetkit[peak_gigabytes]:.2f}',
+    },
+    'peers': {
+        'training, patch 128': '{model}',
+        'loop': '{loop}',
+        'format': '{dtype}',
+        'parameters': '{parameters:,}',
+        'FLOP/pixel': '{flop_per_pixel:,.0f}',
+        'Mpixel/s': '{megapixels_per_second:.3f}',
+        'to plain': '{ratio_to_plain:.2f}',
+        'of ceiling': '{ceiling_share:.0%}',
+    },
+    'inference': {
+        'inference': '{method}',
+        'format': '{dtype}',
+        'Mpixel/s': '{megapixels_per_second:.2f}',
+        "to MONAI's best": '{ratio_to_monai:.2f}',
+        'labels differ': '{labels_differ:.3%}',
+        'GB': '{peak_gigabytes:.2f}',
+    },
+    'curves': {
+        'curve': '{curve}',
+        'at': '{at}',
+        'seconds': '{seconds:.2f}',
+        'GB': '{peak_gigabytes:.2f}',
+        'Mpixel/s': '{megapixels_per_second:.3f}',
+        'steps of an epoch': '{steps_per_epoch}',
+        'its seconds': '{epoch_seconds:.0f}',
+    },
+    'profile': {
+        'width': '{width}',
+        'seconds of a step': '{step_seconds:.2f}',
+        'shares of its time': '{share}',
+        'GFLOP/s': '{gflops}',
+    },
+}
 
 
 def rows_of(part, found):
     "The rows that the table of a part shows."
-    if part == 'ceiling': return [row for row in found if row['best']]
-    if part == 'curves': return [row | {'curve': name, 'at': f'{row.get("how", "")} {row[name if name != "size" else "side"]}'.strip()}
-                                 for name, rows in found.items() for row in rows]
-    if part != 'profile': return found
-    return [row | {'share': ', '.join(f'{kind} {share:.0%}' for kind, share in row['share'].items() if share > 0.005),
-                   'gflops': ', '.join(f'{way} {rate["gflops"]:.0f}' for way, rate in row['onednn'].items())} for row in found]
+    if part == 'ceiling':
+        return [row for row in found if row['best']]
+    if part == 'curves':
+        return [
+            row
+            | {'curve': name, 'at': f'{row.get("how", "")} {row[name if name != "size" else "side"]}'.strip()}
+            for name, rows in found.items()
+            for row in rows
+        ]
+    if part != 'profile':
+        return found
+    return [
+        row
+        | {
+            'share': ', '.join(
+                f'{kind} {share:.0%}' for kind, share in row['share'].items() if share > 0.005
+            ),
+            'gflops': ', '.join(f'{way} {rate["gflops"]:.0f}' for way, rate in row['onednn'].items()),
+        }
+        for row in found
+    ]
 
 
 def machine():
@@ -540,26 +840,41 @@ def machine():
     info = Path('/proc/cpuinfo')
     names = re.findall(r'model name\s*:\s*(.+)', info.read_text()) if info.exists() else []
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else None
-    return {'cpu': names[0] if names else platform.processor() or platform.machine(), 'cpus': os.cpu_count(), 'threads': torch.get_num_threads(),
-            'threads_from': 'OMP_NUM_THREADS' if 'OMP_NUM_THREADS' in os.environ else 'torch',
-            'isa': torch.backends.cpu.get_cpu_capability(), 'bfloat16': pick_precision() == torch.bfloat16, 'memory_bytes': memory}
+    return {
+        'cpu': names[0] if names else platform.processor() or platform.machine(),
+        'cpus': os.cpu_count(),
+        'threads': torch.get_num_threads(),
+        'threads_from': 'OMP_NUM_THREADS' if 'OMP_NUM_THREADS' in os.environ else 'torch',
+        'isa': torch.backends.cpu.get_cpu_capability(),
+        'bfloat16': pick_precision() == torch.bfloat16,
+        'memory_bytes': memory,
+    }
 
 
 def measure(part, quick, folder, document):
     "What a part finds."
     ceiling, training = document.get('ceiling'), document.get('training', [])
-    works = {'bounds': partial(measure_bounds, quick), 'ceiling': partial(measure_ceiling, quick),
-             'training': partial(measure_training, quick, ceiling),
-             'peers': partial(measure_peers, quick, ceiling), 'inference': partial(measure_inference, quick, folder),
-             'curves': partial(measure_curves, quick, folder, training), 'profile': partial(measure_profile, quick)}
+    works = {
+        'bounds': partial(measure_bounds, quick),
+        'ceiling': partial(measure_ceiling, quick),
+        'training': partial(measure_training, quick, ceiling),
+        'peers': partial(measure_peers, quick, ceiling),
+        'inference': partial(measure_inference, quick, folder),
+        'curves': partial(measure_curves, quick, folder, training),
+        'profile': partial(measure_profile, quick),
+    }
     return works[part]()
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--quick', action='store_true', help='fewer turns, cells and pixels, for CI')
-    parser.add_argument('--out', default='.ci/out/bench.json', help='JSON file to write')
-    parser.add_argument('--record', action='store_true', help='write to unetkit/recorded/bench/, named after the machine')
+    parser.add_argument('--out', default='_bench/bench.json', help='JSON file to write')
+    parser.add_argument(
+        '--record', action='store_true', help='write to unetkit/recorded/bench/, named after the machine'
+    )
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS, help='parts to measure')
     parser.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -568,14 +883,22 @@ def arguments():
 def new_document(args):
     "What is known before anything is measured."
     versions = {name: version(name) for name in ('torch', 'numpy', 'monai', 'rasterio')}
-    return {'machine': machine(), 'versions': versions | {'python': platform.python_version()},
-            'environment': environment(torch.device('cpu'), pick_precision()), 'date': time.strftime('%Y-%m-%d'),
-            'settings': {'quick': args.quick, 'batch_size': BATCH, 'turn_pixels': TURN, 'tile': SIZE}, 'seconds': {}}
+    return {
+        'machine': machine(),
+        'versions': versions | {'python': platform.python_version()},
+        'environment': environment(torch.device('cpu'), pick_precision()),
+        'date': time.strftime('%Y-%m-%d'),
+        'settings': {'quick': args.quick, 'batch_size': BATCH, 'turn_pixels': TURN, 'tile': SIZE},
+        'seconds': {},
+    }
 
 
 def out_path(args, about):
-    if not args.record: return Path(args.out)
-    name = f'{about["isa"]}{"-bf16" if about["bfloat16"] else ""}-{about["threads"]}-threads'.lower().replace(' ', '-')
+    if not args.record:
+        return Path(args.out)
+    name = f'{about["isa"]}{"-bf16" if about["bfloat16"] else ""}-{about["threads"]}-threads'.lower().replace(
+        ' ', '-'
+    )
     return Path(__file__).parents[1] / f'unetkit/recorded/bench/{name}.json'
 
 

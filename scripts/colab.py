@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Run every lesson as Google Colab would, without Google: a fresh environment, the wheel, an empty folder for each notebook.
 
-usage: .ci/colab [--wheel FILE] [--jobs N] [--limit SECONDS] [--keep FOLDER] [NAME ...]
+usage: scripts/colab.py [--wheel FILE] [--jobs N] [--limit SECONDS] [--keep FOLDER] [NAME ...]
 
 NAME is a notebook of nbs/ (00_tiles, index); without one all of nbs/*.ipynb run, two at a time. The environment has Colab's own releases
 of what Colab brings; then the wheel is installed as a student would, and nothing that was there may change. In the kernel `google.colab`
 is there and `%pip` only notes what it was asked for. A lesson that asks for an extra, `unetkit[onnx]`, waits for those that do not; then the extra is
 installed too, under the same rule. Cells run from top to bottom, also those that the tests leave out
 (`#| eval: false`: Colab knows no directives, so the stubs of exercises run too); only `#| slow` cells are skipped.
-The last line is `N lessons ran`, the exit code 1 if any did not. PYTHON and TORCH_INDEX as for .ci/run.
+The last line is `N lessons ran`, the exit code 1 if any did not. PYTHON names the interpreter, TORCH_INDEX an index to take torch from.
 """
+
 import argparse
 import json
 import os
@@ -26,8 +27,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / '.ci' / 'constraints.txt'
 # What Colab has before a student types anything: its own releases where they matter, those of constraints.txt otherwise.
-COLAB = ['ipywidgets==7.7.1', 'ipython==7.34.0', 'ipykernel==6.17.1', 'jupyter_client==7.4.9', 'notebook==6.5.7', 'numpy==2.1.*',
-         'matplotlib==3.10.*', 'scikit-learn==1.6.*', 'fastcore==2.2.*', 'protobuf==5.29.*', 'flatbuffers==25.*']
+COLAB = [
+    'ipywidgets==7.7.1',
+    'ipython==7.34.0',
+    'ipykernel==6.17.1',
+    'jupyter_client==7.4.9',
+    'notebook==6.5.7',
+    'numpy==2.1.*',
+    'matplotlib==3.10.*',
+    'scikit-learn==1.6.*',
+    'fastcore==2.2.*',
+    'protobuf==5.29.*',
+    'flatbuffers==25.*',
+]
 FOLLOW = ['widgetsnbextension', 'jupyterlab_widgets', 'contourpy']  # their releases follow from those above
 OTHERS = ['torch', 'scipy', 'pillow', 'tqdm', 'safetensors', 'nbclient']
 ABSENT = ['nbdev', 'execnb', 'hypothesis', 'monai', 'pytest', 'onnx']  # a lesson may not need them
@@ -44,7 +56,9 @@ get_ipython().register_magic_function(pip, 'line', 'pip')
 
 def run(*command, **kwargs):
     "Run a command, quietly; when it fails, show the end of what it said and stop."
-    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    done = subprocess.run(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
     if done.returncode:
         sys.exit(f'{" ".join(map(str, command))}\n{done.stdout[-4000:]}\n0 lessons ran')
     return done.stdout
@@ -86,11 +100,18 @@ def add(tmp, wheel):
     # Only what is new is held to constraints.txt. What Colab has is free to change, so that a change would be seen.
     run(pip, 'install', '-c', constraints_without(set(map(name_of, before)), tmp / 'new.txt'), wheel)
     after = installed(pip)
-    changed = [f'{name} {version} -> {after.get(name)}' for name, version in before.items() if after.get(name) != version]
+    changed = [
+        f'{name} {version} -> {after.get(name)}'
+        for name, version in before.items()
+        if after.get(name) != version
+    ]
     if changed:
         sys.exit(f'the wheel replaced what was there: {", ".join(changed)}\n0 lessons ran')
     new = sorted(f'{name} {after[name]}' for name in after.keys() - before.keys())
-    print(f'installed beside {len(before)} packages, of which none changed: {", ".join(new) or "nothing"}', flush=True)
+    print(
+        f'installed beside {len(before)} packages, of which none changed: {", ".join(new) or "nothing"}',
+        flush=True,
+    )
 
 
 def make_environment(tmp, wheel):
@@ -103,7 +124,9 @@ def make_environment(tmp, wheel):
         run(pip, 'install', '--no-deps', '-c', CONSTRAINTS, '--index-url', os.environ['TORCH_INDEX'], 'torch')
     run(pip, 'install', '-c', held, *COLAB, *OTHERS)
     add(tmp, wheel or build_wheel(tmp))
-    site = Path(run(tmp / 'venv/bin/python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
+    site = Path(
+        run(tmp / 'venv/bin/python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip()
+    )
     present = [name for name in ABSENT if (site / name).exists()]
     if present:
         sys.exit(f'the environment has {", ".join(present)}, which Colab has not\n0 lessons ran')
@@ -112,14 +135,22 @@ def make_environment(tmp, wheel):
     startup = tmp / 'home/.ipython/profile_default/startup'
     startup.mkdir(parents=True)
     (startup / '00-colab.py').write_text(STARTUP)
-    run(tmp / 'venv/bin/python', '-c', 'import matplotlib.pyplot', env=environment(tmp))  # makes the font cache once
+    run(
+        tmp / 'venv/bin/python', '-c', 'import matplotlib.pyplot', env=environment(tmp)
+    )  # makes the font cache once
 
 
 def environment(tmp):
     "The variables of a kernel: a home of its own, one thread, and nothing that leads back to the checkout."
     lost = ('PYTHON', 'JUPYTER', 'IPYTHON', 'VIRTUAL_ENV', 'MPL', 'UNETKIT', 'XDG_')
     kept = {key: value for key, value in os.environ.items() if not key.startswith(lost)}
-    return {**kept, 'HOME': str(tmp / 'home'), 'OMP_NUM_THREADS': '1', 'PYDEVD_DISABLE_FILE_VALIDATION': '1', 'PATH': f'{tmp / "venv/bin"}:{kept.get("PATH", "")}'}
+    return {
+        **kept,
+        'HOME': str(tmp / 'home'),
+        'OMP_NUM_THREADS': '1',
+        'PYDEVD_DISABLE_FILE_VALIDATION': '1',
+        'PATH': f'{tmp / "venv/bin"}:{kept.get("PATH", "")}',
+    }
 
 
 def asks_for(path):
@@ -135,8 +166,15 @@ def lesson(path, tmp, limit):
     folder.mkdir(parents=True)
     asked = tmp / f'{path.stem}.pip'
     start = time.monotonic()
-    process = subprocess.Popen([tmp / 'venv/bin/python', __file__, '--execute', path, '--folder', folder], cwd=folder, start_new_session=True,
-                               env={**environment(tmp), 'COLAB_PIP': str(asked)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [tmp / 'venv/bin/python', __file__, '--execute', path, '--folder', folder],
+        cwd=folder,
+        start_new_session=True,
+        env={**environment(tmp), 'COLAB_PIP': str(asked)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         text = process.communicate(timeout=limit)[0]
         wrong = re.sub(r'\x1b\[[\d;]*m', '', text)[-4000:] if process.returncode else ''
@@ -158,6 +196,7 @@ def execute(path, folder):
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
+
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == 'code':
@@ -166,7 +205,9 @@ def execute(path, folder):
                 cell.source = ''
     shutil.copy(path, folder)
     try:
-        NotebookClient(notebook, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(folder)}}).execute()
+        NotebookClient(
+            notebook, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(folder)}}
+        ).execute()
     except CellExecutionError:
         pass  # its output says so, below
     for cell in notebook.cells:
@@ -185,13 +226,19 @@ def main():
     parser.add_argument('--wheel', type=Path, help='the wheel to install (built from the checkout)')
     parser.add_argument('--jobs', type=int, default=2, help='notebooks at a time (2)')
     parser.add_argument('--limit', type=float, default=240, help='seconds a notebook may take (240)')
-    parser.add_argument('--keep', type=Path, help='keep the environment here, and renew only the wheel in the one that is there')
+    parser.add_argument(
+        '--keep',
+        type=Path,
+        help='keep the environment here, and renew only the wheel in the one that is there',
+    )
     parser.add_argument('--execute', type=Path, help=argparse.SUPPRESS)
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.execute:
         return execute(args.execute, args.folder)
-    paths = [ROOT / 'nbs' / f'{Path(name).stem}.ipynb' for name in args.names] or sorted((ROOT / 'nbs').glob('*.ipynb'))
+    paths = [ROOT / 'nbs' / f'{Path(name).stem}.ipynb' for name in args.names] or sorted(
+        (ROOT / 'nbs').glob('*.ipynb')
+    )
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         sys.exit(f'nbs has no {", ".join(missing)}')
@@ -210,16 +257,23 @@ def main():
         for old in tmp.glob('*.pip'):
             old.unlink()
         failed = 0
-        for extra in sorted({asks_for(path)[1] for path in paths}):  # those without an extra first, so that they run without it
+        for extra in sorted(
+            {asks_for(path)[1] for path in paths}
+        ):  # those without an extra first, so that they run without it
             if extra:
                 add(tmp, f'{wheel or next((tmp / "dist").glob("*.whl"))}[{extra}]')
             some = [path for path in paths if asks_for(path)[1] == extra]
             with ThreadPoolExecutor(args.jobs) as pool:
-                for path, (wrong, seconds) in zip(some, pool.map(lambda path: lesson(path, tmp, args.limit), some)):
+                for path, (wrong, seconds) in zip(
+                    some, pool.map(lambda path: lesson(path, tmp, args.limit), some)
+                ):
                     failed += bool(wrong)
                     print(f'{path.stem:24} {"FAILED" if wrong else "ok":6} {seconds:5.0f} s', flush=True)
                     print(''.join(f'    {line[:200]}\n' for line in wrong.splitlines()), end='')
-        print(f'{time.monotonic() - start:.0f} s in all' + (f', {failed} of {len(paths)} failed' if failed else ''))
+        print(
+            f'{time.monotonic() - start:.0f} s in all'
+            + (f', {failed} of {len(paths)} failed' if failed else '')
+        )
         print(f'{len(paths) - failed} lessons ran')
         return bool(failed)
     finally:

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Run the repeated trainings behind lessons 12 and 15 to 17, and save what each of them scored.
+
+usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
+
+NAME is a key of `unetkit.records.STUDIES`, which says what is trained; `dubai` needs --data, the folder with tile4 and tile8 of the Dubai imagery, of which
+only scores are kept. Every arm is trained with every seed. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
+same settings, are not repeated, so that a study can be stopped and continued, or split over several calls. Each run uses one thread: start two calls with
+different seeds and files to use two cores.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+os.environ['OMP_NUM_THREADS'] = '1'
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from unetkit.experiments import checksum  # noqa: E402
+from unetkit.metrics import Scores  # noqa: E402
+from unetkit.records import STUDIES, environment, trial  # noqa: E402
+from unetkit.tiles import atomic_path  # noqa: E402
+from unetkit.training import pick_device, pick_precision  # noqa: E402
+
+FOLDER = Path(__file__).resolve().parent.parent / 'unetkit' / 'recorded' / 'studies'
+
+
+def facts(tiles):
+    sizes = [(tile.name, *tile.size, checksum(tile)) for tile in tiles]
+    return [{'name': n, 'height': h, 'width': w, 'checksum': c} for n, h, w, c in sizes]
+
+
+def document(name, study, train, test):
+    "What a study's file says before its first run."
+    device = pick_device()
+    return {
+        'study': name,
+        'environment': environment(device, pick_precision('auto', device)),
+        'date': time.strftime('%Y-%m-%d'),
+        'classes': list(study['palette'].names),
+        'train': facts(train),
+        'test': facts(test),
+        'runs': [],
+    }
+
+
+def save(path, found):
+    "One line per run, all or nothing."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = json.dumps({key: value for key, value in found.items() if key != 'runs'})
+    lines = ',\n'.join(json.dumps(run, separators=(',', ':')) for run in found['runs'])
+    with atomic_path(path) as temporary:
+        temporary.write_text(f'{head[:-1]}, "runs": [\n{lines}\n]}}\n')
+
+
+def same_settings(run, wanted):
+    "Whether a saved run had the settings that are wanted; a setting that did not exist then is no difference."
+    wanted = asdict(wanted)
+    return all(wanted.get(name) == value for name, value in run['settings'].items())
+
+
+def line(run):
+    "A run in one line, scored on its first test tile as a user would get it."
+    scores = Scores(np.array(run['kept']['matrices']['exact'][0]))
+    return (
+        f'{run["arm"]:28} seed {run["seed"]}: {run["steps"]} steps, {run["seconds"]:.0f} s, accuracy {scores.accuracy:.3f}, '
+        f'mean F1 {scores.mean_f1:.3f}, F1 of class 5 {scores.f1[4]:.3f}'
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('name', choices=STUDIES)
+    parser.add_argument('--seeds', type=int, nargs='+', default=list(range(5)))
+    parser.add_argument('--arms', nargs='+', help='default: all')
+    parser.add_argument('--data', type=Path)
+    parser.add_argument('--out', type=Path)
+    args = parser.parse_args()
+    if args.name == 'dubai' and not (args.data and args.data.is_dir()):
+        parser.error('dubai needs --data, the folder that holds tile4 and tile8')
+    study, path = STUDIES[args.name], args.out or FOLDER / f'{args.name}.json'
+    arms = args.arms or list(study['arms'])
+    if unknown := set(arms) - set(study['arms']):
+        parser.error(f'no arm {", ".join(unknown)}: choose among {", ".join(study["arms"])}')
+    torch.set_num_threads(1)
+    train, test = study['tiles'](args.data)
+    fresh = document(args.name, study, train, test)
+    found = json.loads(path.read_text()) if path.exists() else fresh
+    if any(found[key] != fresh[key] for key in ('environment', 'train', 'test')):
+        parser.error(
+            f'{path} was begun on another machine, with other versions or on other tiles: '
+            'go on there, or write to another file with --out'
+        )
+    seeded = {(arm, seed): replace(study['arms'][arm], seed=seed) for arm in arms for seed in args.seeds}
+    order = list(study['arms'])
+    found['runs'] = [
+        run
+        for run in found['runs']
+        if same_settings(run, replace(study['arms'][run['arm']], seed=run['seed']))
+    ]
+    done = {(run['arm'], run['seed']) for run in found['runs']}
+    for (arm, seed), settings in seeded.items():
+        if (arm, seed) in done:
+            continue
+        run = {'arm': arm, 'seed': seed, **trial(train, test, study['palette'], settings, study['methods'])}
+        found['runs'].append(run)
+        found['runs'].sort(key=lambda run: (order.index(run['arm']), run['seed']))
+        save(path, found)
+        print(line(run), flush=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
