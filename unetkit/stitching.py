@@ -15,7 +15,8 @@ import math
 import numpy as np
 import torch
 
-from .patches import PatchGrid, as_batch, as_tensor, dihedral
+from .batches import as_batch, as_tensor, dihedral
+from .patches import PatchGrid
 from .unet import pad_to_multiple
 
 # %% ../nbs/08_stitching.ipynb #c017-af19ee12

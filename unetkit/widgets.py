@@ -63,7 +63,7 @@ from unetkit.plots import (
 from .stitching import predict_tile
 from .tiles import Tile
 from .training import make_optimizer, pick_device, pick_precision, prepare, train_epoch
-from .unet import UNet, reach, receptive_field
+from .unet import UNet, receptive_field
 
 # %% ../nbs/library/widgets.ipynb #n31673ad66bf
 @dataclass(frozen=True, eq=False)
@@ -648,7 +648,7 @@ def loss_microscope(
     "Change the class weights, and see who holds the loss and when the decision flips."
     steps = [(f'/ {2**-n}' if n < 0 else f'x {2**n}', 2.0**n) for n in range(-8, 5)]
     controls = dict(
-        scheme=_menu('class weights', SCHEMES),
+        scheme=_menu('class weights', list(SCHEMES)),
         factor=widgets.SelectionSlider(
             options=steps, value=1.0, description=f'{chosen} weight', continuous_update=False, **_LOOK
         ),
