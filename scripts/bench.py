@@ -46,7 +46,7 @@ from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
 from unetkit.batches import Batches, as_batch, to_device
 from unetkit.patches import grid_windows, plan, random_split
-from unetkit.report import environment
+from unetkit.records import environment
 from unetkit.scale import predict_raster
 from unetkit.scenes import synthetic_scene
 from unetkit.stitching import exact_halo, image_tensor
