@@ -17,7 +17,7 @@ import time
 import numpy as np
 from fastcore.basics import patch
 
-from .labels import IGNORE_INDEX, ISPRS, Palette, class_counts, label_tile, labels_to_colours
+from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .losses import LOSSES, SCHEMES, class_weights, make_loss
 from .metrics import Scores, confusion_matrix
 from .batches import Batches, to_device
