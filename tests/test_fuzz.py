@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from unetkit.cli import COMMANDS
 from unetkit.experiments import CHOICES, ModelPipeline, Settings
 from unetkit.labels import Palette, colours_to_labels, labels_to_colours, read_palette
-from unetkit.patches import PatchGrid, as_batch, window_starts
+from unetkit.batches import as_batch
+from unetkit.patches import PatchGrid, window_starts
 from unetkit.stitching import core_logits, exact_windows, halo_windows, image_tensor
 from unetkit.tiles import (
     read_image,
