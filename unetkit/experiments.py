@@ -17,10 +17,11 @@ import time
 import numpy as np
 from fastcore.basics import patch
 
-from .labels import IGNORE_INDEX, ISPRS, Palette, class_counts, label_tile, labels_to_colours
+from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .losses import LOSSES, SCHEMES, class_weights, make_loss
 from .metrics import Scores, confusion_matrix
-from .patches import Batches, blocked_split, check_window, grid_windows, random_split, to_device
+from .batches import Batches, to_device
+from .patches import blocked_split, check_window, grid_windows, random_split
 from .scenes import synthetic_scene
 from .stitching import METHODS, best_core, dihedral_average, predict_tile
 from .tiles import Tile
@@ -270,7 +271,7 @@ def batches(
     train, valid = _split(s, [tile.size for tile in tiles])
     pairs, layout = (
         to_device(tiles, self.device),
-        dict(channels_last=self._channels_last(), ignore_index=IGNORE_INDEX, shard=rank_and_world()),
+        dict(channels_last=self._channels_last(), shard=rank_and_world()),
     )
     chance = dict(
         shuffle=True, crops=s.crops, focus=_focus(self.palette, s.focus), augment=s.augment, seed=s.seed
