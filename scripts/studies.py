@@ -28,7 +28,7 @@ from unetkit.metrics import Scores  # noqa: E402
 from unetkit.report import environment  # noqa: E402
 from unetkit.scenes import synthetic_scene  # noqa: E402
 from unetkit.tiles import atomic_path  # noqa: E402
-from unetkit.training import pick_device, pick_precision  # noqa: E402
+from unetkit.machine import pick_device, pick_precision  # noqa: E402
 
 FIVE = ISPRS.ignoring('clutter')
 FOLDER = Path(__file__).resolve().parent.parent / 'unetkit' / 'recorded' / 'studies'
