@@ -25,7 +25,6 @@ import torch
 from unetkit.cli import main
 from unetkit.experiments import ModelPipeline
 from unetkit.models import load_tensors
-from unetkit.scenes import synthetic_scene
 
 RUNS = '''
 import sys
