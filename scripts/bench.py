@@ -45,7 +45,7 @@ from unetkit.experiments import ModelPipeline, Settings
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
 from unetkit.patches import Batches, as_batch, grid_windows, plan, random_split, to_device
-from unetkit.report import environment
+from unetkit.records import environment
 from unetkit.scale import predict_raster
 from unetkit.machine import pick_precision, prepare, wants_channels_last
 from unetkit.networks import count_flops, count_parameters

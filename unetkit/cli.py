@@ -35,7 +35,8 @@ from unetkit.experiments import (
     read_labelled,
 )
 from .labels import IGNORE_INDEX, ISPRS, labels_to_colours, read_palette
-from .report import REPORT_FILES, accuracy_table, write_report, write_result
+from .report import accuracy_table
+from .pages import REPORT_FILES, write_report, write_result
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
 from .scenes import CLASSES, synthetic_scene
 from .tiles import image_pairs, read_tile, write_image, write_label_map
@@ -187,7 +188,7 @@ def predict(
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
-    memory: float = 0.0,  # Memory for a window, in GB; half of what is free, at most 0.8, when 0
+    memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     scheduler: str = "",  # Address of a Dask scheduler whose workers share these files
     restart: bool = False,  # Forget the blocks of an interrupted run
     device: str = "auto",  # auto, cpu or cuda
@@ -272,7 +273,7 @@ def evaluate(
     reference: str,  # Its colour-coded reference
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
-    memory: float = 0.0,  # Memory for a window, in GB; half of what is free, at most 0.8, when 0
+    memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
 ) -> None:  # Nothing; the scores are printed

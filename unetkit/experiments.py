@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'SCENE_SIZE', 'Settings', 'read_labelled', 'built_in', 'checksum', 'check_tiles', 'check_job',
-           'ModelPipeline', 'Result', 'compare', 'result_record', 'trial', 'Study', 'read_study']
+           'ModelPipeline', 'Result', 'compare', 'result_record']
 
 # %% ../nbs/09_experiments.ipynb #c003-bb6627b1
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.resources import files
 from pathlib import Path
 from zlib import crc32
-import json
 import math
 import time
 
@@ -425,13 +423,12 @@ def predictor(
 @patch
 def windows(
     self: ModelPipeline,
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
 ) -> dict:  # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
     "Sizes of exact windows for this model on this machine."
     multiple = self.model.multiple
     halo = -(-self.model.reach // multiple) * multiple
-    core = best_core(self.model.bytes_per_pixel(self.dtype.itemsize), halo, multiple, memory, self.device)
+    core = best_core(self.model.bytes_per_pixel(self.dtype.itemsize), halo, multiple, memory)
     return {"halo": halo, "multiple": multiple, "core": core}
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
@@ -579,106 +576,3 @@ def result_record(
         "seconds": round(result.seconds, 2),
         **result.scores.as_dict(result.pipeline.palette.names),
     }
-
-# %% ../nbs/09_experiments.ipynb #t001-trial-code
-def _matrices(pipeline, tiles, methods):
-    "One confusion matrix per way of stitching and tile, as lists."
-    return {
-        method: [
-            pipeline.evaluate([tile], [pipeline.predict(tile, method)]).confusion_matrix.tolist()
-            for tile in tiles
-        ]
-        for method in methods
-    }
-
-# %% ../nbs/09_experiments.ipynb #t003-trial-code
-def trial(
-    train: Sequence[Tile],  # Training tiles with labels
-    test: Sequence[Tile],  # Test tiles with labels
-    palette: Palette,  # Their classes
-    settings: Settings = Settings(),  # What the run depends on; all its epochs are run
-    methods: Sequence[str] = ("patches", "exact"),  # Ways of stitching to score
-) -> dict:  # settings as given (patience is not used), steps, seconds, best_epoch, and per moment ("kept", "last") validation accuracy and matrices
-    "Train once, and keep what repeated runs are compared by, JSON-ready."
-    pipeline, moments = ModelPipeline(palette, replace(settings, patience=settings.epochs)), {}
-    for epoch in pipeline.epochs(train):
-        if epoch.number == settings.epochs:
-            moments["last"] = {
-                "validation": epoch.valid_accuracy,
-                "matrices": _matrices(pipeline, test, methods),
-            }
-    best = pipeline.history.best
-    moments["kept"] = {"validation": best.valid_accuracy, "matrices": _matrices(pipeline, test, methods)}
-    return {
-        "settings": asdict(settings),
-        "steps": epoch.steps,
-        "seconds": round(sum(e.seconds for e in pipeline.history), 1),
-        "best_epoch": best.number,
-        **moments,
-    }
-
-# %% ../nbs/09_experiments.ipynb #t009-study-code
-@dataclass(frozen=True)
-class Study:
-    "Repeated trainings: several arms, the same seeds in each."
-
-    about: dict  # What was run, when and on which machine
-    runs: list[dict]  # Records of `trial`, each with its "arm" and "seed"
-
-    def of(
-        self,
-        arm: str,  # Name of an arm
-    ) -> list[dict]:  # Its runs, in the order of their seeds
-        "The runs of one arm."
-        some = sorted((run for run in self.runs if run["arm"] == arm), key=lambda run: run["seed"])
-        if not some:
-            raise ValueError(
-                f"no arm {arm!r}: this study has {', '.join(dict.fromkeys(run['arm'] for run in self.runs))}"
-            )
-        return some
-
-# %% ../nbs/09_experiments.ipynb #t011-study-code
-@patch
-def values(
-    self: Study,
-    arm: str,  # Name of an arm
-    score: Callable[[Scores], float],  # What to compute, for example `lambda s: s.accuracy`
-    moment: str = "kept",  # "kept", the weights of the best validation loss, or "last", those of the last epoch
-    method: str = "exact",  # How the map was stitched
-    tile: int | None = None,  # Index of a test tile; all of them together when None
-) -> np.ndarray:  # One value per seed, in the order of the seeds
-    "A score of every run of an arm."
-    matrices = [np.array(run[moment]["matrices"][method]) for run in self.of(arm)]
-    return np.array([score(Scores(m.sum(0) if tile is None else m[tile])) for m in matrices])
-
-# %% ../nbs/09_experiments.ipynb #t013-study-code
-def read_study(
-    name: str,  # "fair", "fair_plain", "rare", "leaks" or "dubai", or the path of a file that .ci/study wrote
-) -> Study:  # Its runs
-    "Read a saved study."
-    path = (
-        Path(name)
-        if name.endswith(".json")
-        else Path(str(files("unetkit") / "recorded" / "studies" / f"{name}.json"))
-    )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no study {name!r}: there is no file {path.name}; name a saved one, or the path of one that .ci/study wrote"
-        )
-    found = json.loads(path.read_text())
-    _check_pairs(path, found["runs"])
-    return Study({key: value for key, value in found.items() if key != "runs"}, found["runs"])
-
-
-def _check_pairs(path, runs):
-    "Raise `ValueError` unless every arm has the same seeds."
-    seeds = {
-        arm: sorted(run["seed"] for run in runs if run["arm"] == arm)
-        for arm in dict.fromkeys(run["arm"] for run in runs)
-    }
-    first, *others = seeds
-    for arm in others:
-        if seeds[arm] != seeds[first]:
-            raise ValueError(
-                f"{path.name}: {first!r} has the seeds {seeds[first]}, {arm!r} has {seeds[arm]}: finish the study first"
-            )

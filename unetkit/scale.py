@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['RasterJob', 'check_raster', 'raster_job', 'predict_block', 'with_data', 'probabilities_file', 'predict_raster',
-           'evaluate_raster', 'on_cluster', 'read_benchmarks']
+           'evaluate_raster', 'on_cluster']
 
 # %% ../nbs/library/scale.ipynb #s003-imports
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 import asyncio
 import hashlib
@@ -101,8 +100,7 @@ def raster_job(
     image: str | Path,  # Image file with the bands of the training tiles
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Keep the probability of every class as well?
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # auto, cpu or cuda
     precision: str = 'auto',  # auto, float32 or bfloat16
 ) -> RasterJob:  # What the map depends on
@@ -325,8 +323,7 @@ def predict_raster(
     out: str | Path,  # GeoTIFF to write; blocks are kept in the folder OUT.blocks until it is finished
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Write OUT_probabilities.tif as well, one band per class?
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # auto, cpu or cuda
     precision: str = 'auto',  # auto, float32 or bfloat16
     scheduler: str
@@ -359,8 +356,7 @@ def evaluate_raster(
     image: str | Path,  # Image of any size, or folder of parts
     reference: str | Path,  # Its colour-coded reference on the same pixels, or folder of parts
     tta: bool = False,  # Average over eight orientations?
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # auto, cpu or cuda
     precision: str = 'auto',  # auto, float32 or bfloat16
 ) -> Scores:  # Over all pixels with data and a class, of all parts together
@@ -479,11 +475,3 @@ def _result(future):
             f"the cluster failed ({type(error).__name__}: {' '.join(str(error).split())[:150]}): finished blocks are kept, so repeat the command when "
             "the scheduler answers and workers have enough memory"
         ) from None
-
-# %% ../nbs/library/scale.ipynb #p003-read
-def read_benchmarks() -> dict:  # Name of the record -> what `.ci/bench --record` wrote
-    "The recorded benchmarks, one per machine."
-    return {
-        path.name.removesuffix('.json'): json.loads(path.read_text())
-        for path in sorted((files('unetkit') / 'recorded' / 'bench').iterdir(), key=lambda path: path.name)
-    }
