@@ -460,56 +460,50 @@ def show_unet(
     "Draw a U-Net: down on the left, up on the right, skips across."
     ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 4.2))[1]
     depth = len(channels) - 1
-    heights = [0.9 * 0.75**level for level in range(depth + 1)]
-    widths = [
-        0.16 + 0.06 * np.log2(count) / np.log2(max(channels)) * (level + 2)
-        for level, count in enumerate(channels)
-    ]
-    boxes = [('image', -1, 0, bands), ('logits', 2 * depth + 1, 0, classes)]
-    boxes += [('', level, level, channels[level]) for level in range(depth + 1)]
-    boxes += [('', 2 * depth - level, level, channels[level]) for level in range(depth)]
-    for name, x, level, count in boxes:
-        width = 0.12 if name else widths[level]
-        corner = (x - width / 2, -level - heights[level] / 2)
-        colour = '#e9c46a' if name else '#8fb8de'
-        ax.add_patch(
-            Rectangle(corner, width, heights[level], facecolor=colour, edgecolor=EDGE, linewidth=0.8)
-        )
-        ax.text(x, -level + heights[level] / 2 + 0.04, count, ha='center', va='bottom', fontsize=9)
-        ax.text(x, -level - heights[level] / 2 - 0.04, name, ha='center', va='top', fontsize=10)
-    ax.text(-1.9, 0, f'{size} px', ha='right', va='center', fontsize=9, color='#666666')
+    right = 2 * depth  # horizontal place of the last array before the logits
 
-    def arrow(x, y, to_x, to_y, colour, label=None):
+    def box(x, level, count, colour='#8fb8de', name=''):
+        height, width = 0.9 * 0.75**level, 0.12 if name else 0.2 + 0.08 * level
+        corner = (x - width / 2, -level - height / 2)
+        ax.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor=EDGE, linewidth=0.8))
+        ax.text(x, -level - height / 2 - 0.06, name, ha='center', va='top', fontsize=10)
+        if level == 0:
+            ax.text(x, height / 2 + 0.05, count, ha='center', va='bottom', fontsize=9)
+        elif x == level == depth:
+            ax.text(x, -level - height / 2 - 0.05, count, ha='center', va='top', fontsize=9)
+        else:
+            side = -1 if x < depth else 1
+            ax.text(
+                x + side * (width / 2 + 0.1),
+                -level - 0.12,
+                count,
+                ha='right' if side < 0 else 'left',
+                va='top',
+                fontsize=9,
+            )
+
+    def arrow(start, end, colour):
         style = dict(arrowstyle='-|>', color=colour, linewidth=1.4, shrinkA=9, shrinkB=9)
-        ax.annotate('', (to_x, to_y), (x, y), arrowprops=style)
-        ax.plot([], [], color=colour, label=label)
+        ax.annotate('', end, start, arrowprops=style)
 
-    arrow(-1, 0, 0, 0, '#444444')
-    arrow(2 * depth, 0, 2 * depth + 1, 0, '#444444')
-    for level in range(depth):
-        last = level == depth - 1
-        arrow(level, -level, level + 1, -level - 1, '#c1121f', 'Down: halve, convolve' if last else None)
-        arrow(
-            2 * depth - level - 1,
-            -level - 1,
-            2 * depth - level,
-            -level,
-            '#2a9d8f',
-            'Up: double, join, convolve' if last else None,
-        )
-        arrow(level, -level, 2 * depth - level, -level, '#999999', 'skip' if last else None)
-        ax.text(
-            -1.9,
-            -level - 1,
-            f'{size // 2 ** (level + 1)} px',
-            ha='right',
-            va='center',
-            fontsize=9,
-            color='#666666',
-        )
-    ax.set(xlim=(-2.8, 2 * depth + 1.6), ylim=(-depth - 0.6, 0.8))
+    box(-1, 0, bands, '#e9c46a', 'image')
+    box(right + 1, 0, classes, '#e9c46a', 'logits')
+    arrow((-1, 0), (0, 0), '#444444')
+    arrow((right, 0), (right + 1, 0), '#444444')
+    for level, count in enumerate(channels):
+        rows = f'{size // 2**level} px'
+        ax.text(-1.9, -level, rows, ha='right', va='center', fontsize=9, color='#666666')
+        box(level, level, count)
+        if level < depth:
+            box(right - level, level, count)
+            arrow((level, -level), (level + 1, -level - 1), '#c1121f')
+            arrow((right - level - 1, -level - 1), (right - level, -level), '#2a9d8f')
+            arrow((level, -level), (right - level, -level), '#999999')
+    for colour, label in (('#c1121f', 'Down'), ('#2a9d8f', 'Up'), ('#999999', 'skip')):
+        ax.plot([], [], color=colour, label=label)
+    ax.set(xlim=(-2.8, right + 1.6), ylim=(-depth - 0.7, 0.8))
     ax.axis('off')
-    ax.legend(loc='lower right', fontsize=9)
+    ax.legend(loc='lower right')
     return ax
 
 # %% ../nbs/library/plots.ipynb #pn-curves
