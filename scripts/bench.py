@@ -44,7 +44,8 @@ from torch.nn import functional as F
 from unetkit.experiments import ModelPipeline, Settings
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
-from unetkit.patches import Batches, as_batch, grid_windows, plan, random_split, to_device
+from unetkit.batches import Batches, as_batch, to_device
+from unetkit.patches import grid_windows, plan, random_split
 from unetkit.records import environment
 from unetkit.scale import predict_raster
 from unetkit.machine import pick_precision, prepare, wants_channels_last

@@ -33,7 +33,8 @@ from torch.nn import functional as F
 from unetkit.losses import make_loss
 from unetkit.machine import OwnPart, in_step, process_group, rank_and_world
 from unetkit.models import save_tensors
-from unetkit.patches import Batches, grid_windows, to_device
+from unetkit.batches import Batches, to_device
+from unetkit.patches import grid_windows
 from unetkit.scenes import synthetic_scene
 from unetkit.training import epochs, seed_everything
 from unetkit.unet import UNet

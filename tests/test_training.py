@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unetkit.batches import Batches, to_device
 from unetkit.losses import LOSSES, class_weights, make_loss
 from unetkit.machine import compiled, prepare
 from unetkit.models import History, save_model
-from unetkit.patches import Batches, grid_windows, random_split, to_device
+from unetkit.patches import grid_windows, random_split
 from unetkit.scenes import synthetic_scene
 from unetkit.training import (
     EarlyStopping,
