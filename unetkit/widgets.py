@@ -57,7 +57,8 @@ from unetkit.plots import (
 )
 from .stitching import predict_tile, seam_energy
 from .tiles import Tile
-from .training import make_optimizer, pick_device, pick_precision, prepare, train_epoch
+from .machine import pick_device, pick_precision, prepare
+from .training import make_optimizer, train_epoch
 from .unet import UNet, receptive_field
 from .windows import LEAKS, coverage, leak_codes, plan, share_with
 
