@@ -45,7 +45,8 @@ from unetkit.experiments import ModelPipeline, Settings
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
 from unetkit.batches import Batches, as_batch, to_device
-from unetkit.patches import grid_windows, plan, random_split
+from unetkit.patches import grid_windows, random_split
+from unetkit.windows import plan
 from unetkit.records import environment
 from unetkit.scale import predict_raster
 from unetkit.machine import pick_precision, prepare, wants_channels_last
