@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from . import training
 from .jobs import check_job, check_tiles, focus_class, model_header, origin, read_header, split_windows
+from .jobs import built_in, checksum, read_labelled, SCENE_SIZE  # noqa: F401  users still import them from here
 from .labels import IGNORE_INDEX, Palette
 from .losses import class_weights, make_loss
 from .metrics import Scores, confusion_matrix
@@ -308,6 +309,7 @@ def result_record(
     "A result as plain data."
     settings, history = result.pipeline.settings, result.pipeline.history
     return {
+        "recipe": "recommended" if result.name == "recommended" else "report",
         "patch_size": settings.patch_size,
         "stride": settings.step,
         "epochs_run": len(history),
