@@ -45,7 +45,7 @@ from unetkit.experiments import ModelPipeline, Settings
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
 from unetkit.patches import Batches, as_batch, grid_windows, plan, random_split, to_device
-from unetkit.report import environment
+from unetkit.records import environment
 from unetkit.scale import predict_raster
 from unetkit.scenes import synthetic_scene
 from unetkit.stitching import exact_halo, image_tensor

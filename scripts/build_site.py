@@ -385,7 +385,7 @@ def title_of(name):
 
 def first_page(source):
     "The first page, with what the recorded model reached; its Python blocks are run, so that they hold."
-    from unetkit.deploy import demo_model
+    from unetkit.records import demo_model
     from unetkit.labels import ISPRS
     from unetkit.unet import count_parameters
 
@@ -420,9 +420,9 @@ def pictures(work):
     import numpy as np
     from matplotlib.figure import Figure
     from PIL import Image
-    from unetkit.deploy import demo_model
     from unetkit.experiments import built_in
     from unetkit.labels import ISPRS, labels_to_colours
+    from unetkit.records import demo_model
 
     _, (test,) = built_in()
     label_map, car = demo_model().predict(test), ISPRS.names.index('car')

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from unetkit.deploy import demo_model, export_onnx, read_onnx_metadata
+from unetkit.deploy import export_onnx, read_onnx_metadata
+from unetkit.records import demo_model
 from unetkit.experiments import built_in
 from unetkit.labels import labels_to_colours
 

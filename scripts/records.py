@@ -5,8 +5,7 @@ usage: scripts/records.py embedded                    `unetkit report` on the bu
        scripts/records.py demo                        the small model that comes with the package (about five minutes)
        scripts/records.py dubai FOLDER                train on scene 8, test on scenes 4 and 6 of the Dubai imagery in FOLDER
 
-Writes unetkit/recorded/NAME/: scores.json as the command wrote it, and the predicted label maps as paletted PNG. Of the Dubai scenes neither
-imagery nor reference is kept, only what a model predicted. `embedded` and `demo` also draw nbs/images/report.png and demo.png for the README. `demo` writes the model itself,
+Writes unetkit/recorded/NAME/: scores.json as the command wrote it, and of the built-in scenes the predicted label maps as paletted PNG. Of the Dubai scenes only scores are kept. `embedded` and `demo` also draw nbs/images/report.png and demo.png for the README. `demo` writes the model itself,
 and its scores on the built-in test scene; it is trained on other scenes than the built-in ones.
 """
 
@@ -24,7 +23,8 @@ from unetkit.cli import main as unetkit
 from unetkit.experiments import SCENE_SIZE, ModelPipeline, Settings, built_in, checksum, read_labelled
 from unetkit.labels import DUBAI, ISPRS
 from unetkit.plots import show_triptych
-from unetkit.report import environment
+from unetkit.records import environment
+from unetkit.report import model_name
 from unetkit.scenes import synthetic_scene
 from unetkit.tiles import read_label_map
 
@@ -79,44 +79,25 @@ def embedded(work, args):
     for path in sorted(work.glob('label_map_*.tif')):
         save_map(folder / f'{path.stem}.png', read_label_map(path), ISPRS)
     _, (test,) = built_in()
-    scores = json.loads((folder / 'scores.json').read_text())['models']
-    best = max(scores, key=lambda model: model['mean_f1'])['patch_size']
-    draw('report', test, read_label_map(work / f'label_map_{best}.tif'), ISPRS)
+    draw('report', test, read_label_map(work / 'label_map_recommended.tif'), ISPRS)
 
 
 def dubai(work, args):
     scene = {n: (args.data / f'tile{n}' / 'images', args.data / f'tile{n}' / 'masks') for n in (8, 4, 6)}
-    run(
-        [
-            'report',
-            '--train-image',
-            scene[8][0],
-            '--train-reference',
-            scene[8][1],
-            '--test-image',
-            scene[4][0],
-            '--test-reference',
-            scene[4][1],
-            '--palette',
-            'dubai',
-            '--width',
-            16,
-            '--patch-sizes',
-            128,
-            '--out',
-            work,
-        ]
-    )
+    files = {
+        'train-image': scene[8][0],
+        'train-reference': scene[8][1],
+        'test-image': scene[4][0],
+        'test-reference': scene[4][1],
+    }
+    options = [word for name, path in files.items() for word in (f'--{name}', path)]
+    run(['report', *options, '--palette', 'dubai', '--width', 16, '--patch-sizes', 128, '--out', work])
     folder = keep_scores(work, 'dubai')
-    parts = [read_label_map(path)[::3, ::3] for path in sorted(work.glob('label_map_128_*.tif'))]
-    save_map(
-        folder / 'label_map_128_scene4.png',
-        np.vstack([np.hstack(parts[i : i + 3]) for i in (0, 3, 6)]),
-        DUBAI,
-    )
-    pipeline = ModelPipeline.load(work / 'model_128.safetensors')
-    other = pipeline.evaluate(read_labelled(*scene[6], DUBAI)).as_dict(DUBAI.names)
-    (folder / 'scores_scene6.json').write_text(json.dumps(other, indent=1) + '\n')
+    third = read_labelled(*scene[6], DUBAI)
+    for model in json.loads((folder / 'scores.json').read_text())['models']:
+        name = model_name(model)
+        other = ModelPipeline.load(work / f'model_{name}.safetensors').evaluate(third).as_dict(DUBAI.names)
+        (folder / f'scores_scene6_{name}.json').write_text(json.dumps(other, indent=1) + '\n')
 
 
 def demo(work, args):

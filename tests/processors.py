@@ -5,6 +5,7 @@
 
 oneDNN and ATen, the two libraries that compute for torch, can be limited to fewer instructions than the processor has. What `torch.cpu.get_capabilities`
 says does not follow them, so `UNETKIT_BFLOAT16` tells unetkit whether "auto" may choose bfloat16. A machine that lacks an instruction set ignores the limit."""
+
 import os
 import subprocess
 import sys

@@ -24,9 +24,10 @@ import torch
 from . import __version__
 from .deploy import check_export, export_onnx
 from .experiments import ModelPipeline, compare
-from .jobs import built_in, check_job, split_windows
-from .labels import ISPRS, PALETTES, labels_to_colours, read_labelled, read_palette
-from .report import REPORT, REPORT_FILES, accuracy_table, write_report, write_result
+from .jobs import built_in, check_job, read_labelled, split_windows
+from .labels import ISPRS, PALETTES, labels_to_colours, read_palette
+from .pages import REPORT_FILES, write_report, write_result
+from .report import REPORT, accuracy_table
 from .rules import one_line
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file
 from .scenes import CLASSES, synthetic_scene

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['RasterJob', 'check_raster', 'raster_job', 'predict_block', 'with_data', 'probabilities_file', 'predict_raster',
-           'evaluate_raster', 'on_cluster', 'read_benchmarks']
+           'evaluate_raster', 'on_cluster']
 
 # %% ../nbs/library/scale.ipynb #s003-imports
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 import asyncio
 import hashlib
@@ -479,11 +478,3 @@ def _result(future):
             f"the cluster failed ({type(error).__name__}: {' '.join(str(error).split())[:150]}): finished blocks are kept, so repeat the command when "
             "the scheduler answers and workers have enough memory"
         ) from None
-
-# %% ../nbs/library/scale.ipynb #p003-read
-def read_benchmarks() -> dict:  # Name of the record -> what `.ci/bench --record` wrote
-    "The recorded benchmarks, one per machine."
-    return {
-        path.name.removesuffix('.json'): json.loads(path.read_text())
-        for path in sorted((files('unetkit') / 'recorded' / 'bench').iterdir(), key=lambda path: path.name)
-    }
