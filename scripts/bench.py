@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -41,11 +42,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unetkit.experiments import ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
 from unetkit.patches import Batches, as_batch, grid_windows, plan, random_split, to_device
 from unetkit.records import environment
+from unetkit.report import REPORT
 from unetkit.scale import predict_raster
 from unetkit.scenes import synthetic_scene
 from unetkit.stitching import exact_halo, image_tensor
@@ -425,7 +427,7 @@ def trained(folder, width=16):
     "A file with a network that has learnt a scene a little; made once."
     path, pipeline = (
         Path(folder) / f'model_{width}.safetensors',
-        ModelPipeline(ISPRS, Settings(epochs=6, width=width)),
+        ModelPipeline(ISPRS, replace(REPORT, epochs=6, width=width)),
     )
     if path.exists():
         return path

@@ -28,11 +28,11 @@ from .jobs import built_in, check_job, read_labelled, split_windows
 from .labels import ISPRS, PALETTES, labels_to_colours, read_palette
 from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
-from .rules import one_line
-from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file
+from .rules import IGNORE_INDEX, one_line
+from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .tiles import image_pairs, write_image
+from .tiles import image_pairs, read_tile, write_image, write_label_map
 from .training import process_group, rank_and_world
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
@@ -243,10 +243,21 @@ def predict(
                 restart=restart,
             )
         else:
-            pipeline.predict(part, file, method=method, tta=tta)
+            tile = read_tile(part)
+            label_map = _map_in_memory(pipeline, part, tile, method, tta)
+            write_label_map(file, label_map, pipeline.palette.colours, tile.georeference)
         print(f"wrote {file}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
+def _map_in_memory(pipeline, image, tile, method, tta):
+    "The map of a tile that was read from `image`, without an opacity that the model does not know."
+    check_raster(pipeline, image)
+    known = replace(tile, image=tile.image[..., : pipeline.model.in_channels])
+    label_map = pipeline.predict(known, method=method, tta=tta)
+    label_map[~with_data(pipeline, image, 0, 0, *tile.size)] = IGNORE_INDEX
+    return label_map
+
+
 def _map_files(out, parts):
     "A name for the map of every part; a folder is left as it is, to be refused."
     path = Path(out)
@@ -292,7 +303,10 @@ def evaluate(
         )
     else:
         tiles = read_labelled(image, reference, pipeline.palette)
-        maps = [pipeline.predict(tile, method=method, tta=tta) for tile in tiles]
+        maps = [
+            _map_in_memory(pipeline, part, tile, method, tta)
+            for tile, (part, _) in zip(tiles, image_pairs(image, reference))
+        ]
         scores = pipeline.evaluate(tiles, maps)
     print(scores.table(pipeline.palette.names))
 
@@ -362,7 +376,7 @@ def _kind(name, default):
     return {"type": int if default is None else type(default), "default": default, "choices": choices}
 
 # %% ../nbs/library/cli.ipynb #c040-aa4abe32
-def _add_option(parser, name, text, default, **how):
+def _add_option(parser, name, text, default, /, **how):
     "Add one parameter to a parser."
     text = (text or "").replace("%", "%%")
     if default is inspect.Parameter.empty:
