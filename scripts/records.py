@@ -21,9 +21,9 @@ from PIL import Image
 
 from unetkit.cli import main as unetkit
 from unetkit.experiments import ModelPipeline
-from unetkit.jobs import SCENE_SIZE, built_in, checksum, read_labelled
+from unetkit.jobs import SCENE_SIZE, built_in, checksum
 from unetkit.settings import Settings
-from unetkit.labels import DUBAI, ISPRS
+from unetkit.labels import DUBAI, ISPRS, read_labelled
 from unetkit.plots import show_triptych
 from unetkit.records import environment
 from unetkit.report import model_name

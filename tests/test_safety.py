@@ -16,9 +16,8 @@ from helpers import TINY, check_line, check_refusal, disk, make_tile, start_proc
 from safetensors.torch import save_file
 
 from unetkit.experiments import ModelPipeline
-from unetkit.jobs import read_labelled
 from unetkit.settings import Settings
-from unetkit.labels import ISPRS
+from unetkit.labels import ISPRS, read_labelled
 from unetkit.tiles import write_image
 from unetkit.training import load_tensors, save_tensors
 

@@ -24,8 +24,8 @@ import torch
 from . import __version__
 from .deploy import check_export, export_onnx
 from .experiments import ModelPipeline, compare
-from .jobs import built_in, check_job, read_labelled, split_windows
-from .labels import ISPRS, PALETTES, labels_to_colours, read_palette
+from .jobs import built_in, check_job, split_windows
+from .labels import ISPRS, PALETTES, labels_to_colours, read_labelled, read_palette
 from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
 from .rules import IGNORE_INDEX, one_line
@@ -210,7 +210,7 @@ def predict(
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
-    memory: float = 0.0,  # Memory for a window, in GB; half of what is free, at most 0.8, when 0
+    memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     scheduler: str = "",  # Address of a Dask scheduler whose workers share these files
     restart: bool = False,  # Forget the blocks of an interrupted run
     device: str = "auto",  # auto, cpu or cuda
@@ -291,7 +291,7 @@ def evaluate(
     reference: str,  # Its colour-coded reference
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
-    memory: float = 0.0,  # Memory for a window, in GB; half of what is free, at most 0.8, when 0
+    memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
 ) -> None:  # Nothing; the scores are printed

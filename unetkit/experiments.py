@@ -16,7 +16,6 @@ from fastcore.basics import patch
 
 from . import training
 from .jobs import check_job, check_tiles, focus_class, model_header, origin, read_header, split_windows
-from .jobs import built_in, checksum, read_labelled, SCENE_SIZE  # noqa: F401  users still import them from here
 from .labels import IGNORE_INDEX, Palette
 from .losses import class_weights, make_loss
 from .metrics import Scores, confusion_matrix
@@ -179,12 +178,12 @@ def predictor(
 @patch
 def windows(
     self: ModelPipeline,
-    memory: float | None = None,  # Bytes that a window may take; at most 0.8 GB when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
 ) -> dict:  # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
     "Sizes of exact windows for this model on this machine."
     multiple = self.model.multiple
     halo = -(-reach(self.model.depth, self.model.up) // multiple) * multiple
-    core = best_core(pixel_bytes(self.model, self.dtype.itemsize), halo, multiple, memory, self.device)
+    core = best_core(pixel_bytes(self.model, self.dtype.itemsize), halo, multiple, memory)
     return {"halo": halo, "multiple": multiple, "core": core}
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
@@ -232,7 +231,7 @@ def evaluate(
     for tile, label_map in zip(tiles, label_maps):
         labels = np.where(label_map == IGNORE_INDEX, IGNORE_INDEX, tile.labels)
         matrix = matrix + confusion_matrix(labels, label_map, self.palette.num_classes)
-    return Scores(matrix)
+    return Scores(matrix, self.palette.names)
 
 # %% ../nbs/09_experiments.ipynb #c073-77252792
 @patch
@@ -316,5 +315,5 @@ def result_record(
         "best_epoch": history.best.number,
         "steps": history[-1].steps,
         "seconds": round(result.seconds, 2),
-        **result.scores.as_dict(result.pipeline.palette.names),
+        **result.scores.as_dict(),
     }

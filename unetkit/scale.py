@@ -100,8 +100,7 @@ def raster_job(
     image: str | Path,  # Image file with the bands of the training tiles
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Keep the probability of every class as well?
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # auto, cpu or cuda
     precision: str = 'auto',  # auto, float32 or bfloat16
 ) -> RasterJob:  # What the map depends on
@@ -324,8 +323,7 @@ def predict_raster(
     out: str | Path,  # GeoTIFF to write; blocks are kept in the folder OUT.blocks until it is finished
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Write OUT_probabilities.tif as well, one band per class?
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # auto, cpu or cuda
     precision: str = 'auto',  # auto, float32 or bfloat16
     scheduler: str
@@ -358,8 +356,7 @@ def evaluate_raster(
     image: str | Path,  # Image of any size, or folder of parts
     reference: str | Path,  # Its colour-coded reference on the same pixels, or folder of parts
     tta: bool = False,  # Average over eight orientations?
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # auto, cpu or cuda
     precision: str = 'auto',  # auto, float32 or bfloat16
 ) -> Scores:  # Over all pixels with data and a class, of all parts together

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'image_tensor', 'logits_to_labels', 'whole_patches', 'blend_window', 'blended', 'halo_windows',
-           'exact_windows', 'core_logits', 'exact_halo', 'free_memory', 'best_core', 'dihedral_average', 'predict_tile']
+           'exact_windows', 'core_logits', 'exact_halo', 'best_core', 'dihedral_average', 'predict_tile', 'seam_energy']
 
 # %% ../nbs/08_stitching.ipynb #c003-d5032463
 from collections.abc import Callable
-from itertools import product
-from pathlib import Path
+import inspect
 import math
 
 import numpy as np
 import torch
 
-from .patches import PatchGrid, as_batch, as_tensor, dihedral
+from .patches import PatchGrid, as_batch, as_tensor, dihedral, window_cuts, window_starts
+from .rules import IGNORE_INDEX, MAX_CLASSES, one_of
 from .unet import pad_to_multiple
 
 # %% ../nbs/08_stitching.ipynb #c017-af19ee12
@@ -37,12 +37,13 @@ def _answers(answer, image, grid, device):
 
 # %% ../nbs/08_stitching.ipynb #c023-e3560047
 def logits_to_labels(
-    logits: torch.Tensor,  # (..., K, h, w) logits, probabilities or sums of them; K at most 255
+    logits: torch.Tensor,  # (..., K, h, w) logits, probabilities or sums of them; K at most 254
 ) -> np.ndarray:  # uint8 (..., h, w): the class with the highest value, the first of equals
     "The most likely class of every pixel."
-    if logits.shape[-3] > 255:
+    if logits.shape[-3] > MAX_CLASSES:
         raise ValueError(
-            f"{logits.shape[-3]} classes do not fit into a uint8 label map, in which 255 means ignored: predict at most 255"
+            f"{logits.shape[-3]} classes do not fit into a uint8 label map, in which {IGNORE_INDEX} means ignored: "
+            f"predict at most {MAX_CLASSES}"
         )
     return logits.max(-3).indices.to("cpu", torch.uint8).numpy()
 
@@ -91,46 +92,37 @@ def blended(
 
 # %% ../nbs/08_stitching.ipynb #c051-09a7dbb8
 def halo_windows(
-    length: int,  # Length of one axis of the padded tile, in pixels
+    length: int,  # Length of one axis of the tile, in pixels
     core: int,  # Pixels kept from each window
     halo: int,  # Pixels read beyond the core on each side
-) -> list[
-    tuple[int, int, int, int]
-]:  # Per window: first and last pixel read, first and last kept; last exclusive
+) -> list[tuple]:  # Per window: first and last pixel read, first and last kept; last exclusive
     "Windows along one axis: what to read, and what to keep of it."
-    return [
-        (max(start - halo, 0), min(start + core + halo, length), start, min(start + core, length))
-        for start in range(0, length, core)
-    ]
-
-# %% ../nbs/08_stitching.ipynb #c057-70f549b1
-def _check_halo(halo, core, multiple):
-    "Raise `ValueError` unless windows keep to the pooling grid."
-    if halo < 0 or core < multiple or halo % multiple or core % multiple:
-        raise ValueError(
-            f"halo {halo} and core {core} must be multiples of {multiple}, the core at least {multiple}: "
-            "otherwise the pooling grid shifts, and labels change in silence"
-        )
+    windows = []
+    for start in range(0, length, core):
+        stop = min(start + core, length)
+        windows.append((max(start - halo, 0), min(start + core + halo, length), start, stop))
+    return windows
 
 # %% ../nbs/08_stitching.ipynb #x001-win
 def exact_windows(
     size: tuple[int, int],  # (H, W) of the tile, in pixels
     core: int = 512,  # Pixels kept from each window, a multiple of `multiple`
     halo: int = 96,  # Pixels read beyond each core: the network's reach or more, a multiple of `multiple`
-    multiple: int = 16,  # 2**depth of the network
+    multiple: int = 16,  # What the network's rows and columns must be multiples of
 ) -> list[
     tuple
-]:  # Per window two rectangles, (first row, last row, first column, last column), last exclusive: read and kept
-    "Windows of a tile: what to read, and what to keep of it, row by row."
-    _check_halo(halo, core, multiple)
-    rows, cols = (
-        [[min(end, n) for end in ends] for ends in halo_windows(-(-n // multiple) * multiple, core, halo)]
-        for n in size
-    )
-    return [
-        ((top, bottom, left, right), (r0, r1, c0, c1))
-        for (top, bottom, r0, r1), (left, right, c0, c1) in product(rows, cols)
-    ]
+]:  # Per window two rectangles, read and kept: (first row, last row, first column, last column)
+    "Windows of a tile, row by row: what to read, and what to keep of it; last rows and columns are exclusive."
+    if halo < 0 or core < multiple or halo % multiple or core % multiple:
+        raise ValueError(
+            f"halo {halo} and core {core} must be multiples of {multiple}, the core at least {multiple}: "
+            "otherwise the pooling grid shifts, and labels change in silence"
+        )
+    windows = []
+    for top, bottom, r0, r1 in halo_windows(size[0], core, halo):
+        for left, right, c0, c1 in halo_windows(size[1], core, halo):
+            windows.append(((top, bottom, left, right), (r0, r1, c0, c1)))
+    return windows
 
 # %% ../nbs/08_stitching.ipynb #x005-win
 def core_logits(
@@ -138,76 +130,41 @@ def core_logits(
     pixels: torch.Tensor,  # uint8 or uint16 (C, h, w): what the window reads
     read: tuple,  # Its rectangle
     kept: tuple,  # The rectangle to keep
-    multiple: int = 16,  # 2**depth of the network
+    multiple: int = 16,  # What the network's rows and columns must be multiples of
 ) -> torch.Tensor:  # Logits (K, rows kept, columns kept)
     "What the network says of the pixels that a window keeps."
-    (top, _, left, _), (r0, r1, c0, c1) = read, kept
-    return predict(pad_to_multiple(as_batch(pixels[None]), multiple))[
-        0, :, r0 - top : r1 - top, c0 - left : c1 - left
-    ]
+    top, _, left, _ = read
+    r0, r1, c0, c1 = kept
+    logits = predict(pad_to_multiple(as_batch(pixels[None]), multiple))
+    return logits[0, :, r0 - top : r1 - top, c0 - left : c1 - left]
 
 # %% ../nbs/08_stitching.ipynb #c059-09a33d74
 def exact_halo(
     predict: Callable,  # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
     image: np.ndarray,  # (H, W, C) uint8 or uint16
     halo: int = 96,  # Pixels read beyond each core: the network's reach or more, a multiple of `multiple`
-    multiple: int = 16,  # 2**depth of the network
+    multiple: int = 16,  # What the network's rows and columns must be multiples of
     core: int = 512,  # Pixels kept from each window, a multiple of `multiple`
     device: torch.device | str = "cpu",  # Where the network runs
 ) -> np.ndarray:  # label_map: uint8 (H, W)
     "The map of the whole-image forward, from windows of bounded memory."
     tile, label_map = image_tensor(image, device), np.empty(image.shape[:2], np.uint8)
     for read, kept in exact_windows(image.shape[:2], core, halo, multiple):
-        (top, bottom, left, right), (r0, r1, c0, c1) = read, kept
-        label_map[r0:r1, c0:c1] = logits_to_labels(
-            core_logits(predict, tile[:, top:bottom, left:right], read, kept, multiple)
-        )
+        top, bottom, left, right = read
+        r0, r1, c0, c1 = kept
+        logits = core_logits(predict, tile[:, top:bottom, left:right], read, kept, multiple)
+        label_map[r0:r1, c0:c1] = logits_to_labels(logits)
     return label_map
-
-# %% ../nbs/08_stitching.ipynb #x011-core
-def free_memory(
-    device: torch.device | str = "cpu",  # Where the network runs
-) -> int:  # Bytes that nobody uses now
-    "The memory at hand on a device."
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    except OSError:
-        return 4 * 2**30
-    return min([int(lines["MemAvailable"].split()[0]) * 1024, *_container_room()])
-
-# %% ../nbs/08_stitching.ipynb #x013-core
-def _container_room():
-    "Bytes that the limit of a container leaves, if it has one; files that the kernel only remembers do not count as used."
-    room = []
-    for limit, used, statistics in [
-        ("memory.max", "memory.current", "memory.stat"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    ]:
-        try:
-            total, now, stat = (
-                Path("/sys/fs/cgroup", name).read_text().strip() for name in (limit, used, statistics)
-            )
-        except OSError:
-            continue
-        remembered = dict(line.split() for line in stat.splitlines()).get("inactive_file", 0)
-        if total.isdigit():
-            room.append(max(0, int(total) - int(now) + int(remembered)))
-    return room
 
 # %% ../nbs/08_stitching.ipynb #x015-core
 def best_core(
     needed: float,  # Memory that the network needs per pixel of a window, in bytes
     halo: int = 96,  # Pixels read beyond each core
-    multiple: int = 16,  # 2**depth of the network
-    memory: float
-    | None = None,  # Bytes that a window may take; half of what is free, at most 0.8 GB, when None
-    device: torch.device | str = "cpu",  # Where the network runs
-) -> int:  # Side of the core, in pixels
+    multiple: int = 16,  # What the network's rows and columns must be multiples of
+    memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
+) -> int:  # Side of the core, in pixels: a multiple of 256 if it is that large, as suits a GeoTIFF's blocks
     "The largest core whose window fits into memory."
-    memory = min(free_memory(device) / 2, 0.8e9) if memory is None else memory
+    memory = 0.8e9 if memory is None else memory
     if not 0 <= memory < math.inf:
         raise ValueError(f"memory must be a number of bytes, got {memory}: leave it out for the default")
     core = math.isqrt(int(memory / needed)) - 2 * halo
@@ -237,23 +194,44 @@ def dihedral_average(
     return averaged
 
 # %% ../nbs/08_stitching.ipynb #c069-35f8a72d
-METHODS = ("exact", "blend", "patches")
+METHODS = {"exact": exact_halo, "blend": blended, "patches": whole_patches}
 
 # %% ../nbs/08_stitching.ipynb #c071-31caee5c
 def predict_tile(
     predict: Callable,  # float32 (N, C, H, W) in [0, 1] -> logits (N, K, H, W)
     image: np.ndarray,  # (H, W, C) uint8 or uint16
-    method: str = "exact",  # One of `METHODS`
+    method: str | Callable = "exact",  # A name in `METHODS`, or a function like those
     patch_size: int = 128,  # Side of a window for "patches" and "blend", in pixels
     stride: int | None = None,  # Step between windows for "patches" and "blend"; their own default when None
     halo: int = 96,  # Halo for "exact", in pixels
-    multiple: int = 16,  # 2**depth of the network, for "exact"
+    multiple: int = 16,  # What the network's rows and columns must be multiples of, for "exact"
     core: int = 512,  # Core for "exact", in pixels; `best_core` chooses
     device: torch.device | str = "cpu",  # Where the network runs
 ) -> np.ndarray:  # label_map: uint8 (H, W), every pixel predicted
     "The label map of a tile."
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if method == "exact":
-        return exact_halo(predict, image, halo, multiple, core, device)
-    return (blended if method == "blend" else whole_patches)(predict, image, patch_size, stride, device)
+    stitch = method if callable(method) else METHODS[one_of("method", method, METHODS)]
+    sizes = {"patch_size": patch_size, "stride": stride, "halo": halo, "multiple": multiple, "core": core}
+    needed = inspect.signature(stitch).parameters
+    return stitch(predict, image, device=device, **{name: sizes[name] for name in sizes if name in needed})
+
+# %% ../nbs/08_stitching.ipynb #seam-code
+def seam_energy(
+    label_map: np.ndarray,  # (H, W) integers, a map
+    patch_size: int,  # Side of the windows that were laid side by side, in pixels; smaller than the map
+) -> float:  # At least 0, about 1 without seams; inf if only seams differ, nan if no neighbours differ at all
+    "How much more often neighbours disagree across window borders than elsewhere."
+    across, elsewhere = [], []
+    for rows in (label_map, label_map.T):
+        differs = rows[1:] != rows[:-1]
+        cuts = window_cuts(window_starts(len(rows), patch_size, patch_size), patch_size)[1:-1]
+        at_cut = np.isin(np.arange(1, len(rows)), cuts)
+        across.append(differs[at_cut].ravel())
+        elsewhere.append(differs[~at_cut].ravel())
+    across, elsewhere = np.concatenate(across), np.concatenate(elsewhere)
+    if not across.size:
+        raise ValueError(
+            f"one window of {patch_size} pixels covers the map: choose a smaller patch_size, so that there is a seam"
+        )
+    if not elsewhere.any():
+        return math.inf if across.any() else math.nan
+    return float(across.mean() / elsewhere.mean())

@@ -6,7 +6,7 @@
 __all__ = ['FIVE', 'SPLITS', 'LEAKS', 'WAYS', 'View', 'Panel', 'patch_shares', 'share_with', 'step_seconds', 'show_patch_choice',
            'patch_explorer', 'blank_shares', 'dice_threshold', 'flip_points', 'show_losses', 'loss_microscope',
            'leak_codes', 'show_leak', 'leakage_meter', 'border_distance', 'protocols', 'protocol_scores',
-           'show_protocols', 'protocol_lens', 'seam_energy', 'stitched', 'show_seams', 'seam_viewer']
+           'show_protocols', 'protocol_lens', 'stitched', 'show_seams', 'seam_viewer']
 
 # %% ../nbs/library/widgets.ipynb #n9e9e750b00c
 from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ from unetkit.plots import (
     show_windows,
     thumbnail,
 )
-from .stitching import predict_tile
+from .stitching import predict_tile, seam_energy
 from .tiles import Tile
 from .training import make_optimizer, pick_device, pick_precision, prepare, train_epoch
 from .unet import UNet, reach, receptive_field
@@ -981,34 +981,6 @@ def protocol_lens(
     return Panel(
         lambda **values: show_protocols(labels, label_map, palette, distance=distance, **values), controls
     )
-
-# %% ../nbs/library/widgets.ipynb #n359020e2a4e
-def seam_energy(
-    label_map: np.ndarray,  # (H, W) integers, a map
-    patch_size: int,  # Side of the windows that were laid side by side, in pixels; smaller than the map
-) -> float:  # At least 0, about 1 without seams; nan where no neighbours differ at all
-    "How much more often neighbours disagree across window borders than elsewhere."
-    across, elsewhere = np.zeros(2), np.zeros(2)
-    for rows in (label_map, label_map.T):
-        differs, at = (
-            rows[1:] != rows[:-1],
-            np.array(window_cuts(window_starts(len(rows), patch_size, patch_size), patch_size)[1:-1], int)
-            - 1,
-        )
-        here = differs[at].sum(), differs[at].size
-        across, elsewhere = across + here, elsewhere + (differs.sum() - here[0], differs.size - here[1])
-    return _seam_ratio(across, elsewhere, patch_size)
-
-# %% ../nbs/library/widgets.ipynb #n7aa94e85110
-def _seam_ratio(across, elsewhere, patch_size):
-    "Ratio of two shares, each (differing pairs, pairs)."
-    if not across[1]:
-        raise ValueError(
-            f"one window of {patch_size} pixels covers the map: choose a smaller patch_size, so that there is a seam"
-        )
-    if not elsewhere[1] or not elsewhere[0]:
-        return float('inf') if across[0] else float('nan')
-    return float((across[0] / across[1]) / (elsewhere[0] / elsewhere[1]))
 
 # %% ../nbs/library/widgets.ipynb #n9328df3f7f7
 def stitched(
