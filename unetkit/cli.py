@@ -181,7 +181,7 @@ def train(
     ignore: str = "",  # Classes to leave out, separated by commas
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Forget the checkpoint of an interrupted run
-    settings: Settings = Settings(),  # How to train
+    settings: Settings = RECIPES["recommended"],  # How to train
 ) -> None:  # Nothing; the model is written
     "Train a model on labelled tiles."
     classes = _read_palette(palette, ignore)

@@ -294,7 +294,8 @@ def compare(
 def _run(name, pipeline, train, test, counts, checkpoints):
     "Train, predict and score one pipeline."
     checkpoint = None if checkpoints is None else Path(checkpoints) / f"checkpoint_{name}.safetensors"
-    pipeline.fit(train, checkpoint, f"{name}: ", counts)
+    label = f"patch {name}: " if str(name).isdecimal() else f"{name}: "
+    pipeline.fit(train, checkpoint, label, counts)
     start = time.perf_counter()
     label_maps = [pipeline.predict(tile) for tile in test]
     scores = pipeline.evaluate(test, label_maps)

@@ -35,7 +35,7 @@ def setting(
     "Declare a field of `Settings`."
     return field(default=default, metadata={"kind": kind, **rule})
 
-# %% ../nbs/library/settings.ipynb #settin-4510e98a
+# %% ../nbs/library/settings.ipynb #settin-8bf030eb
 @dataclass(frozen=True)
 class Settings:
     "Everything a run depends on besides its data; the defaults are the recommended recipe."
@@ -50,9 +50,7 @@ class Settings:
     split: str = setting("blocked", "data", choices=("blocked", "random"))  # Validation: a strip or random
     seed: int = setting(0, "data", low=0, high=2**32 - 1)  # Seed of initial weights, split and order
     width: int = setting(16, "network", low=1)  # Channels of the first block; 64 in the standard U-Net
-    depth: int = setting(
-        4, "network", low=1, high=12
-    )  # Steps down of the U-Net; each halves rows and columns
+    depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)  # What training minimises
     weights: str | Callable = setting("sqrt", "optimiser", choices=SCHEMES)  # Scheme of the class weights
     lr: float = setting(1e-3, "optimiser", above=0)  # Learning rate of Adam
