@@ -26,6 +26,7 @@ from .deploy import check_export, export_onnx
 from .experiments import ModelPipeline, compare
 from .jobs import built_in, check_job, split_windows
 from .labels import ISPRS, PALETTES, labels_to_colours, read_labelled, read_palette
+from .machine import process_group, rank_and_world
 from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
 from .rules import IGNORE_INDEX, one_line
@@ -33,7 +34,6 @@ from .scale import check_raster, evaluate_raster, predict_raster, probabilities_
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
 from .tiles import image_pairs, read_tile, write_image, write_label_map
-from .training import process_group, rank_and_world
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):

@@ -15,31 +15,20 @@ import numpy as np
 from fastcore.basics import patch
 
 from . import training
+from .batches import Batches, to_device
 from .jobs import check_job, check_tiles, focus_class, model_header, origin, read_header, split_windows
-from .labels import IGNORE_INDEX, Palette
+from .labels import Palette
 from .losses import class_weights, make_loss
+from .machine import OwnPart, compiled, in_step, pick_device, pick_precision, prepare
+from .machine import rank_and_world, track, wants_channels_last
 from .metrics import Scores, confusion_matrix
-from .patches import Batches, to_device
+from .models import Epoch, History, load_model, save_model
+from .networks import make_network
+from .rules import IGNORE_INDEX
 from .settings import Settings
 from .stitching import best_core, dihedral_average, predict_tile
 from .tiles import Tile, read_tile, write_label_map
-from unetkit.training import (
-    Epoch,
-    History,
-    compiled,
-    load_model,
-    make_optimizer,
-    make_predictor,
-    pick_device,
-    pick_precision,
-    prepare,
-    rank_and_world,
-    save_model,
-    seed_everything,
-    track,
-    wants_channels_last,
-)
-from .unet import UNet, pixel_bytes, reach
+from .training import make_optimizer, make_predictor, seed_everything
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
 class ModelPipeline:
@@ -77,10 +66,10 @@ def batches(
     s = self.settings
     train, valid = split_windows(s, [tile.size for tile in tiles])
     pairs = to_device(tiles, self.device)
-    layout = dict(channels_last=self._channels_last(), shard=rank_and_world())
+    layout = dict(channels_last=self._channels_last())
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
     return (
-        Batches(pairs, train, s.batch_size, fill=self.compiles, **randomness, **layout),
+        Batches(pairs, train, s.batch_size, **randomness, **layout),
         Batches(pairs, valid, s.batch_size, once=True, **layout),
     )
 
@@ -104,12 +93,13 @@ def epochs(
         counts = check_job(tiles, None, self.palette, [s])
     seed_everything(s.seed)
     train, valid = self.batches(tiles, focus_class(s, self.palette, counts))
-    network = UNet(tiles[0].in_channels, self.palette.num_classes, s.width, s.depth)
+    bands, classes = tiles[0].in_channels, self.palette.num_classes
+    network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
     self.model = prepare(network, self.device, self._channels_last())
     self.image_dtype, self.history = str(tiles[0].image.dtype), History()
-    for epoch in training.fit(
+    for epoch in training.epochs(
         self.model,
-        train,
+        OwnPart(train),
         valid,
         loss_fn=make_loss(s.loss, class_weights(counts, s.weights).to(self.device)),
         optimizer=make_optimizer(self.model, s.lr),
@@ -118,7 +108,7 @@ def epochs(
         dtype=self.dtype,
         checkpoint=checkpoint,
         settings=origin(s, self.device, self.dtype, tiles, counts),
-        forward=self._forward(),
+        forward=in_step(self._forward()),
     ):
         self.history.append(epoch)
         yield epoch
@@ -182,8 +172,8 @@ def windows(
 ) -> dict:  # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
     "Sizes of exact windows for this model on this machine."
     multiple = self.model.multiple
-    halo = -(-reach(self.model.depth, self.model.up) // multiple) * multiple
-    core = best_core(pixel_bytes(self.model, self.dtype.itemsize), halo, multiple, memory)
+    halo = -(-self.model.reach // multiple) * multiple
+    core = best_core(self.model.bytes_per_pixel(self.dtype.itemsize), halo, multiple, memory)
     return {"halo": halo, "multiple": multiple, "core": core}
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0

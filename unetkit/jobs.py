@@ -6,7 +6,7 @@
 __all__ = ['SCENE_SIZE', 'built_in', 'checksum', 'check_tiles', 'split_windows', 'focus_class', 'check_job', 'origin',
            'model_header', 'read_header']
 
-# %% ../nbs/library/jobs.ipynb #jobs-3e61a133
+# %% ../nbs/library/jobs.ipynb #jobs-ef123413
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from zlib import crc32
@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
+from .machine import pick_device, pick_precision
+from .models import History
+from .networks import make_network
 from .patches import Windows, blocked_split, check_window, grid_windows, random_split
 from .rules import one_line
 from .scenes import synthetic_scene
 from .settings import Settings
 from .tiles import Tile
-from .training import History, pick_device, pick_precision
-from .unet import reach
 
 # %% ../nbs/library/jobs.ipynb #jobs-a7592607
 SCENE_SIZE = 1024, 1280  # Rows and columns of the built-in scenes, in pixels
@@ -77,7 +78,7 @@ def _check_bands(train, test):
                 "one network needs the same bands everywhere"
             )
 
-# %% ../nbs/library/jobs.ipynb #jobs-00a8262c
+# %% ../nbs/library/jobs.ipynb #jobs-f7377fb8
 def split_windows(
     settings: Settings,  # patch_size, stride, split, validation, depth and seed are used
     sizes: Sequence[tuple[int, int]],  # (H, W) of each training tile, in pixels
@@ -88,9 +89,15 @@ def split_windows(
     if settings.split == "random":
         return random_split(windows, settings.validation, rng)
     try:
-        return blocked_split(windows, sizes, settings.validation, rng, guard=reach(settings.depth))
+        return blocked_split(windows, sizes, settings.validation, rng, guard=_reach(settings))
     except ValueError as error:
         raise ValueError(f"{error}; or choose split random (--split random)") from None
+
+
+def _reach(settings):
+    "The reach of the network, in pixels; it is built without weights, and no random number is drawn."
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return make_network(settings.network, 1, 2, width=settings.width, depth=settings.depth).reach
 
 # %% ../nbs/library/jobs.ipynb #jobs-a7eba678
 def focus_class(

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['KINDS', 'setting', 'Settings']
 
-# %% ../nbs/library/settings.ipynb #settin-34bbafcd
+# %% ../nbs/library/settings.ipynb #settin-6ebde3bf
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 import math
 
 from .losses import LOSSES, SCHEMES
+from .machine import PRECISIONS
+from .networks import NETWORKS
 from .rules import number, one_of, whole
 from .stitching import METHODS
-from .training import PRECISIONS
 
 # %% ../nbs/library/settings.ipynb #settin-cfc96ac0
 KINDS = {  # Kinds of settings, and what the help of the command line calls them
@@ -35,7 +36,7 @@ def setting(
     "Declare a field of `Settings`."
     return field(default=default, metadata={"kind": kind, **rule})
 
-# %% ../nbs/library/settings.ipynb #settin-8bf030eb
+# %% ../nbs/library/settings.ipynb #settin-7ce08e6e
 @dataclass(frozen=True)
 class Settings:
     "Everything a run depends on besides its data; the defaults are the recommended recipe."
@@ -49,6 +50,7 @@ class Settings:
     validation: float = setting(0.2, "data", above=0, below=1)  # Share of the windows kept for validation
     split: str = setting("blocked", "data", choices=("blocked", "random"))  # Validation: a strip or random
     seed: int = setting(0, "data", low=0, high=2**32 - 1)  # Seed of initial weights, split and order
+    network: str | Callable = setting("unet", "network", choices=NETWORKS)  # What turns images into logits
     width: int = setting(16, "network", low=1)  # Channels of the first block; 64 in the standard U-Net
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)  # What training minimises

@@ -14,7 +14,8 @@ import math
 import numpy as np
 import torch
 
-from .patches import PatchGrid, as_batch, as_tensor, dihedral, window_cuts, window_starts
+from .batches import as_batch, as_tensor, dihedral
+from .patches import PatchGrid, window_cuts, window_starts
 from .rules import IGNORE_INDEX, MAX_CLASSES, one_of
 from .unet import pad_to_multiple
 
