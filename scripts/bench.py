@@ -46,7 +46,8 @@ from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
 from unetkit.batches import Batches, as_batch, to_device
-from unetkit.patches import grid_windows, plan, random_split
+from unetkit.patches import grid_windows, random_split
+from unetkit.windows import plan
 from unetkit.records import environment
 from unetkit.report import REPORT
 from unetkit.scale import predict_raster
