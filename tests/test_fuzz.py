@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unetkit.cli import COMMANDS
-from unetkit.experiments import CHOICES, ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
 from unetkit.labels import Palette, colours_to_labels, labels_to_colours, read_palette
 from unetkit.batches import as_batch
 from unetkit.patches import PatchGrid, window_starts
@@ -38,7 +38,9 @@ from unetkit.tiles import (
     write_image,
     write_label_map,
 )
-from unetkit.training import load_tensors, make_predictor, save_model
+from unetkit.models import load_tensors, save_model
+from unetkit.settings import Settings
+from unetkit.training import make_predictor
 from unetkit.unet import UNet, pad_to_multiple, reach
 
 CORPUS = Path(__file__).parent / 'corpus'
@@ -208,7 +210,9 @@ def test_palettes_are_refused_clearly(found):
         check_clear(error)
 
 
-choices = st.sampled_from([option for options in CHOICES.values() for option in options])
+choices = st.sampled_from(
+    [option for field in fields(Settings) for option in field.metadata.get('choices', ())]
+)
 value = anything | choices | st.integers(1, 300) | st.floats(0, 1)
 names = st.sampled_from([field.name for field in fields(Settings)])
 
