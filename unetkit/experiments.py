@@ -22,7 +22,8 @@ from .losses import LOSSES, SCHEMES, class_weights, make_loss
 from .metrics import Scores, confusion_matrix
 from .patches import Batches, blocked_split, check_window, grid_windows, random_split, to_device
 from .scenes import synthetic_scene
-from .stitching import METHODS, best_core, dihedral_average, predict_tile
+from .stitching import METHODS, dihedral_average, predict_tile
+from .tiling import best_core
 from .tiles import Tile, image_pairs, raster_info, read_tiles, read_valid
 from . import training
 from unetkit.training import (
