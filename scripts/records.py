@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from unetkit.cli import main as unetkit
-from unetkit.experiments import SCENE_SIZE, ModelPipeline, Settings, built_in, checksum, read_labelled
-from unetkit.labels import DUBAI, ISPRS
+from unetkit.experiments import SCENE_SIZE, ModelPipeline, Settings, built_in, checksum
+from unetkit.labels import DUBAI, ISPRS, read_labelled
 from unetkit.plots import show_triptych
 from unetkit.records import environment
 from unetkit.report import model_name

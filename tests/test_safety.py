@@ -15,8 +15,8 @@ import torch
 from helpers import TINY, check_line, check_refusal, disk, make_tile, start_process, succeeds, write_tile
 from safetensors.torch import save_file
 
-from unetkit.experiments import ModelPipeline, Settings, read_labelled
-from unetkit.labels import ISPRS
+from unetkit.experiments import ModelPipeline, Settings
+from unetkit.labels import ISPRS, read_labelled
 from unetkit.tiles import write_image
 from unetkit.training import load_tensors, save_tensors
 

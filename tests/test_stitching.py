@@ -1,4 +1,5 @@
 "Stitching: every method against predictors whose answer is known, against the whole-image forward, and against MONAI."
+
 import math
 
 import numpy as np
@@ -93,7 +94,9 @@ def test_16_bits_give_the_same_map(wide, truth):
     np.testing.assert_array_equal(exact_halo(by_brightness, wide, 0, 1, 100), truth)
 
 
-@pytest.mark.parametrize('patch_size, stride, message', [(301, None, 'larger than the tile'), (32, 0, 'stride must be in')])
+@pytest.mark.parametrize(
+    'patch_size, stride, message', [(301, None, 'larger than the tile'), (32, 0, 'stride must be in')]
+)
 def test_windows_that_do_not_fit_raise(scene, patch_size, stride, message):
     with pytest.raises(ValueError, match=message):
         whole_patches(by_brightness, scene.image, patch_size, stride)
@@ -119,7 +122,12 @@ def test_blend_weights_add_up_to_one_at_half_overlap():
 def test_blending_agrees_with_monai(scene, image, predict):
     inferers = pytest.importorskip('monai.inferers', reason='MONAI comes with unetkit[dev]')
     theirs = inferers.sliding_window_inference(
-        image, 64, 16, lambda batch: predict(batch).softmax(1).float(), overlap=0.5, roi_weight_map=blend_window(64)
+        image,
+        64,
+        16,
+        lambda batch: predict(batch).softmax(1).float(),
+        overlap=0.5,
+        roi_weight_map=blend_window(64),
     )
     ours = blended(predict, scene.image, 64)
     assert (theirs[0].argmax(0).numpy() == ours).mean() > 0.999  # up to ties in the last digit of float32
@@ -205,7 +213,9 @@ def test_eight_looks_treat_all_orientations_alike(image, predict):
         turned = dihedral(averaged(square), k)
         torch.testing.assert_close(averaged(dihedral(square, k)), turned, rtol=1e-4, atol=1e-4)
     assert (predict(dihedral(square, 1)) - dihedral(predict(square), 1)).abs().max() > 0.1
-    torch.testing.assert_close(averaged(square).exp().sum(1), torch.ones(1, 96, 128).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        averaged(square).exp().sum(1), torch.ones(1, 96, 128).double(), rtol=0, atol=1e-5
+    )
 
 
 def test_eight_looks_in_exact_windows_are_those_of_the_whole_image(scene, image, predict):
@@ -225,7 +235,9 @@ def test_a_method_is_a_name_or_a_function(scene, truth):
     def own(predict, image, core, device):
         return image[..., 0] + np.uint8(core)
 
-    np.testing.assert_array_equal(predict_tile(by_brightness, scene.image, own, core=1), scene.image[..., 0] + np.uint8(1))
+    np.testing.assert_array_equal(
+        predict_tile(by_brightness, scene.image, own, core=1), scene.image[..., 0] + np.uint8(1)
+    )
     with pytest.raises(ValueError, match='method must be one of exact, blend, patches'):
         predict_tile(by_brightness, scene.image, 'magic')
 

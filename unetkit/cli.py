@@ -32,9 +32,8 @@ from unetkit.experiments import (
     check_job,
     check_tiles,
     compare,
-    read_labelled,
 )
-from .labels import IGNORE_INDEX, ISPRS, labels_to_colours, read_palette
+from .labels import IGNORE_INDEX, ISPRS, labels_to_colours, read_labelled, read_palette
 from .report import accuracy_table
 from .pages import REPORT_FILES, write_report, write_result
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data

@@ -21,8 +21,8 @@ import torch
 from fastcore.basics import patch
 
 from . import __version__
-from .experiments import ModelPipeline, Settings, built_in, read_labelled
-from .labels import DUBAI, ISPRS, Palette
+from .experiments import ModelPipeline, Settings, built_in
+from .labels import DUBAI, ISPRS, Palette, read_labelled
 from .metrics import Scores
 from .report import REPORT
 from .scenes import synthetic_scene
