@@ -17,10 +17,9 @@ from unetkit.stitching import (
     exact_windows,
     halo_windows,
     predict_tile,
-    seam_energy,
     whole_patches,
 )
-from unetkit.tiling import best_core, image_tensor, logits_to_labels
+from unetkit.tiling import best_core, image_tensor, logits_to_labels, seam_energy
 from unetkit.unet import UNet, pad_to_multiple, reach
 
 

@@ -9,14 +9,13 @@ __all__ = ['METHODS', 'whole_patches', 'blend_window', 'blended', 'halo_windows'
 # %% ../nbs/08_stitching.ipynb #c003-d5032463
 from collections.abc import Callable
 import inspect
-import math
 
 import numpy as np
 import torch
 
-from .patches import PatchGrid, as_batch, dihedral, window_cuts, window_starts
+from .patches import PatchGrid, as_batch, dihedral
 from .rules import one_of
-from .tiling import image_tensor, logits_to_labels, seam_energy, window_outputs
+from .tiling import image_tensor, logits_to_labels, window_outputs
 from .unet import pad_to_multiple
 
 # %% ../nbs/08_stitching.ipynb #c027-f9a329d0

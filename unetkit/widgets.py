@@ -65,7 +65,8 @@ from unetkit.plots import (
     show_windows,
     thumbnail,
 )
-from .stitching import predict_tile, seam_energy
+from .stitching import predict_tile
+from .tiling import seam_energy
 from .tiles import Tile
 from .training import make_optimizer, pick_device, pick_precision, prepare, train_epoch
 from .unet import UNet, reach, receptive_field
