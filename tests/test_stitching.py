@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unetkit.patches import as_batch, dihedral
+from unetkit.batches import as_batch, dihedral
 from unetkit.scenes import synthetic_scene
 from unetkit.stitching import (
     METHODS,

@@ -25,7 +25,6 @@ from .experiments import ModelPipeline
 from .labels import Palette
 from .rules import number, one_line, whole
 from .tiles import atomic_path
-from .unet import reach
 
 # %% ../nbs/library/deploy.ipynb #d026-parity
 def parity(
@@ -73,7 +72,7 @@ def _smallest_overlap(tile_size, halo, multiple):
 # %% ../nbs/library/deploy.ipynb #d038-notes
 def _halo(model):
     "Compute the reach of a network as a multiple of what its sizes are multiples of."
-    return -(-reach(model.depth, model.up) // model.multiple) * model.multiple
+    return -(-model.reach // model.multiple) * model.multiple
 
 
 def _for_deepness(pipeline, tile_size, resolution):
@@ -109,7 +108,7 @@ def _for_unetkit(pipeline, tile_size, probabilities):
         "network": model.settings,
         "in_channels": model.in_channels,
         "multiple": model.multiple,
-        "reach": reach(model.depth, model.up),
+        "reach": model.reach,
         "halo": _halo(model),
         "tile_size": tile_size,
         "output": "probabilities" if probabilities else "logits",

@@ -13,7 +13,8 @@ import inspect
 import numpy as np
 import torch
 
-from .patches import PatchGrid, as_batch, dihedral
+from .batches import as_batch, dihedral
+from .patches import PatchGrid
 from .rules import one_of
 from .tiling import image_tensor, logits_to_labels, window_outputs
 from .unet import pad_to_multiple

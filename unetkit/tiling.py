@@ -12,7 +12,8 @@ import math
 import numpy as np
 import torch
 
-from .patches import PatchGrid, as_batch, as_tensor, window_cuts, window_starts
+from .batches import as_batch, as_tensor
+from .patches import PatchGrid, window_cuts, window_starts
 from .rules import IGNORE_INDEX, MAX_CLASSES
 
 # %% ../nbs/library/tiling.ipynb #c017-af19ee12
