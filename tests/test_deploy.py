@@ -9,9 +9,10 @@ import torch
 
 from unetkit import deploy
 from unetkit.deploy import export_onnx, onnx_predictor, read_onnx_metadata, tile_overlap
-from unetkit.experiments import ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS
 from unetkit.records import demo_model
+from unetkit.settings import Settings
 from unetkit.scenes import synthetic_scene
 
 onnx = pytest.importorskip('onnx', reason="needs pip install 'unetkit[onnx]'")
@@ -20,7 +21,7 @@ pytest.importorskip('onnxruntime', reason="needs pip install 'unetkit[onnx]'")
 
 @pytest.fixture(scope='module')
 def trained():
-    settings = Settings(patch_size=32, epochs=1, width=4, depth=2, loss='cross_entropy', precision='float32', device='cpu')
+    settings = Settings(patch_size=32, epochs=1, width=4, depth=2, split='random', precision='float32', device='cpu')
     return ModelPipeline(ISPRS.ignoring('clutter'), settings).fit([synthetic_scene(96, 128, seed=5)])
 
 

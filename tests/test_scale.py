@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from unetkit import scale
-from unetkit.experiments import ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.scale import Raster, clear_blocks, evaluate_raster, predict_raster, raster_job
+from unetkit.settings import Settings
 from unetkit.scenes import synthetic_scene
 from unetkit.tiles import read_image, write_image
 
-TINY = dict(patch_size=32, epochs=1, batch_size=8, width=8, depth=2, lr=3e-3, loss='cross_entropy')
+TINY = dict(patch_size=32, epochs=1, batch_size=8, width=8, depth=2, lr=3e-3, split='random', augment=False, crops=False)
 SCENE = synthetic_scene(300, 420, seed=2)
 SMALL = dict(memory=5e6, precision='float32', device='cpu')  # windows as small, in relation, as those of a county
 
