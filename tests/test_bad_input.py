@@ -29,7 +29,7 @@ from helpers import (
 )
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.tiles import read_label_map, write_image
-from unetkit.training import load_tensors
+from unetkit.models import load_tensors
 
 WHOLE = ['label_map_32.tif', 'model_32.safetensors', 'report.html', 'scores.csv', 'scores.json']
 

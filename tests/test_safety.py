@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from unetkit.experiments import ModelPipeline, Settings
 from unetkit.labels import ISPRS, read_labelled
 from unetkit.tiles import write_image
-from unetkit.training import load_tensors, save_tensors
+from unetkit.models import load_tensors, save_tensors
 
 SMALL = ['--patch-size', '32', *TINY]
 
@@ -196,8 +196,8 @@ def test_files_that_are_no_model(model, tile, refused, tmp_path, kind):
 
 
 LIES = {
-    'wide': (lambda about: {'unet': about['unet'] | {'width': 10**9}}, 'does not hold a U-Net'),
-    'deep': (lambda about: {'unet': about['unet'] | {'depth': 10**9}}, 'lacks the weight downs.999999999'),
+    'wide': (lambda about: {'args': about['args'] | {'width': 10**9}}, 'does not hold a network'),
+    'deep': (lambda about: {'args': about['args'] | {'depth': 10**9}}, 'depth must be in [1, 16]'),
     'classes': (
         lambda about: {'palette': asdict(ISPRS.ignoring('clutter'))},
         'its palette has 5 classes, its network 6',

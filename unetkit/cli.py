@@ -39,7 +39,7 @@ from .pages import REPORT_FILES, write_report, write_result
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
 from .scenes import CLASSES, synthetic_scene
 from .tiles import image_pairs, read_tile, write_image, write_label_map
-from .training import process_group, rank_and_world
+from .machine import process_group, rank_and_world
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):

@@ -22,7 +22,7 @@ from . import __version__
 from .experiments import ModelPipeline
 from .labels import Palette
 from .tiles import atomic_path
-from .unet import UNet, reach
+from .unet import UNet
 
 # %% ../nbs/library/deploy.ipynb #d007-number
 def _number(value):
@@ -204,7 +204,7 @@ def parity(
 # %% ../nbs/library/deploy.ipynb #d032-facts
 def _halo(model):
     "The reach of a network, as a multiple of 2**depth."
-    return -(-reach(model.depth, model.up) // model.multiple) * model.multiple
+    return -(-model.reach // model.multiple) * model.multiple
 
 
 def _facts(pipeline, tile_size, probabilities):
@@ -217,7 +217,7 @@ def _facts(pipeline, tile_size, probabilities):
         "images": pipeline.image_dtype,
         "unet": model.settings,
         "multiple": model.multiple,
-        "reach": reach(model.depth, model.up),
+        "reach": model.reach,
         "halo": _halo(model),
         "tile_size": tile_size,
         "output": "probabilities" if probabilities else "logits",

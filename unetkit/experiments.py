@@ -26,19 +26,23 @@ from .scenes import synthetic_scene
 from .stitching import METHODS, best_core, dihedral_average, predict_tile
 from .tiles import Tile
 from . import training
-from unetkit.training import (
+from unetkit.machine import (
     PRECISIONS,
-    Epoch,
-    History,
+    OwnPart,
     compiled,
-    load_model,
-    make_optimizer,
-    make_predictor,
+    in_step,
     pick_device,
     pick_precision,
+    prepare,
+    rank_and_world,
+    track,
+    wants_channels_last,
 )
-from .training import prepare, rank_and_world, save_model, seed_everything, track, wants_channels_last
-from .unet import UNet, pixel_bytes, reach
+from .models import Epoch, History, load_model, save_model
+from .networks import make_network
+from .rules import one_line
+from .training import make_optimizer, make_predictor, seed_everything
+from .unet import reach
 
 # %% ../nbs/09_experiments.ipynb #c007-53338fee
 CHOICES = {
@@ -271,12 +275,12 @@ def batches(
     train, valid = _split(s, [tile.size for tile in tiles])
     pairs, layout = (
         to_device(tiles, self.device),
-        dict(channels_last=self._channels_last(), shard=rank_and_world()),
+        dict(channels_last=self._channels_last()),
     )
     chance = dict(
         shuffle=True, crops=s.crops, focus=_focus(self.palette, s.focus), augment=s.augment, seed=s.seed
     )
-    return Batches(pairs, train, s.batch_size, fill=self.compiles, **chance, **layout), Batches(
+    return Batches(pairs, train, s.batch_size, **chance, **layout), Batches(
         pairs, valid, s.batch_size, once=True, **layout
     )
 
@@ -315,23 +319,23 @@ def epochs(
     train, valid = self.batches(tiles)
     self.image_dtype, self.history = str(tiles[0].image.dtype), History()
     self.model = prepare(
-        UNet(tiles[0].in_channels, self.palette.num_classes, s.width, s.depth),
+        make_network("unet", tiles[0].in_channels, self.palette.num_classes, width=s.width, depth=s.depth),
         self.device,
         self._channels_last(),
     )
     loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
-    for epoch in training.fit(
+    for epoch in training.epochs(
         self.model,
-        train,
+        OwnPart(train),
         valid,
         loss_fn,
         make_optimizer(self.model, s.lr),
-        s.epochs,
-        s.patience,
-        self.dtype,
-        checkpoint,
-        _origin(self, tiles, counts),
-        self._forward(),
+        epochs=s.epochs,
+        patience=s.patience,
+        dtype=self.dtype,
+        checkpoint=checkpoint,
+        settings=_origin(self, tiles, counts),
+        forward=in_step(self._forward()),
     ):
         self.history.append(epoch)
         yield epoch
@@ -400,8 +404,8 @@ def windows(
 ) -> dict:  # halo, multiple and core, in pixels, for `exact_halo` and `exact_windows`
     "Sizes of exact windows for this model on this machine."
     multiple = self.model.multiple
-    halo = -(-reach(self.model.depth, self.model.up) // multiple) * multiple
-    core = best_core(pixel_bytes(self.model, self.dtype.itemsize), halo, multiple, memory)
+    halo = -(-self.model.reach // multiple) * multiple
+    core = best_core(self.model.bytes_per_pixel(self.dtype.itemsize), halo, multiple, memory)
     return {"halo": halo, "multiple": multiple, "core": core}
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
@@ -468,7 +472,7 @@ def _read_header(path, about, num_classes):
         return palette, settings, history, about["images"]
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(
-            f"{path} was not written by this version of unetkit ({training._one_line(error)}): train the model again"
+            f"{path} was not written by this version of unetkit ({one_line(error, 160)}): train the model again"
         ) from None
 
 # %% ../nbs/09_experiments.ipynb #sf-header-code

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORED', 'RIGHT', 'WRONG', 'EDGE', 'WIDTH', 'HOUSE', 'VISION', 'house_style', 'thumbnail', 'show_tile',
-           'show_labels', 'show_errors', 'show_windows', 'show_triptych', 'plot_confusion', 'plot_history',
-           'plot_intervals', 'as_light', 'as_seen']
+           'show_labels', 'show_errors', 'show_windows', 'show_triptych', 'plot_confusion', 'plot_history', 'show_unet',
+           'plot_curves', 'show_views', 'plot_intervals', 'as_light', 'as_seen']
 
 # %% ../nbs/library/plots.ipynb #c003-cdefdd36
 from collections.abc import Iterator
@@ -404,6 +404,115 @@ def plot_history(
     panels[-1].set_xlabel('epoch')
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return panels[0]
+
+# %% ../nbs/library/plots.ipynb #pn-net
+@house_style()
+def show_unet(
+    bands: int,  # Bands of the image
+    classes: int,  # Channels of the logits
+    channels: list[int],  # Channels of the levels, from the first to the bottom
+    size: int = 128,  # Rows and columns of the image, in pixels
+    ax=None,  # Matplotlib axes to draw on; new ones when None
+) -> plt.Axes:  # The axes
+    "Draw a U-Net: down on the left, up on the right, skips across."
+    ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 4.2))[1]
+    depth = len(channels) - 1
+    right = 2 * depth  # horizontal place of the last array before the logits
+
+    def box(x, level, count, colour='#8fb8de', name=''):
+        height, width = 0.9 * 0.75**level, 0.12 if name else 0.2 + 0.08 * level
+        corner = (x - width / 2, -level - height / 2)
+        ax.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor=EDGE, linewidth=0.8))
+        ax.text(x, -level - height / 2 - 0.06, name, ha='center', va='top', fontsize=10)
+        if level == 0:
+            ax.text(x, height / 2 + 0.05, count, ha='center', va='bottom', fontsize=9)
+        elif x == level == depth:
+            ax.text(x, -level - height / 2 - 0.05, count, ha='center', va='top', fontsize=9)
+        else:
+            side = -1 if x < depth else 1
+            ax.text(
+                x + side * (width / 2 + 0.1),
+                -level - 0.12,
+                count,
+                ha='right' if side < 0 else 'left',
+                va='top',
+                fontsize=9,
+            )
+
+    def arrow(start, end, colour):
+        style = dict(arrowstyle='-|>', color=colour, linewidth=1.4, shrinkA=9, shrinkB=9)
+        ax.annotate('', end, start, arrowprops=style)
+
+    box(-1, 0, bands, '#e9c46a', 'image')
+    box(right + 1, 0, classes, '#e9c46a', 'logits')
+    arrow((-1, 0), (0, 0), '#444444')
+    arrow((right, 0), (right + 1, 0), '#444444')
+    for level, count in enumerate(channels):
+        rows = f'{size // 2**level} px'
+        ax.text(-1.9, -level, rows, ha='right', va='center', fontsize=9, color='#666666')
+        box(level, level, count)
+        if level < depth:
+            box(right - level, level, count)
+            arrow((level, -level), (level + 1, -level - 1), '#c1121f')
+            arrow((right - level - 1, -level - 1), (right - level, -level), '#2a9d8f')
+            arrow((level, -level), (right - level, -level), '#999999')
+    for colour, label in (('#c1121f', 'Down'), ('#2a9d8f', 'Up'), ('#999999', 'skip')):
+        ax.plot([], [], color=colour, label=label)
+    ax.set(xlim=(-2.8, right + 1.6), ylim=(-depth - 0.7, 0.8))
+    ax.axis('off')
+    ax.legend(loc='lower right')
+    return ax
+
+# %% ../nbs/library/plots.ipynb #pn-curves
+@house_style()
+def plot_curves(
+    curves: dict,  # Name -> list of runs, each a sequence of numbers
+    ax=None,  # Matplotlib axes to draw on; new ones when None
+    xlabel: str = 'step',  # What is counted along the runs, from 1
+    ylabel: str = 'loss',  # What the numbers are
+) -> plt.Axes:  # The axes
+    "Plot the runs of several settings, one colour for each setting."
+    ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 3.4))[1]
+    for (name, runs), colour in zip(
+        curves.items(), ('#1b6ca8', '#d1495b', '#2a9d8f', '#8d6a9f'), strict=False
+    ):
+        for index, run in enumerate(runs):
+            ax.plot(
+                range(1, len(run) + 1), run, color=colour, linewidth=1.6, label=name if index == 0 else None
+            )
+    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    ax.legend()
+    return ax
+
+# %% ../nbs/library/plots.ipynb #pn-views
+@house_style()
+def show_views(
+    image: np.ndarray,  # Image (H, W, C)
+    influence: np.ndarray,  # (H, W), at least 0: how strongly each input pixel counts
+    pixel: tuple[int, int],  # Row and column of the output pixel
+    view: tuple[int, int],  # First and last row (and column) that it can see
+    patches: tuple = (),  # Sides of squares around the pixel to compare with, at most 3
+) -> plt.Figure:  # The figure
+    "Show the receptive field of a pixel on an image, and the influence of each input pixel beside it."
+    fig, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.6))
+    show_tile(image, axes[0], 'what one output pixel sees')
+    shades = np.log10(influence / influence.max() + 1e-6)
+    shown = axes[1].imshow(shades, cmap='magma', vmin=-5, vmax=0)
+    axes[1].set(title='its influence, untrained', xticks=[], yticks=[])
+    fig.colorbar(shown, ax=axes[1], location='bottom', label='log10, 0 is the largest')
+    (row, col), (first, last) = pixel, view
+    side = last - first + 1
+    for ax in axes:
+        ax.add_patch(Rectangle((first, first), side, side, fill=False, ec='white', lw=2.5))
+    axes[0].annotate(f'{side} pixels', (first + 4, last - 6), color='white')
+    for side, colour in zip(patches, ('#ffd23f', '#3bceac', '#ff8c42')):
+        corner, label = (col - side / 2, row - side / 2), f'patch {side}'
+        axes[0].add_patch(Rectangle(corner, side, side, fill=False, ec=colour, lw=2.5, label=label))
+    if patches:
+        axes[0].legend(
+            loc='upper center', bbox_to_anchor=(0.5, -0.01), ncols=2, handlelength=1, columnspacing=1
+        )
+    return fig
 
 # %% ../nbs/library/plots.ipynb #p001-intervals-code
 @house_style()

@@ -62,7 +62,8 @@ from unetkit.plots import (
 )
 from .stitching import predict_tile, seam_energy
 from .tiles import Tile
-from .training import make_optimizer, pick_device, pick_precision, prepare, train_epoch
+from .machine import pick_device, pick_precision, prepare
+from .training import make_optimizer, train_epoch
 from .unet import UNet, receptive_field
 
 # %% ../nbs/library/widgets.ipynb #n31673ad66bf
