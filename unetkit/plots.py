@@ -108,7 +108,8 @@ def _bands(image):
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
         raise ValueError(
-            f'an image to show is (H, W) or (H, W, C), got shape {image.shape}: of a batch, show one at a time'
+            f'an image to show is (H, W) or (H, W, C), got shape {image.shape}: '
+            'of a batch, show one at a time'
         )
     if image.shape[0] <= 4 < image.shape[2]:
         raise ValueError(f'image of shape {image.shape} looks like (C, H, W): pass image.transpose(1, 2, 0)')
@@ -373,7 +374,7 @@ def _best_epoch(numbers, valid_loss, best):
 # %% ../nbs/library/plots.ipynb #c111-3e1c8c7b
 @house_style()
 def plot_history(
-    records,  # Records with `.number`, `.train_loss`, `.valid_loss` and, optionally, `.valid_accuracy` in [0, 1]
+    records,  # With `.number`, `.train_loss`, `.valid_loss` and, optionally, `.valid_accuracy` in [0, 1]
     ax=None,  # Matplotlib axes for the losses; when None, new ones, with a panel of the accuracy below
     best: int | None = None,  # Number of the epoch to mark; the lowest validation loss when None
 ) -> plt.Axes:  # The axes with the losses
@@ -525,7 +526,8 @@ def plot_intervals(
     "Plot the runs of several settings, with an interval for each."
     if not values or values.keys() != intervals.keys():
         raise ValueError(
-            f"rows {list(values)} and intervals {list(intervals)} must have the same names, at least one: compute an interval per row"
+            f'rows {list(values)} and intervals {list(intervals)} must have the same names, '
+            'at least one: compute an interval per row'
         )
     ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 0.42 * len(values) + 1))[1]
     for row, name in enumerate(values):
