@@ -34,16 +34,11 @@ from .losses import SCHEMES, blank_shares, class_weights, flip_points, make_loss
 from .metrics import Scores, confusion_matrix
 from unetkit.patches import (
     GUARD,
-    LEAKS,
     blocked_split,
-    coverage,
     grid_windows,
-    leak_codes,
     overlap_leak,
     patch_views,
-    plan,
     random_split,
-    share_with,
     window_cuts,
     window_starts,
 )
@@ -65,6 +60,7 @@ from .tiles import Tile
 from .machine import pick_device, pick_precision, prepare
 from .training import make_optimizer, train_epoch
 from .unet import UNet, receptive_field
+from .windows import LEAKS, coverage, leak_codes, plan, share_with
 
 # %% ../nbs/library/widgets.ipynb #n31673ad66bf
 @dataclass(frozen=True, eq=False)
