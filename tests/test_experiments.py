@@ -178,7 +178,7 @@ def test_a_job_is_checked_and_counted_once(scenes):
         finished = compare(*scenes, ISPRS, settings)
         assert counted.call_count == 2  # one training tile, one test tile
         next(finished)
-        assert counted.call_count <= 3  # `evaluate` may look at the test tile again
+        assert counted.call_count <= 3  # no crops are drawn; `evaluate` looks at the test tile again
 
 
 def test_a_loss_of_ones_own(scenes, tmp_path):
