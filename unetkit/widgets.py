@@ -30,7 +30,8 @@ import numpy as np
 import torch
 
 from .labels import ISPRS, Palette, class_counts
-from .losses import SCHEMES, blank_shares, class_weights, flip_points, make_loss
+from .demands import blank_shares, flip_points
+from .losses import SCHEMES, class_weights, make_loss
 from .metrics import Scores, confusion_matrix
 from unetkit.patches import (
     GUARD,
@@ -55,7 +56,8 @@ from unetkit.plots import (
     show_windows,
     thumbnail,
 )
-from .stitching import predict_tile, seam_energy
+from .stitching import predict_tile
+from .tiling import seam_energy
 from .tiles import Tile
 from .machine import pick_device, pick_precision, prepare
 from .training import make_optimizer, train_epoch
@@ -548,17 +550,12 @@ def _class_colour(name, palette):
 
 # %% ../nbs/library/widgets.ipynb #n9c6f37741cd
 def _draw_flips(ax, flips, chosen):
-    "Bars from the probability at which each loss flips to certainty."
+    "Mark the probability at which each loss flips, by a dot."
     for row, flip in enumerate(flips.values()):
-        ax.barh(row, 1 - flip, left=flip, height=0.6, color='#4393c3')
-        ax.text(
-            flip * 0.9 if flip > 0.02 else flip * 1.15,
-            row,
-            f'{flip:.2g}',
-            ha='right' if flip > 0.02 else 'left',
-            va='center',
-            color='black' if flip > 0.02 else 'white',
-        )
+        ax.plot(flip, row, 'o', ms=9, color='#2166ac', clip_on=False)
+        ax.text(flip, row - 0.2, f'{flip:.2g}', ha='center', va='bottom')
+    ax.grid(axis='x', color='#dddddd')
+    ax.set_axisbelow(True)
     ax.set(
         xscale='log',
         xlim=(1e-3, 1),
