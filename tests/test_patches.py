@@ -218,9 +218,7 @@ def test_a_blocked_split_keeps_its_guard_and_no_more():
     assert overlap_leak(train, valid, both, margin=96 + 32) > 0
 
 
-@pytest.mark.parametrize(
-    'guard, message', [(900, 'smaller patch_size or guard'), (-1, 'at least 0')]
-)
+@pytest.mark.parametrize('guard, message', [(900, 'smaller patch_size or guard'), (-1, 'at least 0')])
 def test_guards_that_cannot_be(scene, guard, message):
     with pytest.raises(ValueError, match=message):
         blocked_split(grid_windows([scene.size], 128, 80), [scene.size], 0.2, rng(), guard=guard)
