@@ -191,7 +191,7 @@ def predict(
     if out is not None and method == "exact" and not isinstance(image, Tile):
         from unetkit.scale import predict_raster  # imported here: the engine for large files uses this class
 
-        return predict_raster(self, image, out, tta)
+        return predict_raster(self, image, out, tta=tta)
     tile = image if isinstance(image, Tile) else read_tile(image)
     self.check_image(tile.name, tile.in_channels, str(tile.image.dtype))
     label_map = predict_tile(
