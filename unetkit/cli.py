@@ -33,7 +33,8 @@ from .rules import IGNORE_INDEX, one_line
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .tiles import image_pairs, read_tile, write_image, write_label_map
+from .tiles import read_tile
+from .raster import image_pairs, write_image, write_label_map
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from rasterio.crs import CRS
 from scipy import ndimage
-from .tiles import Georeference, Tile
+from .tiles import Tile
+from .raster import Georeference
 
 # %% ../nbs/library/scenes.ipynb #c009-a6f960f6
 CLASSES = ('impervious', 'building', 'low vegetation', 'tree', 'car')  # Index in `labels` -> name
