@@ -386,7 +386,7 @@ def title_of(name):
 def first_page(source):
     "The first page, with what the recorded model reached; its Python blocks are run, so that they hold."
     from unetkit.records import demo_model
-    from unetkit.labels import ISPRS, labels_to_colours
+    from unetkit.labels import ISPRS
     from unetkit.networks import count_parameters
 
     recorded = json.loads(
@@ -421,6 +421,8 @@ def pictures(work):
     from matplotlib.figure import Figure
     from PIL import Image
     from unetkit.jobs import built_in
+    from unetkit.labels import ISPRS, labels_to_colours
+    from unetkit.records import demo_model
 
     _, (test,) = built_in()
     label_map, car = demo_model().predict(test), ISPRS.names.index('car')

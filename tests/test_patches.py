@@ -153,7 +153,7 @@ def test_views_share_memory(scene):
 
 def test_what_the_stride_changes(scene):
     "Overlapping patches count the middle of the tile more often than its border, where the cars of this scene stand."
-    from unetkit.widgets import show_patch_choice, show_leak
+    from unetkit.widgets import show_patch_choice
 
     choices = [(64, 64), (64, 16), (128, 64)]
     whole, quarter, wide = (show_patch_choice(scene, p, s).numbers for p, s in choices)
@@ -225,6 +225,7 @@ def test_guards_that_cannot_be(scene, guard, message):
 
 
 def test_the_meter_of_a_split():
+    from unetkit.widgets import show_leak
 
     apart, mixed, strip = (
         show_leak((1024, 1024), 128, *rest).numbers for rest in [(128,), (64,), (64, 'blocked', 96)]

@@ -10,12 +10,14 @@ __all__ = ['IGNORED', 'RIGHT', 'WRONG', 'EDGE', 'WIDTH', 'HOUSE', 'house_style',
 # %% ../nbs/library/plots.ipynb #c003-cdefdd36
 from collections.abc import Iterator
 from contextlib import contextmanager
-import numpy as np
+
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
+
+from .rules import check_labels, whole
 
 # %% ../nbs/library/plots.ipynb #c015-873afb66
 IGNORED = (110, 110, 110)  # Colour of pixels without a class, in every figure
@@ -74,16 +76,17 @@ def _frame(ax, size, title):
 
 # %% ../nbs/library/plots.ipynb #c023-db54cd47
 def _area_mean(image, step):
-    "Mean of every `step` x `step` block of `image` (H, W, C); blocks at the right and bottom edge may be smaller."
-    rows, cols = (np.arange(0, n, step) for n in image.shape[:2])
+    "Compute the mean of every `step` x `step` block of `image` (H, W, C); blocks at the edge may be smaller."
+    height, width = image.shape[:2]
+    rows, cols = np.arange(0, height, step), np.arange(0, width, step)
     sums = [np.add.reduceat(image[r : r + step].sum(axis=0, dtype=np.float64), cols, axis=0) for r in rows]
-    heights, widths = (np.diff([*starts, n]) for starts, n in zip((rows, cols), image.shape))
-    mean = np.stack(sums) / (heights[:, None, None] * widths[None, :, None])
+    heights, widths = np.diff([*rows, height]), np.diff([*cols, width])
+    mean = np.stack(sums) / np.multiply.outer(heights, widths)[..., None]
     return (mean if image.dtype.kind == 'f' else mean.round()).astype(image.dtype)
 
 
 def _nearest(labels, step):
-    "The pixel in the middle of every `step` x `step` block of `labels` (H, W)."
+    "Take the pixel in the middle of every `step` x `step` block of `labels` (H, W)."
     middles = [np.minimum(np.arange(0, n, step) + step // 2, n - 1) for n in labels.shape]
     return labels[np.ix_(*middles)]
 
@@ -93,8 +96,7 @@ def thumbnail(
     longest: int = 800,  # Longest side of the result, in pixels; at least 1
 ) -> np.ndarray:  # Smaller copy of the same dtype; the array itself when it is small enough
     "Reduce an array for display: block means of an image, nearest pixels of labels."
-    if longest < 1:
-        raise ValueError(f'longest must be at least 1 pixel, got {longest}')
+    whole('longest', longest)
     step = -(-max(image.shape[:2]) // longest)
     if step <= 1:
         return image
@@ -102,11 +104,12 @@ def thumbnail(
 
 # %% ../nbs/library/plots.ipynb #c033-7a4969b9
 def _bands(image):
-    "`image` as (H, W, C), or an error when its axes are in another order."
+    "Return `image` as (H, W, C), or raise an error when its axes are in another order."
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
         raise ValueError(
-            f'an image to show is (H, W) or (H, W, C), got shape {image.shape}: of a batch, show one at a time'
+            f'an image to show is (H, W) or (H, W, C), got shape {image.shape}: '
+            'of a batch, show one at a time'
         )
     if image.shape[0] <= 4 < image.shape[2]:
         raise ValueError(f'image of shape {image.shape} looks like (C, H, W): pass image.transpose(1, 2, 0)')
@@ -114,7 +117,7 @@ def _bands(image):
 
 
 def _screen(image):
-    "Float (H, W, 3) in [0, 1] of an image (H, W, C)."
+    "Scale an image (H, W, C) to floats (H, W, 3) in [0, 1]."
     shown = image[..., :3].astype(np.float32)
     if image.dtype == np.uint8:
         shown /= 255
@@ -149,13 +152,9 @@ def show_tile(
 
 # %% ../nbs/library/plots.ipynb #c047-b0ff5c46
 def _paint(labels, palette):
-    "Colours (H, W, 3) of `labels` (H, W); 255 is painted in the fixed grey."
-    present, count = np.unique(labels), len(palette.names)
-    strangers = present[((present < 0) | (present >= count)) & (present != 255)]
-    if len(strangers):
-        raise ValueError(
-            f'labels hold the class {strangers[0]}, the palette ends at {count - 1}: pass the palette the labels were made with'
-        )
+    "Paint `labels` (H, W) in the colours of a palette, (H, W, 3); 255 gets the fixed grey."
+    count = len(palette.names)
+    check_labels(labels, count, remedy='pass the palette the labels were made with')
     table = np.full((256, 3), IGNORED, np.uint8)
     table[:count] = palette.colours
     return table[labels]
@@ -165,11 +164,13 @@ def _check_labels(labels, size=None):
     "Raise unless `labels` is a map of class indices, of `size` if given."
     if labels.ndim != 2 or labels.dtype.kind not in 'ui':
         raise ValueError(
-            f'labels must be integers (H, W), got {labels.dtype} {labels.shape}: turn colours into labels, logits into their argmax'
+            f'labels must be integers (H, W), got {labels.dtype} {labels.shape}: '
+            'turn colours into labels, logits into their argmax'
         )
     if size is not None and labels.shape != tuple(size):
         raise ValueError(
-            f'arrays of {labels.shape} and {tuple(size)} pixels do not lie on one grid: cut or predict them alike'
+            f'arrays of {labels.shape} and {tuple(size)} pixels do not lie on one grid: '
+            'cut or predict them alike'
         )
 
 # %% ../nbs/library/plots.ipynb #c049-14bb631a
@@ -217,19 +218,6 @@ def show_labels(
         _legend_below(ax, _class_patches(palette, (labels == 255).any()))
     return _frame(ax, labels.shape, title)
 
-# %% ../nbs/library/plots.ipynb #c065-12fe18c5
-def _error_codes(labels, label_map):
-    "0 where right, 1 where wrong, 2 where ignored."
-    return np.where(labels == 255, np.uint8(2), (labels != label_map).astype(np.uint8))
-
-
-def _error_names(codes):
-    "Legend texts for right, wrong and ignored; the last only when there are such pixels."
-    wrong, ignored = (np.count_nonzero(codes == code) for code in (1, 2))
-    scored = codes.size - ignored
-    share = f'wrong ({100 * wrong / scored:.1f} %)' if scored else 'wrong (nothing scored)'
-    return ['right', share] + ['ignored'] * bool(ignored)
-
 # %% ../nbs/library/plots.ipynb #c067-71b19f31
 @house_style()
 def show_errors(
@@ -241,36 +229,17 @@ def show_errors(
     "Show where a prediction is wrong, in one fixed colour, with the share of wrong pixels."
     _check_labels(labels)
     _check_labels(label_map, labels.shape)
-    codes, ax = _error_codes(labels, label_map), _axes(ax, labels.shape)
-    _draw(
-        ax,
-        np.array([RIGHT, WRONG, IGNORED], np.uint8)[thumbnail(codes)],
-        labels.shape,
-        interpolation='nearest',
-    )
-    _legend_below(ax, _patches([RIGHT, WRONG, IGNORED], _error_names(codes)))
+    codes = (labels != label_map).astype(np.uint8)  # 0 right, 1 wrong
+    codes[labels == 255] = 2  # not scored
+    right, wrong, ignored = np.bincount(codes.ravel(), minlength=3)
+    share = f'{100 * wrong / (right + wrong):.1f} %' if right + wrong else 'nothing scored'
+    names = ['right', f'wrong ({share})'] + ['ignored'] * bool(ignored)
+
+    ax = _axes(ax, labels.shape)
+    colours = np.array([RIGHT, WRONG, IGNORED], np.uint8)
+    _draw(ax, colours[thumbnail(codes)], labels.shape, interpolation='nearest')
+    _legend_below(ax, _patches(colours, names))
     return _frame(ax, labels.shape, title)
-
-# %% ../nbs/library/plots.ipynb #c073-8deb0b18
-def _overhang(ax, origins, patch_size, size):
-    "Widen the limits of `ax` to all windows, and number rows and columns."
-    first, last = np.minimum(origins.min(axis=0), 0), np.maximum(origins.max(axis=0) + patch_size, size[:2])
-    ax.set(xlim=(first[1] - 0.5, last[1] - 0.5), ylim=(last[0] - 0.5, first[0] - 0.5))
-    ax.set_facecolor('#9a9a9a')
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def _squares(origins, patch_size):
-    "Squares around the pixels of every window; the first one comes last, to lie on top."
-    corners = np.roll(origins, -1, axis=0)[:, ::-1] - 0.5
-    return PatchCollection(
-        [Rectangle(corner, patch_size, patch_size) for corner in corners],
-        facecolor=(1, 1, 0, 0.12),
-        edgecolor=(1, 1, 0),
-        linewidth=[1] * (len(corners) - 1) + [3],
-        clip_on=False,
-    )
 
 # %% ../nbs/library/plots.ipynb #c075-51d4ff20
 @house_style()
@@ -285,11 +254,24 @@ def show_windows(
     origins = np.asarray(origins)
     if origins.ndim != 2 or origins.shape[1] != 2 or len(origins) == 0 or patch_size < 1:
         raise ValueError(
-            f'show_windows needs origins (N, 2) and a patch_size of at least 1, got {origins.shape} and {patch_size}: pass rows and columns'
+            f'show_windows needs origins (N, 2) and a patch_size of at least 1, '
+            f'got {origins.shape} and {patch_size}: pass rows and columns'
         )
     ax = show_tile(image, ax, title)
-    ax.add_collection(_squares(origins, patch_size))
-    _overhang(ax, origins, patch_size, np.shape(image))
+    corners = np.roll(origins, -1, axis=0)[:, ::-1] - 0.5  # the first window comes last, on top
+    squares = PatchCollection(
+        [Rectangle(corner, patch_size, patch_size) for corner in corners],
+        facecolor=(1, 1, 0, 0.12),
+        edgecolor=(1, 1, 0),
+        linewidth=[1] * (len(corners) - 1) + [3],
+        clip_on=False,
+    )
+    ax.add_collection(squares)
+    first = np.minimum(origins.min(axis=0), 0) - 0.5
+    last = np.maximum(origins.max(axis=0) + patch_size, np.shape(image)[:2]) - 0.5
+    ax.set(xlim=(first[1], last[1]), ylim=(last[0], first[0]), facecolor='#9a9a9a')
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))
     return ax
 
 # %% ../nbs/library/plots.ipynb #c081-f8522112
@@ -319,7 +301,7 @@ def show_triptych(
 
 # %% ../nbs/library/plots.ipynb #c089-abb0f058
 def _percent(share):
-    "A share from 0 to 1 as a short text in percent."
+    "Write a share from 0 to 1 as a short text in percent."
     if np.isnan(share):
         return '–'
     if 0 < share < 0.005:
@@ -330,38 +312,13 @@ def _percent(share):
 
 
 def _count(pixels):
-    "A count of pixels as a text of at most five letters."
+    "Write a count of pixels as a text of at most five letters."
     for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+        if pixels >= 999.5 * size:
+            return f'{pixels / size:.0f}{unit}'
         if pixels >= size:
-            return f'{pixels / size:.3g}{unit}' if pixels < 999.5 * size else f'{pixels / size:.0f}{unit}'
+            return f'{pixels / size:.3g}{unit}'
     return f'{pixels:.0f}'
-
-
-def _check_matrix(matrix, names):
-    "Raise unless `matrix` is square with one row per name and no negative count."
-    if matrix.shape != (len(names), len(names)):
-        raise ValueError(
-            f'a matrix of {len(names)} classes has shape {(len(names),) * 2}, got {matrix.shape}: pass the names of its classes'
-        )
-    if (matrix < 0).any():
-        raise ValueError(
-            'a confusion matrix holds counts, got a negative one: pass pixel counts, not differences'
-        )
-
-# %% ../nbs/library/plots.ipynb #c091-2be9449b
-def _write(display, texts, shares):
-    "Replace the texts of a drawn matrix, each in a colour that can be read on its cell."
-    for cell, text, share in zip(display.text_.flat, texts.flat, shares.flat):
-        cell.set(text=text, color='white' if share > 0.65 else 'black')
-
-
-def _name_axes(ax, names):
-    "Name rows and columns; long names of columns are turned."
-    turned = max(map(len, names)) * len(names) > 40
-    ax.set(xlabel='prediction', ylabel='reference')
-    ax.tick_params(axis='x', rotation=40 if turned else 0)
-    if turned:
-        plt.setp(ax.get_xticklabels(), ha='right', rotation_mode='anchor')
 
 # %% ../nbs/library/plots.ipynb #c093-87af816f
 @house_style()
@@ -372,81 +329,82 @@ def plot_confusion(
     normalise: bool = True,  # Print percentages of each row? Otherwise counts
 ) -> plt.Axes:  # The axes
     "Plot a confusion matrix, coloured by the share of each row."
-    from sklearn.metrics import ConfusionMatrixDisplay
-
     matrix = np.asarray(matrix)
-    _check_matrix(matrix, names)
+    if matrix.shape != (len(names), len(names)):
+        raise ValueError(
+            f'a matrix of {len(names)} classes has shape {(len(names),) * 2}, got {matrix.shape}: '
+            'pass the names of its classes'
+        )
+    if (matrix < 0).any():
+        raise ValueError('a confusion matrix holds counts, got a negative one: pass counts, not differences')
     total = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
-    texts = np.vectorize(_percent if normalise else _count, otypes=[object])(shares if normalise else matrix)
+
     ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 5.6))[1]
-    display = ConfusionMatrixDisplay(np.nan_to_num(shares), display_labels=names)
-    display.plot(ax=ax, cmap='Blues', colorbar=False, im_kw={'vmin': 0, 'vmax': 1})
-    _write(display, texts, np.nan_to_num(shares))
-    _name_axes(ax, names)
+    ax.imshow(np.nan_to_num(shares), cmap='Blues', vmin=0, vmax=1)
+    for (row, col), share in np.ndenumerate(shares):
+        text = _percent(share) if normalise else _count(matrix[row, col])
+        ax.text(col, row, text, ha='center', va='center', color='white' if share > 0.65 else 'black')
+    ticks = range(len(names))
+    ax.set(xticks=ticks, yticks=ticks, yticklabels=names, xlabel='prediction', ylabel='reference')
+    turned = max(map(len, names)) * len(names) > 40
+    angle = {'rotation': 40, 'ha': 'right', 'rotation_mode': 'anchor'} if turned else {}
+    ax.set_xticks(ticks, names, **angle)
     ax.set_title('% of each reference class' if normalise else 'pixels')
     return ax
 
 # %% ../nbs/library/plots.ipynb #c107-62a2cac1
 def _series(records, name):
-    "One attribute of all records as floats; NaN where it is absent or None."
+    "Return one attribute of all records as floats; NaN where it is absent or None."
     values = [getattr(record, name, None) for record in records]
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def _best_epoch(records, best):
-    "Index of the epoch number `best`, or of the lowest validation loss; None when no loss is finite."
-    numbers, valid = [record.number for record in records], _series(records, 'valid_loss')
-    if best is not None and best not in numbers:
-        raise ValueError(
-            f'epoch {best} is not among {numbers[0]} to {numbers[-1]}: pass the number of a record'
-        )
+def _best_epoch(numbers, valid_loss, best):
+    "Return the index of epoch `best`, or of the lowest finite loss; None when no loss is finite."
     if best is not None:
+        if best not in numbers:
+            raise ValueError(
+                f'epoch {best} is not among {numbers[0]} to {numbers[-1]}: pass the number of a record'
+            )
         return numbers.index(best)
-    return (
-        int(np.nanargmin(np.where(np.isfinite(valid), valid, np.nan))) if np.isfinite(valid).any() else None
-    )
-
-# %% ../nbs/library/plots.ipynb #c109-27a29548
-def _mark_best(ax, number, loss):
-    "Mark the best epoch with a line, and a dot where its loss is known."
-    ax.axvline(number, color='#999999', linewidth=1, zorder=0)
-    ax.plot(number, loss, 'o', color='#b2182b', markersize=8, label=f'best: epoch {number} ({loss:.3g})')
-
-
-def _add_accuracy(ax, numbers, accuracy):
-    "Draw the validation accuracy in percent against an axis on the right."
-    right = ax.twinx()
-    right.plot(numbers, 100 * accuracy, ':', color='#333333', linewidth=1.5)
-    right.set(ylim=(0, 100), ylabel='valid accuracy, % (dotted)')
-    right.spines['right'].set_visible(True)
+    finite = np.isfinite(valid_loss)
+    return int(np.argmin(np.where(finite, valid_loss, np.inf))) if finite.any() else None
 
 # %% ../nbs/library/plots.ipynb #c111-3e1c8c7b
 @house_style()
 def plot_history(
-    records,  # Sequence of records with `.number`, `.train_loss`, `.valid_loss` and, optionally, `.valid_accuracy` in [0, 1]
-    ax=None,  # Matplotlib axes to draw on; new ones when None
+    records,  # With `.number`, `.train_loss`, `.valid_loss` and, optionally, `.valid_accuracy` in [0, 1]
+    ax=None,  # Matplotlib axes for the losses; when None, new ones, with a panel of the accuracy below
     best: int | None = None,  # Number of the epoch to mark; the lowest validation loss when None
-) -> plt.Axes:  # The axes
-    "Plot training and validation loss per epoch, and mark the best epoch."
+) -> plt.Axes:  # The axes with the losses
+    "Plot training and validation loss per epoch, mark the best epoch, and plot the accuracy below."
     if len(records) == 0:
         raise ValueError('the history holds no epoch: train for at least one')
-    kept, numbers = _best_epoch(records, best), [record.number for record in records]
-    train, valid, accuracy = (
-        _series(records, name) for name in ('train_loss', 'valid_loss', 'valid_accuracy')
-    )
-    ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 3.8))[1]
-    ax.plot(numbers, train, 'o-', markersize=3, color='#4393c3', label='train')
-    ax.plot(numbers, valid, 'o-', markersize=3, color='#d6604d', label='valid')
+    numbers = [record.number for record in records]
+    train_loss, valid_loss = _series(records, 'train_loss'), _series(records, 'valid_loss')
+    accuracy = _series(records, 'valid_accuracy')
+    kept = _best_epoch(numbers, valid_loss, best)
+    panels = [ax]
+    if ax is None and np.isfinite(accuracy).any():
+        panels = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True, height_ratios=(3, 2))[1]
+        panels[1].plot(numbers, 100 * accuracy, 'o-', markersize=3, color='#333333')
+        panels[1].set(ylim=(0, 100), ylabel='validation accuracy, %')
+    elif ax is None:
+        panels = [plt.subplots(figsize=(WIDTH, 3.8))[1]]
+
+    panels[0].plot(numbers, train_loss, 'o-', markersize=3, color='#4393c3', label='training')
+    panels[0].plot(numbers, valid_loss, 'o-', markersize=3, color='#d6604d', label='validation')
     if kept is not None:
-        _mark_best(ax, numbers[kept], valid[kept])
-    if np.isfinite(accuracy).any():
-        _add_accuracy(ax, numbers, accuracy)
-    ax.set(xlabel='epoch', ylabel='loss')
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    below = ax.transAxes + ScaledTranslation(0, -0.5, ax.figure.dpi_scale_trans)
-    ax.legend(loc='upper center', bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=3, columnspacing=1.2)
-    return ax
+        label = f'best: epoch {numbers[kept]} ({valid_loss[kept]:.3g})'
+        panels[0].plot(numbers[kept], valid_loss[kept], 'o', color='#b2182b', markersize=8, label=label)
+        for panel in panels:
+            panel.axvline(numbers[kept], color='#999999', linewidth=1, zorder=0)
+    panels[0].set_ylabel('loss')
+    panels[0].legend()
+    panels[-1].set_xlabel('epoch')
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return panels[0]
 
 # %% ../nbs/library/plots.ipynb #pn-net
 @house_style()
@@ -568,7 +526,8 @@ def plot_intervals(
     "Plot the runs of several settings, with an interval for each."
     if not values or values.keys() != intervals.keys():
         raise ValueError(
-            f"rows {list(values)} and intervals {list(intervals)} must have the same names, at least one: compute an interval per row"
+            f'rows {list(values)} and intervals {list(intervals)} must have the same names, '
+            'at least one: compute an interval per row'
         )
     ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 0.42 * len(values) + 1))[1]
     for row, name in enumerate(values):
