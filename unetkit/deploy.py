@@ -103,7 +103,7 @@ def _for_unetkit(pipeline, tile_size, probabilities):
     return {
         "version": __version__,
         "palette": asdict(pipeline.palette),
-        "settings": asdict(pipeline.settings),
+        "settings": pipeline.settings.as_dict(),
         "images": pipeline.image_dtype,
         "network": model.settings,
         "in_channels": model.in_channels,
