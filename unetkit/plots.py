@@ -414,20 +414,21 @@ def _mark_best(ax, number, loss):
     ax.plot(number, loss, 'o', color='#b2182b', markersize=8, label=f'best: epoch {number} ({loss:.3g})')
 
 
-def _add_accuracy(ax, numbers, accuracy):
-    "Draw the validation accuracy in percent against an axis on the right."
-    right = ax.twinx()
-    right.plot(numbers, 100 * accuracy, ':', color='#333333', linewidth=1.5)
-    right.set(ylim=(0, 100), ylabel='valid accuracy, % (dotted)')
-    right.spines['right'].set_visible(True)
+def _plot_accuracy(ax, numbers, accuracy, kept):
+    "Draw the validation accuracy in percent, with the epoch that is kept."
+    ax.plot(numbers, 100 * accuracy, 'o-', markersize=3, color='#d6604d')
+    if kept is not None:
+        ax.axvline(numbers[kept], color='#999999', linewidth=1, zorder=0)
+    ax.set(ylim=(0, 100), xlabel='epoch', ylabel='validation accuracy, %')
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 # %% ../nbs/library/plots.ipynb #c111-3e1c8c7b
 @house_style()
 def plot_history(
     records,  # Sequence of records with `.number`, `.train_loss`, `.valid_loss` and, optionally, `.valid_accuracy` in [0, 1]
-    ax=None,  # Matplotlib axes to draw on; new ones when None
+    ax=None,  # Matplotlib axes for the losses; new ones, and a panel for the accuracy, when None
     best: int | None = None,  # Number of the epoch to mark; the lowest validation loss when None
-) -> plt.Axes:  # The axes
+) -> plt.Axes:  # The axes with the losses
     "Plot training and validation loss per epoch, and mark the best epoch."
     if len(records) == 0:
         raise ValueError('the history holds no epoch: train for at least one')
@@ -435,17 +436,18 @@ def plot_history(
     train, valid, accuracy = (
         _series(records, name) for name in ('train_loss', 'valid_loss', 'valid_accuracy')
     )
+    if ax is None and np.isfinite(accuracy).any():
+        _, (ax, second) = plt.subplots(1, 2, figsize=(WIDTH, 3.8), width_ratios=(3, 2))
+        _plot_accuracy(second, numbers, accuracy, kept)
     ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 3.8))[1]
     ax.plot(numbers, train, 'o-', markersize=3, color='#4393c3', label='train')
     ax.plot(numbers, valid, 'o-', markersize=3, color='#d6604d', label='valid')
     if kept is not None:
         _mark_best(ax, numbers[kept], valid[kept])
-    if np.isfinite(accuracy).any():
-        _add_accuracy(ax, numbers, accuracy)
     ax.set(xlabel='epoch', ylabel='loss')
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     below = ax.transAxes + ScaledTranslation(0, -0.5, ax.figure.dpi_scale_trans)
-    ax.legend(loc='upper center', bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=3, columnspacing=1.2)
+    ax.legend(loc='upper center', bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=2, columnspacing=1.2)
     return ax
 
 # %% ../nbs/library/plots.ipynb #pn-net
