@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -41,12 +42,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unetkit.experiments import ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
 from unetkit.batches import Batches, as_batch, to_device
-from unetkit.patches import grid_windows, plan, random_split
+from unetkit.patches import grid_windows, random_split
+from unetkit.windows import plan
 from unetkit.records import environment
+from unetkit.report import REPORT
 from unetkit.scale import predict_raster
 from unetkit.machine import pick_precision, prepare, wants_channels_last
 from unetkit.networks import count_flops, count_parameters
@@ -419,7 +422,7 @@ def trained(folder, width=16):
     "A file with a network that has learnt a scene a little; made once."
     path, pipeline = (
         Path(folder) / f'model_{width}.safetensors',
-        ModelPipeline(ISPRS, Settings(epochs=6, width=width)),
+        ModelPipeline(ISPRS, replace(REPORT, epochs=6, width=width)),
     )
     if path.exists():
         return path

@@ -420,7 +420,7 @@ def pictures(work):
     import numpy as np
     from matplotlib.figure import Figure
     from PIL import Image
-    from unetkit.experiments import built_in
+    from unetkit.jobs import built_in
     from unetkit.labels import ISPRS, labels_to_colours
     from unetkit.records import demo_model
 

@@ -41,12 +41,16 @@ def test_sixteen_bits_give_the_batch_of_eight(tiles, some, sixteen):
 
 def test_labels_outside_the_owned_part_are_255_and_the_rest_is_kept(tiles, some):
     pairs = to_device(tiles)
-    for (_, once), (_, all_of_it) in zip(Batches(pairs, some, 7, once=True), Batches(pairs, some, 7), strict=True):
+    for (_, once), (_, all_of_it) in zip(
+        Batches(pairs, some, 7, once=True), Batches(pairs, some, 7), strict=True
+    ):
         assert torch.equal(once[once != 255], all_of_it[once != 255])
 
 
 def parts(count, size, world):
-    return [(at.tolist(), real) for at, real in (_own_part(count, size, (rank, world)) for rank in range(world))]
+    return [
+        (at.tolist(), real) for at, real in (_own_part(count, size, (rank, world)) for rank in range(world))
+    ]
 
 
 def test_parts_by_hand():
@@ -63,7 +67,9 @@ def test_parts_hold_every_window_once(count, size, world):
 def test_parts_of_a_batch_are_the_batch(some, sixteen):
     "Windows on two tiles of 16 bits: parts may come from different tiles, and each has to be cut in the right type."
     how = dict(batch_size=7, shuffle=True, augment=True, seed=3)
-    alone, *shares = ([*Batches(sixteen, some, shard=shard, **how)] for shard in ((0, 1), (0, 3), (1, 3), (2, 3)))
+    alone, *shares = (
+        [*Batches(sixteen, some, shard=shard, **how)] for shard in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
     for (batch, targets), *cut_up in zip(alone, *shares, strict=True):
         joined, labels = torch.cat([b for b, _ in cut_up]), torch.cat([t for _, t in cut_up])
         assert torch.equal(joined[: len(batch)], batch) and torch.equal(labels[: len(batch)], targets)

@@ -15,7 +15,8 @@ import torch
 from helpers import TINY, check_line, check_refusal, disk, make_tile, start_process, succeeds, write_tile
 from safetensors.torch import save_file
 
-from unetkit.experiments import ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
+from unetkit.settings import Settings
 from unetkit.labels import ISPRS, read_labelled
 from unetkit.tiles import write_image
 from unetkit.models import load_tensors, save_tensors
@@ -272,7 +273,7 @@ def checkpoint(tile, tmp_path_factory):
     "A good checkpoint, as a run leaves it that was stopped after the first of two epochs: its tensors and records."
     path = tmp_path_factory.mktemp('checkpoint') / 'checkpoint'
     small = dict(patch_size=32, width=4, depth=2, device='cpu', precision='float32')
-    pipeline = ModelPipeline(ISPRS, Settings(**small, epochs=2, patience=2))
+    pipeline = ModelPipeline(ISPRS, Settings(**small, epochs=2, patience=2, split='random'))
     run = pipeline.epochs(read_labelled(*tile, ISPRS), path)
     next(run)
     run.close()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from unetkit.cli import main
-from unetkit.experiments import ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
+from unetkit.settings import Settings
 from unetkit.labels import ISPRS
 from unetkit.scenes import synthetic_scene
 from unetkit.tiles import read_image

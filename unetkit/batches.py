@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 from fastcore.basics import patch
 
-from .patches import Windows, clear_places, coverage
+from .windows import Windows, clear_places, coverage
 from .rules import IGNORE_INDEX
 
 # %% ../nbs/library/batches.ipynb #batche-8aa94cbd

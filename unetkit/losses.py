@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'LOSSES', 'class_weights', 'weighted_cross_entropy', 'decision_threshold', 'weighted_binary', 'dice_loss',
-           'focal_loss', 'blank_shares', 'dice_threshold', 'flip_points', 'cross_entropy', 'make_loss']
+           'focal_loss', 'cross_entropy', 'make_loss']
 
 # %% ../nbs/06_losses.ipynb #c003-b7a644b6
 from collections.abc import Callable, Sequence
 from functools import partial
 import inspect
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from .rules import IGNORE_INDEX, one_of
 
-# %% ../nbs/06_losses.ipynb #c012-a9907c02
+# %% ../nbs/06_losses.ipynb #c016-8a2cddfa
 SCHEMES = {
     'inverse': lambda share: 1 / share,
     'sqrt': lambda share: share**-0.5,
@@ -26,9 +25,12 @@ SCHEMES = {
     'none': torch.ones_like,
 }  # Name -> weights of classes with these shares, each above 0 and together 1
 
-# %% ../nbs/06_losses.ipynb #c014-5b511520
-def _check_counts(counts):
-    "Counts as a float64 tensor, or `ValueError`."
+
+def class_weights(
+    counts: Sequence[int],  # Pixels of each class, (K,), >= 0: list, array or tensor
+    scheme: str | Callable = 'inverse',  # A name in `SCHEMES`, or a function from shares to weights
+) -> torch.Tensor:  # Weights, float32 (K,), >= 0; 0 for a class without pixels
+    "Compute one weight per class from how often the class occurs."
     counts = torch.as_tensor(counts, dtype=torch.float64, device='cpu')
     if counts.ndim != 1 or not counts.isfinite().all() or (counts < 0).any():
         raise ValueError(f"counts must be one number >= 0 for each class, got {counts.tolist()}")
@@ -36,15 +38,6 @@ def _check_counts(counts):
         raise ValueError(
             f"the counts of all {len(counts)} classes are 0: no pixel would be scored; check the palette and the ignored colours"
         )
-    return counts
-
-# %% ../nbs/06_losses.ipynb #c016-8a2cddfa
-def class_weights(
-    counts: Sequence[int],  # Pixels of each class, (K,), >= 0: list, array or tensor
-    scheme: str | Callable = 'inverse',  # A name in `SCHEMES`, or a function from shares to weights
-) -> torch.Tensor:  # Weights, float32 (K,), >= 0; 0 for a class without pixels
-    "One weight per class, from how often the class occurs."
-    counts = _check_counts(counts)
     if not callable(scheme):
         scheme = SCHEMES[one_of('scheme', scheme, SCHEMES)]
     weights, present = torch.zeros_like(counts), counts > 0
@@ -54,13 +47,12 @@ def class_weights(
 # %% ../nbs/06_losses.ipynb #c028-0b9ad3ec
 def weighted_cross_entropy(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,  # Class indices (N, H, W), int64
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
     normalisation: str = 'pixels',  # Divide by the number of scored 'pixels', or by the sum of their 'weights'
 ) -> torch.Tensor:  # Scalar, float32, >= 0
-    "Mean over the scored pixels of weight times -log of the probability given to the true class."
-    if normalisation not in ('pixels', 'weights'):
-        raise ValueError(f"normalisation must be 'pixels' or 'weights', got {normalisation!r}")
+    "Average weight times -log of the probability of the true class over the scored pixels."
+    one_of('normalisation', normalisation, ('pixels', 'weights'))
     logits = logits.float()
     weights = logits.new_ones(logits.shape[1]) if weights is None else weights.to(logits)
     total = F.cross_entropy(logits, targets, weights, ignore_index=IGNORE_INDEX, reduction='sum')
@@ -76,7 +68,7 @@ def decision_threshold(
     chosen: int,  # Index of the class whose threshold is asked for
     other: int,  # Index of the class it competes with
 ) -> float:  # Probability of `chosen`, in [0, 1]; `other` has the rest
-    "Probability at which the best answer under weighted cross entropy flips from `other` to `chosen`."
+    "Compute the probability at which the best answer under weighted cross entropy flips to `chosen`."
     mine, its = float(weights[chosen]), float(weights[other])
     if not mine + its > 0:
         raise ValueError(
@@ -99,10 +91,10 @@ def weighted_binary(
 # %% ../nbs/06_losses.ipynb #c076-762d2331
 def dice_loss(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,  # Class indices (N, H, W), int64
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Weight of each class in the mean, (K,), >= 0; None: all 1
 ) -> torch.Tensor:  # Scalar, float32, in [0, 1]
-    "1 - soft Dice, averaged over the classes that occur in the targets."
+    "Average 1 - soft Dice over the classes that occur in the targets."
     scored = (targets != IGNORE_INDEX).unsqueeze(1)
     given = logits.float().softmax(1) * scored
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
@@ -115,11 +107,11 @@ def dice_loss(
 # %% ../nbs/06_losses.ipynb #c084-3fb21093
 def focal_loss(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,  # Class indices (N, H, W), int64
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
     gamma: float = 2.0,  # How much a pixel that is right already is discounted, >= 0; 0: cross entropy
 ) -> torch.Tensor:  # Scalar, float32, >= 0
-    "Mean over the scored pixels of cross entropy times (1 - p)**gamma, p being the probability of the true class."
+    "Average cross entropy times (1 - p)**gamma over the scored pixels, p being the probability of the true class."
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}: below 0, easy pixels would count most")
     charge = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction='none')
@@ -129,65 +121,13 @@ def focal_loss(
         factor = factor * weights.to(charge)[targets.where(scored, 0)]
     return (factor * charge * scored).sum() / scored.sum().clamp(min=1)
 
-# %% ../nbs/06_losses.ipynb #losses-blank
-def _charges(loss_fn, num_classes):
-    "What one pixel of each class costs, (K,), when the answer knows nothing."
-    blank = torch.zeros(1, num_classes, 1, 1, dtype=torch.float64)
-    return np.array([loss_fn(blank, torch.full((1, 1, 1), k)).item() for k in range(num_classes)])
-
-
-def _soft_dice(shares):
-    "Soft Dice of each class, (K,), for the same answer, and the size it is divided by."
-    size = 1 / len(shares) + shares
-    return 2 / len(shares) * shares / size, size
-
-
-def blank_shares(
-    shares: np.ndarray,  # Share of the pixels of each class, (K,), in (0, 1], together 1
-    weights: np.ndarray,  # Weight of each class, (K,), >= 0
-) -> dict:  # Name of a loss -> share of the loss that each class holds, float (K,)
-    "Who holds the loss of an answer that knows nothing, under four losses."
-    w = torch.as_tensor(weights, dtype=torch.float64)
-    pixels = {
-        'plain CE': weighted_cross_entropy,
-        'weighted binary CE': lambda logits, targets: weighted_binary(logits, targets, w),
-        'weighted CE': lambda logits, targets: weighted_cross_entropy(logits, targets, w),
-    }
-    held = {name: shares * _charges(loss_fn, len(shares)) for name, loss_fn in pixels.items()}
-    held['dice'] = 1 - _soft_dice(shares)[0]
-    return {name: part / part.sum() for name, part in held.items()}
-
-
-def dice_threshold(
-    dice: Sequence[float],  # Soft Dice of the map for (chosen, other), each in [0, 1]
-    size: Sequence[float],  # Given plus true share of (chosen, other), each above 0
-) -> float:  # Probability of `chosen`, in [0, 1]; `other` has the rest
-    "Probability at which one more pixel of the chosen class begins to lower the dice loss."
-    return (dice[0] / size[0] + (2 - dice[1]) / size[1]) / (2 / size[0] + 2 / size[1])
-
-
-def flip_points(
-    shares: np.ndarray,  # Share of the pixels of each class, (K,)
-    weights: np.ndarray,  # Weight of each class, (K,), >= 0
-    chosen: int,  # Index of the class whose threshold is asked for
-    other: int,  # Index of the class it competes with
-) -> dict:  # Name of a loss -> probability, in [0, 1]; dice at the start of training
-    "Probability from which on each loss wants the chosen class."
-    even, (dice, size), pair = np.ones(len(shares)), _soft_dice(shares), [chosen, other]
-    return {
-        'plain CE': decision_threshold(even, chosen, other),
-        'weighted binary CE': decision_threshold(even, chosen, other),
-        'weighted CE': decision_threshold(weights, chosen, other),
-        'dice': dice_threshold(dice[pair], size[pair]),
-    }
-
 # %% ../nbs/06_losses.ipynb #c094-f05ae317
 def cross_entropy(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,  # Class indices (N, H, W), int64
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Not used
 ) -> torch.Tensor:  # Scalar, float32, >= 0
-    "Mean over the scored pixels of -log of the probability given to the true class."
+    "Average -log of the probability of the true class over the scored pixels."
     return weighted_cross_entropy(logits, targets)
 
 

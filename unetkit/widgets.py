@@ -30,20 +30,16 @@ import numpy as np
 import torch
 
 from .labels import ISPRS, Palette, class_counts
-from .losses import SCHEMES, blank_shares, class_weights, flip_points, make_loss
+from .demands import blank_shares, flip_points
+from .losses import SCHEMES, class_weights, make_loss
 from .metrics import Scores, confusion_matrix
 from unetkit.patches import (
     GUARD,
-    LEAKS,
     blocked_split,
-    coverage,
     grid_windows,
-    leak_codes,
     overlap_leak,
     patch_views,
-    plan,
     random_split,
-    share_with,
     window_cuts,
     window_starts,
 )
@@ -65,6 +61,7 @@ from .tiles import Tile
 from .machine import pick_device, pick_precision, prepare
 from .training import make_optimizer, train_epoch
 from .unet import UNet, receptive_field
+from .windows import LEAKS, coverage, leak_codes, plan, share_with
 
 # %% ../nbs/library/widgets.ipynb #n31673ad66bf
 @dataclass(frozen=True, eq=False)
@@ -102,14 +99,16 @@ def png(self: View) -> bytes:  # A PNG file
 def html(self: View) -> str:  # A table in a box that scrolls where it is too wide
     "The table for a page: the first column names, the others count."
     cell = lambda tag, text, side: (
-        f'<{tag} style="text-align:{side};padding:1px 10px 1px 0;font-weight:{"600" if tag == "th" else "400"}">{escape(text)}</{tag}>'
+        f'<{tag} style="text-align:{side};padding:1px 10px 1px 0;'
+        f'font-weight:{"600" if tag == "th" else "400"}">{escape(text)}</{tag}>'
     )
     row = lambda tag, texts: (
         '<tr>' + ''.join(cell(tag, text, 'right' if i else 'left') for i, text in enumerate(texts)) + '</tr>'
     )
     head, *body = self.table
     return (
-        '<div style="overflow-x:auto"><table class="unetkit-numbers" style="line-height:1.35;font-size:14px;border-collapse:collapse;margin:4px 0">'
+        '<div style="overflow-x:auto"><table class="unetkit-numbers" '
+        'style="line-height:1.35;font-size:14px;border-collapse:collapse;margin:4px 0">'
         + row('th', head)
         + ''.join(row('td', texts) for texts in body)
         + '</table></div>'
@@ -139,7 +138,7 @@ class Panel(widgets.VBox):
 
     def __init__(
         self,
-        shows: Callable,  # Pure function: the values of the controls, by name -> `View`; its `ValueError` is shown as a sentence
+        shows: Callable,  # Pure function: values of the controls, by name -> `View`; a `ValueError` is shown
         controls: dict,  # Name -> ipywidget with a `value`, in the order of the page
     ):
         self.picture, self.sign, self.figures = (
@@ -240,11 +239,12 @@ def _set_range(slider, low, high):
 
 # %% ../nbs/library/widgets.ipynb #n565d21bbc19
 def _window_controls(size, patch_size, stride, least=None):
-    "Patch size and stride for a tile of `size`; the stride's range follows the patch, from `least` of it or from 8 pixels on."
+    "Make sliders of patch size and stride for a tile of `size`; the stride's range follows the patch."
     largest = min(256, *(n // 16 * 16 for n in size))
     if largest < 32:
         raise ValueError(
-            f"a tile of {size[0]} x {size[1]} pixels is too small for these sliders: choose one of at least 32 x 32"
+            f"a tile of {size[0]} x {size[1]} pixels is too small for these sliders: "
+            "choose one of at least 32 x 32"
         )
     low = lambda p: int(p * least) if least else 8
     patch_size = min(patch_size, largest)
@@ -385,7 +385,7 @@ _MANY = 200  # With more windows than this, coverage is drawn instead of squares
 
 
 def _example_first(windows, size):
-    "Origins (N, 2) to draw, the window nearest to the middle first; of many windows only that one and two neighbours."
+    "Return origins (N, 2) to draw, the middle window first; of many windows that one and two neighbours."
     origins = np.stack([windows.row, windows.col], 1)
     middle = int(abs(origins + windows.patch_size / 2 - np.array(size) / 2).sum(1).argmin())
     if len(windows) <= _MANY:
@@ -494,7 +494,10 @@ def show_patch_choice(
     figure, axes = _axes(min(4.4 * tile.size[0] / tile.size[1], 6.4) + 1)
     _draw_choice(axes[0, 0], tile, windows, stride, field)
     _choice_legend(figure, field, numbers['uncovered'] > 0)
-    alt = f'{numbers["patches"]} patches of {patch_size} pixels every {stride} pixels on an aerial image, and a square of {field} pixels that one answer depends on'
+    alt = (
+        f'{numbers["patches"]} patches of {patch_size} pixels every {stride} pixels on an aerial image, '
+        f'and a square of {field} pixels that one answer depends on'
+    )
     return View(figure, numbers, _choice_table(numbers), alt)
 
 # %% ../nbs/library/widgets.ipynb #n6f288c05f6a
@@ -546,17 +549,12 @@ def _class_colour(name, palette):
 
 # %% ../nbs/library/widgets.ipynb #n9c6f37741cd
 def _draw_flips(ax, flips, chosen):
-    "Bars from the probability at which each loss flips to certainty."
+    "Mark the probability at which each loss flips, by a dot."
     for row, flip in enumerate(flips.values()):
-        ax.barh(row, 1 - flip, left=flip, height=0.6, color='#4393c3')
-        ax.text(
-            flip * 0.9 if flip > 0.02 else flip * 1.15,
-            row,
-            f'{flip:.2g}',
-            ha='right' if flip > 0.02 else 'left',
-            va='center',
-            color='black' if flip > 0.02 else 'white',
-        )
+        ax.plot(flip, row, 'o', ms=9, color='#2166ac', clip_on=False)
+        ax.text(flip, row - 0.2, f'{flip:.2g}', ha='center', va='bottom')
+    ax.grid(axis='x', color='#dddddd')
+    ax.set_axisbelow(True)
     ax.set(
         xscale='log',
         xlim=(1e-3, 1),
@@ -745,7 +743,9 @@ def leakage_meter(
 # %% ../nbs/library/widgets.ipynb #n583f39643ae
 def border_distance(
     labels: np.ndarray,  # (H, W) integers, class indices
-) -> np.ndarray:  # float32 (H, W): pixels to the nearest pixel beside another class; 0 on both sides of a border, infinite without any
+) -> (
+    np.ndarray
+):  # float32 (H, W): pixels to the nearest class border; 0 on both its sides, infinite without any
     "How far each pixel lies from a class border."
     border = np.zeros(labels.shape, bool)
     for axis in (0, 1):
@@ -1005,7 +1005,8 @@ def seam_viewer(
     sizes = [p for p in (32, 48, 64, 96, 128, 192, 256) if p < min(image.shape[:2])]
     if len(sizes) < 2:
         raise ValueError(
-            f"an image of {image.shape[0]} x {image.shape[1]} pixels has no room for seams: choose one larger than 48 x 48"
+            f"an image of {image.shape[0]} x {image.shape[1]} pixels has no room for seams: "
+            "choose one larger than 48 x 48"
         )
     made = cache(lambda way, p: stitched(predict, image, way, p, halo, multiple))
     control = widgets.SelectionSlider(
