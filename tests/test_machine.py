@@ -1,4 +1,5 @@
 "Device, number format, layout, processes, compiled networks, progress."
+
 import copy
 import io
 import os
@@ -11,7 +12,18 @@ from torch import distributed as dist
 
 from unetkit import machine
 from unetkit.losses import LOSSES, class_weights, make_loss
-from unetkit.machine import OneSize, OwnPart, compiled, compute_logits, in_step, on_first, pick_precision, prepare, process_group, track
+from unetkit.machine import (
+    OneSize,
+    OwnPart,
+    compiled,
+    compute_logits,
+    in_step,
+    on_first,
+    pick_precision,
+    prepare,
+    process_group,
+    track,
+)
 from unetkit.models import Epoch
 from unetkit.unet import UNet
 
@@ -129,7 +141,10 @@ def test_no_compiler():
     "Where compiling fails, what comes back is the network, and there is one line about it."
     import torch._inductor.config as inductor
 
-    with redirect_stderr(io.StringIO()) as told, inductor.patch({'cpp.cxx': ('no-such-compiler',), 'fx_graph_cache': False}):
+    with (
+        redirect_stderr(io.StringIO()) as told,
+        inductor.patch({'cpp.cxx': ('no-such-compiler',), 'fx_graph_cache': False}),
+    ):
         net = prepare(UNet(3, 5, width=2, depth=1), 'cpu')
         assert compiled(net, (2, 3, 32, 32)) is net
     assert told.getvalue().count('\n') == 1
@@ -147,7 +162,9 @@ def test_track_in_a_log(capsys):
     with redirect_stderr(io.StringIO()):
         assert list(track([epoch], 20, 'demo: ')) == [epoch]
     line = capsys.readouterr().out
-    assert line.startswith('demo: epoch  2/20') and '5.0 s, at most 90 s left' in line and line.count('\n') == 1
+    assert (
+        line.startswith('demo: epoch  2/20') and '5.0 s, at most 90 s left' in line and line.count('\n') == 1
+    )
 
 
 def test_track_in_a_terminal(capsys):

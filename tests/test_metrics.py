@@ -218,6 +218,8 @@ def test_one_map_under_five_protocols():
     assert accuracy(near, 'full reference') < accuracy(near, 'eroded') < accuracy(far, 'eroded')
     assert np.isnan(far['eroded']['rare_f1'])
     assert accuracy(near, 'without clutter') > accuracy(near, 'full reference')
-    assert accuracy(large, 'border left 0') < accuracy(near, 'border left 0') < accuracy(near, 'full reference')
+    assert (
+        accuracy(large, 'border left 0') < accuracy(near, 'border left 0') < accuracy(near, 'full reference')
+    )
     spread = [scores['accuracy'] for view in (near, far, large) for scores in view.values()]
     assert 0.5 < min(spread) < 0.6 and 0.75 < max(spread) < 0.85

@@ -1,4 +1,5 @@
 "Model files and checkpoints: damaged, hostile and foreign files raise an error of one line, before memory is taken."
+
 import json
 import math
 import os
@@ -13,14 +14,25 @@ from safetensors.torch import save_file
 
 from unetkit import models
 from unetkit.machine import prepare
-from unetkit.models import Epoch, History, load_checkpoint, load_model, load_tensors, save_checkpoint, save_model, save_tensors
+from unetkit.models import (
+    Epoch,
+    History,
+    load_checkpoint,
+    load_model,
+    load_tensors,
+    save_checkpoint,
+    save_model,
+    save_tensors,
+)
 from unetkit.training import EarlyStopping, Run, make_optimizer, train_epoch
 from unetkit.unet import UNet
 
 
 @pytest.fixture
 def saved(tmp_path):
-    return save_tensors(tmp_path / 'a.safetensors', {'x': torch.arange(6.0).reshape(2, 3).T}, {'note': ['façade', 1]})
+    return save_tensors(
+        tmp_path / 'a.safetensors', {'x': torch.arange(6.0).reshape(2, 3).T}, {'note': ['façade', 1]}
+    )
 
 
 def test_permissions_are_those_of_any_new_file(saved):
@@ -125,7 +137,10 @@ def test_impossible_arguments(tmp_path, change, said):
 def test_a_bottom_without_bytes(tmp_path):
     "A tensor of 2**12 x 2**11 x 0 x 0 has no byte, and only its last two numbers give it away."
     names = UNet(width=1, depth=12).state_dict()
-    empty = {name: torch.zeros(value.shape[:2] + (0, 0)) if value.ndim == 4 else value for name, value in names.items()}
+    empty = {
+        name: torch.zeros(value.shape[:2] + (0, 0)) if value.ndim == 4 else value
+        for name, value in names.items()
+    }
     assert 'the settings ask for' in with_header(tmp_path, {'width': 1, 'depth': 12}, empty)
 
 
@@ -140,11 +155,22 @@ def test_weights_that_do_not_fit(tmp_path):
         (weight[:1], 'the settings ask for torch.float32'),
     ]:
         assert said in with_header(tmp_path, {}, WEIGHTS | {name: odd})
-    assert f'lacks the weight {name}' in with_header(tmp_path, {}, {k: v for k, v in WEIGHTS.items() if k != name})
+    assert f'lacks the weight {name}' in with_header(
+        tmp_path, {}, {k: v for k, v in WEIGHTS.items() if k != name}
+    )
     assert 'has an unknown weight' in with_header(tmp_path, {}, WEIGHTS | {'a\x1b[2J': weight})
 
 
-@pytest.mark.parametrize('header', [{}, {'network': 'unet'}, {'network': ['unet'], 'args': {}}, {'network': 'vnet', 'args': {}}, {'unet': 3}])
+@pytest.mark.parametrize(
+    'header',
+    [
+        {},
+        {'network': 'unet'},
+        {'network': ['unet'], 'args': {}},
+        {'network': 'vnet', 'args': {}},
+        {'unet': 3},
+    ],
+)
 def test_no_network_in_the_header(tmp_path, header):
     path = save_tensors(tmp_path / 'm.safetensors', WEIGHTS, header)
     with pytest.raises(ValueError, match='does not hold a network of this version'):
@@ -203,7 +229,13 @@ def new_run(seed=0, layout='channels_last'):
     torch.manual_seed(seed)
     model = prepare(UNet(3, 5, width=4, depth=2), 'cpu', layout == 'channels_last')
     train = SimpleNamespace(rng=np.random.default_rng(seed))
-    return Run(model, make_optimizer(model), train, EarlyStopping(3), {k: v.clone() for k, v in model.state_dict().items()})
+    return Run(
+        model,
+        make_optimizer(model),
+        train,
+        EarlyStopping(3),
+        {k: v.clone() for k, v in model.state_dict().items()},
+    )
 
 
 @pytest.fixture
@@ -283,7 +315,17 @@ def test_a_checkpoint_with_a_strange_header(checkpoint, change):
         load_checkpoint(path, new_run(), {'lr': 1e-3}, 5)
 
 
-@pytest.mark.parametrize('name', ['optimizer.0.exp_avg', 'best.head.weight', 'model.head.weight', 'rng', 'optimizer.99.exp_avg', 'optimizer.x'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'optimizer.0.exp_avg',
+        'best.head.weight',
+        'model.head.weight',
+        'rng',
+        'optimizer.99.exp_avg',
+        'optimizer.x',
+    ],
+)
 def test_a_checkpoint_with_a_strange_tensor(checkpoint, name):
     path, _ = checkpoint
     tensors, about = load_tensors(path)

@@ -1,11 +1,19 @@
 "Networks by name; parameters, operations, sizes and reach, compared with what flows through the layers."
+
 import pytest
 import torch
 from torch import nn
 
 from unetkit import networks
 from unetkit.models import load_model, save_model
-from unetkit.networks import count_flops, count_parameters, make_network, measured_reach, measured_view, summary
+from unetkit.networks import (
+    count_flops,
+    count_parameters,
+    make_network,
+    measured_reach,
+    measured_view,
+    summary,
+)
 from unetkit.unet import UP, UNet, longest_route, reach, receptive_field, seen_by
 
 
@@ -37,7 +45,9 @@ def test_an_unknown_network(tmp_path):
         make_network('vnet', 3, 5)
     with pytest.raises(ValueError, match='got a Pixelwise: add its class to unetkit.networks.NETWORKS'):
         save_model(tmp_path / 'm.safetensors', Pixelwise(), {})
-    with pytest.raises(TypeError, match='a Conv2d has no num_classes, multiple, reach, settings, bytes_per_pixel'):
+    with pytest.raises(
+        TypeError, match='a Conv2d has no num_classes, multiple, reach, settings, bytes_per_pixel'
+    ):
         make_network(lambda in_channels, num_classes: nn.Conv2d(in_channels, num_classes, 1), 3, 5)
 
 
@@ -75,7 +85,9 @@ def test_summary_is_what_flows_through_the_network(up):
         assert f'{shape[2]} x {shape[3]} ' in line and f' {shape[1]} ' in line
     assert len(sizes) == len(lines) - 3
     assert f'receptive field {receptive_field(3, up)} px; reach {reach(3, up)} px' in lines[-1]
-    assert lines[-3].split()[-1] == lines[-4].split()[-1] == str(receptive_field(3, up))  # head and last block
+    assert (
+        lines[-3].split()[-1] == lines[-4].split()[-1] == str(receptive_field(3, up))
+    )  # head and last block
     assert [line.split()[-1] for line in lines[1:3]] == ['5', '14']
 
 
@@ -101,7 +113,9 @@ def test_flops(up, size):
     assert model.training and {p.device.type for p in model.parameters()} == {'cpu'}
 
 
-@pytest.mark.parametrize('depth, up', [(2, 'transposed'), (3, 'transposed'), (2, 'nearest'), (3, 'nearest'), (4, 'transposed')])
+@pytest.mark.parametrize(
+    'depth, up', [(2, 'transposed'), (3, 'transposed'), (2, 'nearest'), (3, 'nearest'), (4, 'transposed')]
+)
 def test_reach_by_gradients(depth, up):
     probe = UNet(1, 1, width=1, depth=depth, up=up)
     for aligned in (True, False):

@@ -21,7 +21,7 @@ from unetkit.labels import ISPRS, read_labelled
 from unetkit.tiles import write_image
 from unetkit.models import load_tensors, save_tensors
 
-SMALL = ['--patch-size', '32', *TINY]
+SMALL = ['--patch-size', '32', '--split', 'random', *TINY]
 
 
 @pytest.fixture(scope='module')

@@ -5,6 +5,7 @@ has equally many of them. Then two processes take the steps of one. Only sums ar
 of about 1 by some 1e-16 a step; the tolerance of 1e-9 leaves room for any processor. In float32 with Adam a weight whose gradient is nearly
 nothing moves by the full rate, in a direction that the last digit decides: there the validation curves are compared, within 2 % of the first
 loss, the tolerance that the kit promises for bfloat16 as well."""
+
 import filecmp
 import os
 import re
@@ -78,7 +79,9 @@ HOW = (
 def interruptible(monkeypatch):
     "Give Ctrl-C its usual meaning: in a shell's background job it has none, and the processes started here would inherit that."
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get('PYTHONPATH', '')]))
+    monkeypatch.setenv(
+        'PYTHONPATH', os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get('PYTHONPATH', '')])
+    )
     yield
     signal.signal(signal.SIGINT, before)
 
@@ -103,9 +106,17 @@ def works(*words):
 
 def torchrun(*command, processes=2):
     "Start a command in several processes; the launcher."
-    launcher = [sys.executable, '-m', 'torch.distributed.run', f'--nproc-per-node={processes}', '--rdzv-backend=c10d']
+    launcher = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        f'--nproc-per-node={processes}',
+        '--rdzv-backend=c10d',
+    ]
     words = [*launcher, '--rdzv-endpoint=127.0.0.1:0', *map(str, command)]
-    return subprocess.Popen(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(
+        words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
 
 
 CONSOLE = [sys.executable, '-c', 'import sys; from unetkit.cli import main; sys.exit(main())']
@@ -145,7 +156,9 @@ def stopped(start, stop, checkpoint, least):
 
 def worker(launcher, rank):
     "Process number of a rank: the workers are the launcher's children."
-    children = subprocess.run(['pgrep', '-P', str(launcher.pid)], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(
+        ['pgrep', '-P', str(launcher.pid)], capture_output=True, text=True
+    ).stdout.split()
     named = {int(pid): '\0' + Path(f'/proc/{pid}/environ').read_text() for pid in children}
     return next(pid for pid, environment in named.items() if f'\0RANK={rank}\0' in environment)
 
@@ -167,7 +180,7 @@ def test_the_steps_of_one_process(tmp_path, monkeypatch):
     alone = {name: descended(**how) for name, how in EVEN.items()}
     text, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, text
-    for name in (EVEN | UNEVEN):  # the processes never drift apart, whatever their parts are
+    for name in EVEN | UNEVEN:  # the processes never drift apart, whatever their parts are
         assert filecmp.cmp(tmp_path / f'{name} 0', tmp_path / f'{name} 1', shallow=False), name
     for name, expected in alone.items():
         shared, _ = load_tensors(tmp_path / f'{name} 0')
@@ -190,7 +203,9 @@ def test_a_killed_process(folder):
     said = [line for line in lines if not line.startswith('epoch')]
     assert code != 0 and 3 <= epochs_in(checkpoint) < 20 and not path.exists()
     assert len(said) == 1 and 'the same command goes on from' in said[0]
-    works('train', *tile(folder), '--out', path, *HOW)  # a checkpoint knows nothing of processes: one is enough to go on
+    works(
+        'train', *tile(folder), '--out', path, *HOW
+    )  # a checkpoint knows nothing of processes: one is enough to go on
     assert same_model(path, folder / 'alone.safetensors') and not checkpoint.exists()
 
 
@@ -200,7 +215,10 @@ def test_a_killed_process(folder):
     [
         ('train {0}/$RANK.tif {0}/scene/reference.tif', 'there is no file'),
         ('train {0}/scene/image.tif {0}/scene/reference.tif --epochs 0', 'epochs must be at least 1'),
-        ('train {0}/scene/image.tif {0}/scene/reference.tif --patch-size 32 --batch-size 1', 'cannot be shared by 2 processes'),
+        (
+            'train {0}/scene/image.tif {0}/scene/reference.tif --patch-size 32 --batch-size 1',
+            'cannot be shared by 2 processes',
+        ),
         ('report', 'only train can share its work'),
         ('train {0}/scene/image.tif {0}/scene/reference.tif --speed 9', 'unrecognized arguments: --speed 9'),
     ],
@@ -220,7 +238,9 @@ def test_repeated_bit_for_bit(folder):
     threads = os.environ | {'OMP_NUM_THREADS': str(torch.get_num_threads())}
     again = subprocess.run(command, capture_output=True, text=True, env=threads)
     assert (again.returncode, again.stderr) == (0, '')
-    (weights, about), (weights_again, about_again) = (load_tensors(folder / f'{name}.safetensors') for name in ('alone', 'again'))
+    (weights, about), (weights_again, about_again) = (
+        load_tensors(folder / f'{name}.safetensors') for name in ('alone', 'again')
+    )
     assert weights.keys() == weights_again.keys()
     assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
     histories = ([{**epoch, 'seconds': 0} for epoch in header['history']] for header in (about, about_again))
@@ -235,11 +255,15 @@ def test_back_and_forth(folder):
     command = ['train', *tile(folder), '--out', str(path), *HOW]
     alone = [*CONSOLE, *command]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    stopped(lambda: subprocess.Popen(alone, **pipes), lambda run: run.send_signal(signal.SIGINT), checkpoint, 2)
+    stopped(
+        lambda: subprocess.Popen(alone, **pipes), lambda run: run.send_signal(signal.SIGINT), checkpoint, 2
+    )
     begun = epochs_in(checkpoint)
     assert 2 <= begun < 20
     together = lambda: torchrun(*unetkit(*command))
-    code, lines = stopped(together, lambda launcher: os.killpg(launcher.pid, signal.SIGINT), checkpoint, begun + 2)
+    code, lines = stopped(
+        together, lambda launcher: os.killpg(launcher.pid, signal.SIGINT), checkpoint, begun + 2
+    )
     (folder / 'machine 0').mkdir()
     shutil.copy(checkpoint, folder / 'machine 0' / 'm.safetensors.checkpoint')
     assert code != 0 and begun + 2 <= epochs_in(checkpoint) < 20
@@ -254,7 +278,13 @@ def test_back_and_forth(folder):
 
     def machine(number):
         "The launcher of one of two machines; only the first has the checkpoint, and only it writes."
-        place = ['--nnodes=2', f'--node-rank={number}', '--master-addr=127.0.0.1', f'--master-port={port}', '--nproc-per-node=1']
+        place = [
+            '--nnodes=2',
+            f'--node-rank={number}',
+            '--master-addr=127.0.0.1',
+            f'--master-port={port}',
+            '--nproc-per-node=1',
+        ]
         words = unetkit('train', *tile(folder), '--out', folder / f'machine {number}' / 'm.safetensors', *HOW)
         return subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', *place, *words], **pipes)
 

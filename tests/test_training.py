@@ -1,4 +1,5 @@
 "The loop: seeds, optimiser, one epoch, validation, early stopping, resume, number formats."
+
 import copy
 import math
 
@@ -63,7 +64,10 @@ def test_seeds():
 def test_fused_or_not_it_is_the_same_adam():
     ours, plain = (UNet(width=4, depth=2) for _ in range(2))
     plain.load_state_dict(ours.state_dict())
-    for net, adam in ((ours, make_optimizer(ours)), (plain, torch.optim.Adam(plain.parameters(), fused=False))):
+    for net, adam in (
+        (ours, make_optimizer(ours)),
+        (plain, torch.optim.Adam(plain.parameters(), fused=False)),
+    ):
         for _ in range(3):
             adam.zero_grad()
             LOSS(net(BATCH), TARGETS).backward()
@@ -92,8 +96,13 @@ class Waits(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        by_mask = op is torch.ops.aten.index.Tensor and any(at is not None and at.dtype == torch.bool for at in args[1])
-        self.count += by_mask or op in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        by_mask = op is torch.ops.aten.index.Tensor and any(
+            at is not None and at.dtype == torch.bool for at in args[1]
+        )
+        self.count += by_mask or op in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        )
         return op(*args, **(kwargs or {}))
 
 
@@ -147,7 +156,9 @@ def test_the_weights_that_remain_are_the_best():
     train, valid = random_split(WINDOWS, 0.2, np.random.default_rng(0))
     assert history[-1].train_loss < history[0].train_loss
     assert history[-1].steps == 12 * -(-len(train) // 4)
-    assert validate(model, Batches(PAIRS, valid, once=True), LOSS)[0] == pytest.approx(history.best.valid_loss, rel=1e-4)
+    assert validate(model, Batches(PAIRS, valid, once=True), LOSS)[0] == pytest.approx(
+        history.best.valid_loss, rel=1e-4
+    )
 
 
 def test_out_of_patience():
@@ -217,5 +228,7 @@ def test_a_predictor():
     predict = make_predictor(model)
     torch.testing.assert_close(predict(BATCH), model(BATCH).detach(), atol=1e-4, rtol=1e-4)
     assert predict(BATCH).dtype == torch.float32 and not predict(BATCH).requires_grad
-    agreement = (make_predictor(model, torch.bfloat16)(BATCH).argmax(1) == predict(BATCH).argmax(1)).float().mean()
+    agreement = (
+        (make_predictor(model, torch.bfloat16)(BATCH).argmax(1) == predict(BATCH).argmax(1)).float().mean()
+    )
     assert agreement > 0.9

@@ -1,4 +1,5 @@
 "The U-Net: sizes, layouts, number formats, settings, errors, and the memory of a prediction."
+
 import os
 import subprocess
 import sys
@@ -9,7 +10,19 @@ import torch
 from torch import nn
 
 from unetkit.scenes import synthetic_scene
-from unetkit.unet import UP, DoubleConv, Down, UNet, Up, longest_route, pad_to_multiple, reach, receptive_field, seen_by, start_weights
+from unetkit.unet import (
+    UP,
+    DoubleConv,
+    Down,
+    UNet,
+    Up,
+    longest_route,
+    pad_to_multiple,
+    reach,
+    receptive_field,
+    seen_by,
+    start_weights,
+)
 
 
 def numel(module):
@@ -138,7 +151,9 @@ def strengths(model, batch):
     found = []
     for layer in model.modules():
         if isinstance(layer, nn.ReLU):
-            layer.register_forward_hook(lambda _, __, out: found.append(out.detach().square().mean().sqrt().item()))
+            layer.register_forward_hook(
+                lambda _, __, out: found.append(out.detach().square().mean().sqrt().item())
+            )
     with torch.no_grad():
         model(batch)
     return found
@@ -196,7 +211,9 @@ def test_bytes_per_pixel():
     """The formula beside the peak of a fresh process, minus what it had before. The allocator is told to give every large block back:
     otherwise glibc keeps blocks of up to 32 MB, and which of them fit the next tensor changes from run to run."""
     environment = os.environ | {'MALLOC_MMAP_THRESHOLD_': '1000000'}
-    measured = subprocess.run([sys.executable, '-c', PEAK], env=environment, capture_output=True, text=True, check=True)
+    measured = subprocess.run(
+        [sys.executable, '-c', PEAK], env=environment, capture_output=True, text=True, check=True
+    )
     activations = UNet(width=16).bytes_per_pixel() - 4 * 11
     assert activations == 5.5 * 16 * 4
     assert abs(float(measured.stdout) / activations - 1) < 0.2

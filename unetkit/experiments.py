@@ -26,7 +26,8 @@ from .models import Epoch, History, load_model, save_model
 from .networks import make_network
 from .rules import IGNORE_INDEX
 from .settings import Settings
-from .stitching import best_core, dihedral_average, predict_tile
+from .stitching import dihedral_average, predict_tile
+from .tiling import best_core
 from .tiles import Tile, read_tile, write_label_map
 from .training import make_optimizer, make_predictor, seed_everything
 

@@ -56,7 +56,8 @@ from unetkit.plots import (
     show_windows,
     thumbnail,
 )
-from .stitching import predict_tile, seam_energy
+from .stitching import predict_tile
+from .tiling import seam_energy
 from .tiles import Tile
 from .machine import pick_device, pick_precision, prepare
 from .training import make_optimizer, train_epoch
