@@ -231,7 +231,7 @@ def predict(
     for file, part in zip(files, parts):
         if method == "exact":
             predict_raster(
-                model,
+                model if scheduler else pipeline,  # workers of a cluster load the file themselves
                 part,
                 file,
                 tta=tta,
@@ -298,9 +298,7 @@ def evaluate(
     "Score a model on labelled tiles."
     pipeline = ModelPipeline.load(model, device, precision)
     if method == "exact":
-        scores = evaluate_raster(
-            model, image, reference, tta=tta, memory=_bytes(memory), device=device, precision=precision
-        )
+        scores = evaluate_raster(pipeline, image, reference, tta=tta, memory=_bytes(memory))
     else:
         tiles = read_labelled(image, reference, pipeline.palette)
         maps = [

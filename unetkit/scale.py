@@ -313,6 +313,7 @@ def predict_raster(
     model: ModelPipeline | str | Path,  # A trained pipeline, or its file
     image: str | Path,  # Image of any size, best a GeoTIFF in blocks
     out: str | Path,  # GeoTIFF to write; blocks are kept in the folder OUT.blocks until it is finished
+    *,
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Write OUT_probabilities.tif as well, one band per class?
     memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
@@ -380,6 +381,7 @@ def evaluate_raster(
     model: ModelPipeline | str | Path,  # A trained pipeline, or its file
     image: str | Path,  # Image of any size, or folder of parts
     reference: str | Path,  # Its reference on the same pixels, or folder of parts
+    *,
     tta: bool = False,  # Average over eight orientations?
     memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # For a model file: auto, cpu or cuda
