@@ -19,8 +19,17 @@ from .batches import Batches, to_device
 from .jobs import check_job, check_tiles, focus_class, model_header, origin, read_header, split_windows
 from .labels import Palette
 from .losses import class_weights, make_loss
-from .machine import OwnPart, compiled, in_step, pick_device, pick_precision, prepare
-from .machine import rank_and_world, track, wants_channels_last
+from unetkit.machine import (
+    OwnPart,
+    compiled,
+    in_step,
+    pick_device,
+    pick_precision,
+    prepare,
+    rank_and_world,
+    track,
+    wants_channels_last,
+)
 from .metrics import Scores, confusion_matrix
 from .models import Epoch, History, load_model, save_model
 from .networks import make_network
@@ -28,7 +37,8 @@ from .rules import IGNORE_INDEX
 from .settings import Settings
 from .stitching import dihedral_average, predict_tile
 from .tiling import best_core
-from .tiles import Tile, read_tile, write_label_map
+from .tiles import Tile, read_tile
+from .raster import write_label_map
 from .training import make_optimizer, make_predictor, seed_everything
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
