@@ -24,11 +24,12 @@ from .machine import rank_and_world, track, wants_channels_last
 from .metrics import Scores, confusion_matrix
 from .models import Epoch, History, load_model, save_model
 from .networks import make_network
+from .raster import write_label_map
 from .rules import IGNORE_INDEX
 from .settings import Settings
 from .stitching import dihedral_average, predict_tile
 from .tiling import best_core
-from .tiles import Tile, read_tile, write_label_map
+from .tiles import Tile, read_tile
 from .training import make_optimizer, make_predictor, seed_everything
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
