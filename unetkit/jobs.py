@@ -17,7 +17,6 @@ import torch
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .machine import pick_device, pick_precision
 from .models import History
-from .networks import make_network
 from .patches import Windows, blocked_split, check_window, grid_windows, random_split
 from .rules import one_line
 from .scenes import synthetic_scene
@@ -89,15 +88,9 @@ def split_windows(
     if settings.split == "random":
         return random_split(windows, settings.validation, rng)
     try:
-        return blocked_split(windows, sizes, settings.validation, rng, guard=_reach(settings))
+        return blocked_split(windows, sizes, settings.validation, rng)
     except ValueError as error:
         raise ValueError(f"{error}; or choose split random (--split random)") from None
-
-
-def _reach(settings):
-    "The reach of the network, in pixels; it is built without weights, and no random number is drawn."
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return make_network(settings.network, 1, 2, width=settings.width, depth=settings.depth).reach
 
 # %% ../nbs/library/jobs.ipynb #jobs-a7eba678
 def focus_class(
