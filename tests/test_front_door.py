@@ -68,6 +68,17 @@ def test_map_in_memory_and_in_a_file(model, tmp_path):
         assert raster.colormap(1)[0][:3] == uk.ISPRS.colours[0]
 
 
+def test_a_file_is_mapped_window_by_window(model, tmp_path):
+    from unetkit.raster import write_image
+
+    test = uk.scene(96, 128, seed=2)
+    image = write_image(tmp_path / 'image.tif', test.image, test.georeference)
+    out = model.predict(image, out=tmp_path / 'map.tif')
+    with rasterio.open(out) as raster:
+        np.testing.assert_array_equal(raster.read(1), model.predict(image))
+    np.testing.assert_array_equal(model.predict(image), model.predict(test))
+
+
 def test_changes_and_settings():
     plain = uk.ModelPipeline(uk.ISPRS, uk.REPORT, epochs=3, device='cpu')
     assert (plain.settings.epochs, plain.settings.loss) == (3, 'weighted_cross_entropy')
