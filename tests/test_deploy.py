@@ -1,4 +1,5 @@
 "The ONNX file: what raises an error, and that nothing is left behind by it."
+
 import copy
 import json
 import sys
@@ -21,7 +22,9 @@ pytest.importorskip('onnxruntime', reason="needs pip install 'unetkit[onnx]'")
 
 @pytest.fixture(scope='module')
 def trained():
-    settings = Settings(patch_size=32, epochs=1, width=4, depth=2, split='random', precision='float32', device='cpu')
+    settings = Settings(
+        patch_size=32, epochs=1, width=4, depth=2, split='random', precision='float32', device='cpu'
+    )
     return ModelPipeline(ISPRS.ignoring('clutter'), settings).fit([synthetic_scene(96, 128, seed=5)])
 
 
@@ -73,7 +76,9 @@ def foreign():
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, 8, 8])
         for name, channels in (('image', 3), ('logits', 2))
     ]
-    graph = onnx.helper.make_graph([onnx.helper.make_node('Conv', ['image', 'w'], ['logits'])], 'toy', ends[:1], ends[1:], [weights])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node('Conv', ['image', 'w'], ['logits'])], 'toy', ends[:1], ends[1:], [weights]
+    )
     opset = [onnx.helper.make_opsetid('', 17)]
     return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
 
@@ -93,7 +98,14 @@ def test_files_of_another_kind_raise(file, use, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change', [{'multiple': 0}, {'halo': 'wide'}, {'output': 'probabilities'}, {'tile_size': -8}, {'in_channels': True}]
+    'change',
+    [
+        {'multiple': 0},
+        {'halo': 'wide'},
+        {'output': 'probabilities'},
+        {'tile_size': -8},
+        {'in_channels': True},
+    ],
 )
 def test_a_note_of_another_kind_raises(trained, change, tmp_path):
     about = {'unetkit': deploy._for_unetkit(trained, None, False) | change}

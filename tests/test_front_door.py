@@ -11,7 +11,9 @@ import rasterio
 
 import unetkit as uk
 
-SMALL = dict(patch_size=32, epochs=2, batch_size=8, width=4, depth=2, lr=3e-3, device='cpu', precision='float32')
+SMALL = dict(
+    patch_size=32, epochs=2, batch_size=8, width=4, depth=2, lr=3e-3, device='cpu', precision='float32'
+)
 
 
 def test_import_is_cheap():
@@ -51,7 +53,9 @@ def model():
 def test_one_tile_or_several(model):
     test = uk.scene(96, 128, seed=2)
     one, several = model.evaluate(test), model.evaluate([test, test])
-    assert one.accuracy == several.accuracy and 2 * one.confusion_matrix.sum() == several.confusion_matrix.sum()
+    assert (
+        one.accuracy == several.accuracy and 2 * one.confusion_matrix.sum() == several.confusion_matrix.sum()
+    )
     assert 'building' in str(one)
 
 
@@ -62,6 +66,17 @@ def test_map_in_memory_and_in_a_file(model, tmp_path):
         np.testing.assert_array_equal(raster.read(1), model.predict(test))
         assert raster.crs.to_wkt() == test.georeference.crs
         assert raster.colormap(1)[0][:3] == uk.ISPRS.colours[0]
+
+
+def test_a_file_is_mapped_window_by_window(model, tmp_path):
+    from unetkit.raster import write_image
+
+    test = uk.scene(96, 128, seed=2)
+    image = write_image(tmp_path / 'image.tif', test.image, test.georeference)
+    out = model.predict(image, out=tmp_path / 'map.tif')
+    with rasterio.open(out) as raster:
+        np.testing.assert_array_equal(raster.read(1), model.predict(image))
+    np.testing.assert_array_equal(model.predict(image), model.predict(test))
 
 
 def test_changes_and_settings():

@@ -1,4 +1,5 @@
 "Rasters of any size: interrupted runs, damaged folders, clusters and memory."
+
 import json
 import os
 import shutil
@@ -15,21 +16,35 @@ import pytest
 from unetkit import scale
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, labels_to_colours
-from unetkit.scale import Raster, clear_blocks, evaluate_raster, predict_raster, raster_job
+from unetkit.scale import clear_blocks, evaluate_raster, predict_raster, raster_job
+from unetkit.raster import Raster, read_image, write_image
 from unetkit.settings import Settings
 from unetkit.scenes import synthetic_scene
-from unetkit.tiles import read_image, write_image
 
-TINY = dict(patch_size=32, epochs=1, batch_size=8, width=8, depth=2, lr=3e-3, split='random', augment=False, crops=False)
+TINY = dict(
+    patch_size=32,
+    epochs=1,
+    batch_size=8,
+    width=8,
+    depth=2,
+    lr=3e-3,
+    split='random',
+    augment=False,
+    crops=False,
+)
 SCENE = synthetic_scene(300, 420, seed=2)
-SMALL = dict(memory=5e6, precision='float32', device='cpu')  # windows as small, in relation, as those of a county
+SMALL = dict(
+    memory=5e6, precision='float32', device='cpu'
+)  # windows as small, in relation, as those of a county
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     "A model file, an image and its reference."
     folder = tmp_path_factory.mktemp('raster')
-    pipeline = ModelPipeline(ISPRS, Settings(**TINY, precision='float32', device='cpu')).fit([synthetic_scene(96, 128, seed=1)])
+    pipeline = ModelPipeline(ISPRS, Settings(**TINY, precision='float32', device='cpu')).fit(
+        [synthetic_scene(96, 128, seed=1)]
+    )
     return (
         pipeline.save(folder / 'model.safetensors'),
         write_image(folder / 'image.tif', SCENE.image, SCENE.georeference),
@@ -65,7 +80,9 @@ def count_blocks(files):
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGKILL')
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(files, undisturbed, tmp_path):
     out, blocks = tmp_path / 'again.tif', tmp_path / 'again.tif.blocks'
-    code = f'import sys; from unetkit.scale import predict_raster; predict_raster(*sys.argv[1:4], **{SMALL!r})'
+    code = (
+        f'import sys; from unetkit.scale import predict_raster; predict_raster(*sys.argv[1:4], **{SMALL!r})'
+    )
     slow = 'import time, unetkit.scale as s; f = s.predict_block; s.predict_block = lambda *a, **k: (time.sleep(0.2), f(*a, **k))[1]\n'
     process = subprocess.Popen([sys.executable, '-c', slow + code, *map(str, files[:2]), str(out)])
     while process.poll() is None and len(list(blocks.glob('[0-9]*.tif'))) < 3:
@@ -141,7 +158,15 @@ def test_damaged_blocks_and_jobs_are_named(files, job, tmp_path):
     with pytest.raises(ValueError, match='too large for this memory'):
         predict_raster(*files[:2], out, **SMALL | {'memory': 3e6})
     about = json.loads((folder / 'job.json').read_text())
-    for content in ('', 'no JSON', '[1]', '7', json.dumps(about | {'core': 0}), json.dumps(about | {'core': True}), json.dumps({'core': 8})):
+    for content in (
+        '',
+        'no JSON',
+        '[1]',
+        '7',
+        json.dumps(about | {'core': 0}),
+        json.dumps(about | {'core': True}),
+        json.dumps({'core': 8}),
+    ):
         (folder / 'job.json').write_text(content)
         with pytest.raises(ValueError, match='job.json is missing or damaged'):
             predict_raster(*files[:2], out, precision='float32', device='cpu')
@@ -220,7 +245,11 @@ def test_a_dead_worker_costs_what_it_had_in_hand(files, cluster, undisturbed, tm
         os.kill(victim, signal.SIGKILL)
         done.result()
     log = list(cluster.scheduler.transition_log)[before:]
-    computed = [key for key, start, finish, *_ in log if (start, finish) == ('processing', 'memory') and 'block' in str(key)]
+    computed = [
+        key
+        for key, start, finish, *_ in log
+        if (start, finish) == ('processing', 'memory') and 'block' in str(key)
+    ]
     assert out.read_bytes() == undisturbed
     assert len(set(computed)) == count_blocks(files)
     assert len(computed) - len(set(computed)) <= 4
@@ -235,7 +264,6 @@ def test_a_scheduler_that_does_not_exist_is_one_line(files, tmp_path):
 
 PEAK = """
 import sys
-from unetkit.scale import predict_raster
 predict_raster(*sys.argv[1:4], memory=2e8, precision='float32', device='cpu')
 print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])
 """

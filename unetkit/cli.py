@@ -30,10 +30,11 @@ from .machine import process_group, rank_and_world
 from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
 from .rules import IGNORE_INDEX, one_line
-from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
+from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .tiles import image_pairs, read_tile, write_image, write_label_map
+from .tiles import read_tile
+from .raster import image_pairs, write_image, write_label_map
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):
@@ -254,7 +255,8 @@ def _map_in_memory(pipeline, image, tile, method, tta):
     check_raster(pipeline, image)
     known = replace(tile, image=tile.image[..., : pipeline.model.in_channels])
     label_map = pipeline.predict(known, method=method, tta=tta)
-    label_map[~with_data(pipeline, image, 0, 0, *tile.size)] = IGNORE_INDEX
+    if tile.valid is not None:
+        label_map[~tile.valid] = IGNORE_INDEX
     return label_map
 
 
