@@ -28,7 +28,7 @@ from unetkit.plots import show_triptych
 from unetkit.records import environment
 from unetkit.report import model_name
 from unetkit.scenes import synthetic_scene
-from unetkit.tiles import read_label_map
+from unetkit.raster import read_label_map
 
 HERE = Path(__file__).resolve().parent.parent
 RECORDED, IMAGES = HERE / 'unetkit' / 'recorded', HERE / 'nbs' / 'images'

@@ -28,7 +28,7 @@ from helpers import (
     write_tile,
 )
 from unetkit.labels import ISPRS, labels_to_colours
-from unetkit.tiles import read_label_map, write_image
+from unetkit.raster import read_label_map, write_image
 from unetkit.models import load_tensors
 
 WHOLE = [

@@ -1,4 +1,4 @@
-"Batches: seeds, bits, parts of a batch, focus, and what raises an error."
+"Batches: seeds, bits, focus, and what raises an error."
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unetkit.batches import Batches, _crops_within, _own_part, to_device
+from unetkit.batches import Batches, _crops_within, to_device
 from unetkit.patches import blocked_split, coverage, grid_windows, overlap_leak
 from unetkit.scenes import synthetic_scene
 
@@ -47,45 +47,6 @@ def test_labels_outside_the_owned_part_are_255_and_the_rest_is_kept(tiles, some)
         assert torch.equal(once[once != 255], all_of_it[once != 255])
 
 
-def parts(count, size, world):
-    return [
-        (at.tolist(), real) for at, real in (_own_part(count, size, (rank, world)) for rank in range(world))
-    ]
-
-
-def test_parts_by_hand():
-    assert parts(7, 7, 3) == [([0, 1, 2], 3), ([3, 4, 5], 3), ([6, 6, 6], 1)]
-    assert parts(1, 1, 3) == [([0], 1), ([0], 0), ([0], 0)]
-    assert parts(7, 12, 3) == [([0, 1, 2, 3], 4), ([4, 5, 6, 6], 3), ([6] * 4, 0)]
-
-
-@pytest.mark.parametrize('count, size, world', [(7, 7, 2), (10, 10, 4), (3, 10, 4)])
-def test_parts_hold_every_window_once(count, size, world):
-    assert sum([at[:real] for at, real in parts(count, size, world)], []) == list(range(count))
-
-
-def test_parts_of_a_batch_are_the_batch(some, sixteen):
-    "Windows on two tiles of 16 bits: parts may come from different tiles, and each has to be cut in the right type."
-    how = dict(batch_size=7, shuffle=True, augment=True, seed=3)
-    alone, *shares = (
-        [*Batches(sixteen, some, shard=shard, **how)] for shard in ((0, 1), (0, 3), (1, 3), (2, 3))
-    )
-    for (batch, targets), *cut_up in zip(alone, *shares, strict=True):
-        joined, labels = torch.cat([b for b, _ in cut_up]), torch.cat([t for _, t in cut_up])
-        assert torch.equal(joined[: len(batch)], batch) and torch.equal(labels[: len(batch)], targets)
-        assert (labels[len(batch) :] == 255).all() and len({len(part) for part, _ in cut_up}) == 1
-
-
-def test_fill_changes_the_number_of_windows_and_nothing_that_counts(some, sixteen):
-    how = dict(batch_size=7, shuffle=True, augment=True, seed=3)
-    loose, filled = ([*Batches(sixteen, some, fill=fill, **how)] for fill in (False, True))
-    assert {len(batch) for batch, _ in filled} == {7}
-    (batch, targets), (few, few_targets) = filled[-1], loose[-1]
-    count = len(few)
-    assert count < 7 and torch.equal(batch[:count], few) and torch.equal(targets[:count], few_targets)
-    assert (targets[count:] == 255).all()
-
-
 def test_focus_keeps_to_its_ground(tiles):
     scene, grid = tiles[0], grid_windows([tiles[0].size], 64, 64)
     pair = to_device([scene])
@@ -111,8 +72,6 @@ def test_crops_respect_the_split():
         (dict(batch_size=0), 'a batch_size of 1'),
         (dict(crops=True, once=True), 'exclude each other'),
         (dict(focus=4), 'set crops=True as well'),
-        (dict(batch_size=3, shard=(0, 4)), 'batch_size of 3 cannot give part 0 of 4'),
-        (dict(shard=(2, 2)), 'part 2 of 2'),
     ],
 )
 def test_choices_that_make_no_sense(tiles, some, change, message):

@@ -30,14 +30,8 @@ from unetkit.labels import Palette, colours_to_labels, labels_to_colours, read_p
 from unetkit.batches import as_batch
 from unetkit.patches import PatchGrid, window_starts
 from unetkit.stitching import core_logits, exact_windows, halo_windows, image_tensor
-from unetkit.tiles import (
-    read_image,
-    read_label_map,
-    read_reference,
-    read_vaihingen,
-    write_image,
-    write_label_map,
-)
+from unetkit.raster import read_image, read_label_map, read_reference, write_image, write_label_map
+from unetkit.archives import read_vaihingen
 from unetkit.models import load_tensors, save_model
 from unetkit.settings import Settings
 from unetkit.training import make_predictor
@@ -231,7 +225,7 @@ def test_settings_survive(chosen):
 # and answers with a word.
 
 CHILD = '''
-import sys, unetkit.tiles as tiles
+import sys, unetkit.raster as tiles
 def clear(said): return said.isprintable() and 0 < len(said) < 700
 for line in sys.stdin:
     reader, path = line.split()

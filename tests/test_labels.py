@@ -22,7 +22,8 @@ from unetkit.labels import (
 )
 from unetkit.palettes import Palette
 from unetkit.scenes import CLASSES, synthetic_scene
-from unetkit.tiles import Tile, write_image
+from unetkit.tiles import Tile
+from unetkit.raster import write_image
 
 BLACK = np.zeros((8, 8, 3), np.uint8)
 BLUE = np.broadcast_to(np.uint8(ISPRS.colours[ISPRS.names.index('building')]), BLACK.shape)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from unetkit.experiments import ModelPipeline
 from unetkit.settings import Settings
 from unetkit.labels import ISPRS, read_labelled
-from unetkit.tiles import write_image
+from unetkit.raster import write_image
 from unetkit.models import load_tensors, save_tensors
 
 SMALL = ['--patch-size', '32', '--split', 'random', *TINY]

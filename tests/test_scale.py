@@ -16,10 +16,10 @@ import pytest
 from unetkit import scale
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, labels_to_colours
-from unetkit.scale import Raster, clear_blocks, evaluate_raster, predict_raster, raster_job
+from unetkit.scale import clear_blocks, evaluate_raster, predict_raster, raster_job
+from unetkit.raster import Raster, read_image, write_image
 from unetkit.settings import Settings
 from unetkit.scenes import synthetic_scene
-from unetkit.tiles import read_image, write_image
 
 TINY = dict(
     patch_size=32,
@@ -264,7 +264,6 @@ def test_a_scheduler_that_does_not_exist_is_one_line(files, tmp_path):
 
 PEAK = """
 import sys
-from unetkit.scale import predict_raster
 predict_raster(*sys.argv[1:4], memory=2e8, precision='float32', device='cpu')
 print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])
 """

@@ -163,22 +163,12 @@ class Batches:
     once: bool = False  # Only owned pixels keep their label: for scores
     seed: int = 0  # Seed of order, crops and symmetries
     channels_last: bool = False  # Memory layout that convolutions prefer on most machines
-    shard: tuple[int, int] = (
-        0,
-        1,
-    )  # Which part of every batch, from 0, and of how many; at most `batch_size`
-    fill: bool = False  # Make the last batch as large as the others, with windows that do not count
 
     def __post_init__(self):
-        count, (rank, world) = len(self.windows), self.shard
+        count = len(self.windows)
         if not count or self.batch_size < 1:
             raise ValueError(
                 f"{count} windows in batches of {self.batch_size}: at least one window and a batch_size of 1 are needed"
-            )
-        if not 0 <= rank < world <= self.batch_size:
-            raise ValueError(
-                f"a batch_size of {self.batch_size} cannot give part {rank} of {world}: every process needs a window of each batch; "
-                "choose a larger batch_size or fewer processes"
             )
         if self.crops and self.once:
             raise ValueError(
@@ -204,14 +194,6 @@ class Batches:
         return self.windows
 
 # %% ../nbs/library/batches.ipynb #batche-8efa1e2f
-def _own_part(count, size, shard):
-    "Choose the windows of one part of a batch of `size`, and say how many of them count; the rest repeat the last of `count`."
-    rank, world = shard
-    each = -(-size // world)
-    first = rank * each
-    return np.minimum(np.arange(first, first + each), count - 1), min(max(count - first, 0), each)
-
-
 def _keep_owned(targets, windows):
     "Give every pixel of labels (N, p, p) that its window does not own the label 255."
     import torch
@@ -234,15 +216,12 @@ def __iter__(
     windows = self.epoch_windows()
     for start in range(0, len(windows), self.batch_size):
         batch_windows = windows[start : start + self.batch_size]
-        count = len(batch_windows)
-        own, counted = _own_part(count, self.batch_size if self.fill else count, self.shard)
-        turns = self.rng.integers(0, 8, count) if self.augment else None  # drawn for the whole batch
-        batch_windows = batch_windows[np.argsort(batch_windows.tile, kind="stable")][own]
+        turns = self.rng.integers(0, 8, len(batch_windows)) if self.augment else None
+        batch_windows = batch_windows[np.argsort(batch_windows.tile, kind="stable")]
         patches, targets = cut(self.pairs, batch_windows)
         batch, targets = as_batch(patches), targets.long()
         if self.once:
             targets = _keep_owned(targets, batch_windows)
         if self.augment:
-            batch, targets = _turn_pairs(batch, targets, turns[own])
-        targets[counted:] = IGNORE_INDEX
+            batch, targets = _turn_pairs(batch, targets, turns)
         yield batch.contiguous(memory_format=layout), targets

@@ -29,11 +29,11 @@ from .labels import ISPRS, PALETTES, labels_to_colours, read_labelled, read_pale
 from .machine import process_group, rank_and_world
 from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
-from .rules import IGNORE_INDEX, one_line
-from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file, with_data
+from .rules import one_line
+from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .tiles import image_pairs, read_tile, write_image, write_label_map
+from .raster import image_pairs, write_image
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):
@@ -231,7 +231,7 @@ def predict(
     for file, part in zip(files, parts):
         if method == "exact":
             predict_raster(
-                model,
+                model if scheduler else pipeline,  # workers of a cluster load the file themselves
                 part,
                 file,
                 tta=tta,
@@ -243,21 +243,10 @@ def predict(
                 restart=restart,
             )
         else:
-            tile = read_tile(part)
-            label_map = _map_in_memory(pipeline, part, tile, method, tta)
-            write_label_map(file, label_map, pipeline.palette.colours, tile.georeference)
+            pipeline.predict(part, file, method=method, tta=tta)
         print(f"wrote {file}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
-def _map_in_memory(pipeline, image, tile, method, tta):
-    "The map of a tile that was read from `image`, without an opacity that the model does not know."
-    check_raster(pipeline, image)
-    known = replace(tile, image=tile.image[..., : pipeline.model.in_channels])
-    label_map = pipeline.predict(known, method=method, tta=tta)
-    label_map[~with_data(pipeline, image, 0, 0, *tile.size)] = IGNORE_INDEX
-    return label_map
-
-
 def _map_files(out, parts):
     "A name for the map of every part; a folder is left as it is, to be refused."
     path = Path(out)
@@ -298,15 +287,10 @@ def evaluate(
     "Score a model on labelled tiles."
     pipeline = ModelPipeline.load(model, device, precision)
     if method == "exact":
-        scores = evaluate_raster(
-            model, image, reference, tta=tta, memory=_bytes(memory), device=device, precision=precision
-        )
+        scores = evaluate_raster(pipeline, image, reference, tta=tta, memory=_bytes(memory))
     else:
         tiles = read_labelled(image, reference, pipeline.palette)
-        maps = [
-            _map_in_memory(pipeline, part, tile, method, tta)
-            for tile, (part, _) in zip(tiles, image_pairs(image, reference))
-        ]
+        maps = [pipeline.predict(tile, method=method, tta=tta) for tile in tiles]
         scores = pipeline.evaluate(tiles, maps)
     print(scores.table(pipeline.palette.names))
 

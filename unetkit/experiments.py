@@ -24,11 +24,12 @@ from .machine import rank_and_world, track, wants_channels_last
 from .metrics import Scores, confusion_matrix
 from .models import Epoch, History, load_model, save_model
 from .networks import make_network
+from .raster import write_label_map
 from .rules import IGNORE_INDEX
 from .settings import Settings
 from .stitching import dihedral_average, predict_tile
 from .tiling import best_core
-from .tiles import Tile, read_tile, write_label_map
+from .tiles import Tile, read_tile
 from .training import make_optimizer, make_predictor, seed_everything
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
@@ -61,12 +62,12 @@ def as_tiles(
 def batches(
     self: ModelPipeline,
     tiles: Sequence[Tile],  # Training tiles with labels
-    focus: int | None = None,  # Class that half of the random windows hold; none when None
 ) -> tuple[Batches, Batches]:  # Training and validation batches
     "Split the windows of the training tiles into batches for training and validation."
     s = self.settings
     train, valid = split_windows(s, [tile.size for tile in tiles])
     pairs = to_device(tiles, self.device)
+    focus = focus_class(s, self.palette, tiles, train)
     layout = dict(channels_last=self._channels_last())
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
     return (
@@ -93,7 +94,7 @@ def epochs(
     if counts is None:
         counts = check_job(tiles, None, self.palette, [s])
     seed_everything(s.seed)
-    train, valid = self.batches(tiles, focus_class(s, self.palette, counts))
+    train, valid = self.batches(tiles)
     bands, classes = tiles[0].in_channels, self.palette.num_classes
     network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
     self.model = prepare(network, self.device, self._channels_last())
@@ -187,17 +188,22 @@ def predict(
     tta: bool = False,  # Average over the eight orientations?
 ) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data; or `out`
     "Map a tile or an image file."
+    method = method or self.settings.method
+    if out is not None and method == "exact" and not isinstance(image, Tile):
+        from unetkit.scale import predict_raster  # imported here: the engine for large files uses this class
+
+        return predict_raster(self, image, out, tta=tta)
     tile = image if isinstance(image, Tile) else read_tile(image)
     self.check_image(tile.name, tile.in_channels, str(tile.image.dtype))
     label_map = predict_tile(
         self.predictor(tta),
         tile.image,
-        method or self.settings.method,
+        method,
         self.settings.patch_size,
         device=self.device,
         **self.windows(),
     )
-    if getattr(tile, "valid", None) is not None:
+    if tile.valid is not None:
         label_map[~tile.valid] = IGNORE_INDEX
     return (
         label_map if out is None else write_label_map(out, label_map, self.palette.colours, tile.georeference)

@@ -15,7 +15,8 @@ import numpy as np
 
 from .palettes import DUBAI, ISPRS, PALETTES, Palette, colour_blind_safe, read_palette
 from .rules import IGNORE_INDEX, check_labels, strips
-from .tiles import Tile, image_pairs, raster_info, read_reference, read_tiles, read_valid
+from .tiles import Tile, read_tiles
+from .raster import Raster, image_pairs, read_reference
 
 _all_ = ['DUBAI', 'ISPRS', 'PALETTES', 'Palette', 'colour_blind_safe', 'read_palette', 'IGNORE_INDEX']
 
@@ -109,7 +110,7 @@ def class_counts(
 
 # %% ../nbs/02_labels.ipynb #c123-0f4db6d0
 def read_labels(
-    reference: str | Path,  # Reference file, in the colours of the palette
+    reference: str | Path | Raster,  # Reference, in the colours of the palette
     palette: Palette,  # The colours and their classes
     window: tuple[int, int, int, int] | None = None,  # (row, col, height, width); the whole file when None
 ) -> np.ndarray:  # (H, W) uint8 class indices; 255 where the colour is an ignored one
@@ -118,7 +119,8 @@ def read_labels(
         return colours_to_labels(read_reference(reference, window), palette)
     except UnknownColour as error:
         place = '' if window is None else f", in the window at row {window[0]}, column {window[1]}"
-        raise UnknownColour(f"{reference}{place}: {error}") from None
+        name = reference.path if isinstance(reference, Raster) else reference
+        raise UnknownColour(f"{name}{place}: {error}") from None
 
 
 def read(
@@ -144,7 +146,7 @@ def read_labelled(
     "Read tiles with their references as labels; pixels without data in the image get 255."
     pairs = image_pairs(image, reference)
     tiles = []
-    for tile, (own_image, own_reference) in zip(read_tiles(image), pairs):
+    for tile, (_, own_reference) in zip(read_tiles(image), pairs):
         labels = read_labels(own_reference, palette)
         if labels.shape != tile.size:
             raise ValueError(
@@ -152,16 +154,10 @@ def read_labelled(
                 f"{labels.shape[0]} x {labels.shape[1]} (rows x columns): "
                 "give a reference on the same pixels as the image"
             )
-        labels[_without_data(own_image, tile.size)] = IGNORE_INDEX
+        if tile.valid is not None:
+            labels[~tile.valid] = IGNORE_INDEX
         tiles.append(replace(tile, labels=labels))
     return tiles
-
-
-def _without_data(image, size):
-    "Which pixels (H, W) an image file says hold no data; none if its last band is opacity."
-    if raster_info(image).alpha:
-        return np.zeros(size, bool)
-    return ~read_valid(image, 0, 0, *size)
 
 
 def label_tile(
@@ -177,6 +173,6 @@ def label_tile(
         labels = colours_to_labels(tile.reference, palette)
     except UnknownColour as error:
         raise UnknownColour(f"tile {tile.name!r}: {error}") from None
-    if getattr(tile, 'valid', None) is not None:
+    if tile.valid is not None:
         labels[~tile.valid] = IGNORE_INDEX
     return replace(tile, labels=labels, reference=None)

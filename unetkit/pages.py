@@ -22,7 +22,8 @@ from .jobs import checksum
 from .plots import plot_confusion, plot_history, show_triptych
 from .records import environment
 from .report import accuracy_table, class_table, model_name, percent
-from .tiles import Tile, atomic_path, write_label_map
+from .tiles import Tile
+from .raster import atomic_path, write_label_map
 
 # %% ../nbs/library/pages.ipynb #pages-a98471c2
 def _tile_facts(tiles):

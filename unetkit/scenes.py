@@ -18,7 +18,8 @@ from rasterio.crs import CRS
 from scipy import ndimage
 
 from .rules import whole
-from .tiles import Georeference, Tile
+from .tiles import Tile
+from .raster import Georeference
 
 # %% ../nbs/library/scenes.ipynb #c009-a6f960f6
 CLASSES = ('impervious', 'building', 'low vegetation', 'tree', 'car')  # Index in `labels` -> name

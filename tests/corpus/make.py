@@ -14,7 +14,7 @@ from PIL import Image
 
 from unetkit.experiments import ModelPipeline, Settings
 from unetkit.labels import ISPRS
-from unetkit.tiles import Georeference, write_image, write_label_map
+from unetkit.raster import Georeference, write_image, write_label_map
 from unetkit.models import Epoch, History, load_tensors, save_model, save_tensors
 from unetkit.unet import UNet
 
