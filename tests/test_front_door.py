@@ -100,11 +100,25 @@ def test_the_same_map_in_python_and_at_the_command_line(model, tmp_path, kind, m
     image = write_image(tmp_path / 'image.tif', pixels, test.georeference)
     with rasterio.open(image, 'r+') as raster:
         if kind == 'alpha':
-            raster.colorinterp = [rasterio.enums.ColorInterp[name] for name in ('red', 'green', 'blue', 'alpha')]
+            raster.colorinterp = [
+                rasterio.enums.ColorInterp[name] for name in ('red', 'green', 'blue', 'alpha')
+            ]
         else:
             raster.nodata = 0
     file, out = model.save(tmp_path / 'model.safetensors'), tmp_path / 'map.tif'
-    words = ['predict', file, image, '--out', out, '--method', method, '--device', 'cpu', '--precision', 'float32']
+    words = [
+        'predict',
+        file,
+        image,
+        '--out',
+        out,
+        '--method',
+        method,
+        '--device',
+        'cpu',
+        '--precision',
+        'float32',
+    ]
     assert main([str(word) for word in words]) == 0
     in_python = model.predict(image, method=method)
     np.testing.assert_array_equal(in_python == 255, hole)

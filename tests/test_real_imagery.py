@@ -19,7 +19,8 @@ from unetkit.metrics import Scores, confusion_matrix
 from unetkit.patches import grid_windows
 from unetkit.rules import IGNORE_INDEX
 from unetkit.stitching import predict_tile
-from unetkit.tiles import read_image, read_label_map, read_reference, read_tile, read_tiles, write_image
+from unetkit.raster import read_image, read_label_map, read_reference, write_image
+from unetkit.tiles import read_tile, read_tiles
 from unetkit.training import epochs, make_optimizer, make_predictor, seed_everything
 from unetkit.unet import UNet
 
