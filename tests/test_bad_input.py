@@ -84,6 +84,8 @@ def models(shared, tiles):
             files[name],
             '--patch-size',
             32,
+            '--split',
+            'random',
             *TINY,
         )
     return files
@@ -308,7 +310,7 @@ def test_output_below_a_file(good, models, refused):
     pair = [good / 'image.tif', good / 'reference.tif']
     said = ['cannot write', str(below), 'choose another with --out']
     refused(*report_job(good, good, 'no', '--out', below), said=said)
-    train = ['train', *pair, '--out', below / 'm.safetensors', '--patch-size', 32, *TINY]
+    train = ['train', *pair, '--out', below / 'm.safetensors', '--patch-size', 32, '--split', 'random', *TINY]
     predict = ['predict', models['3'], pair[0], '--out', below / 'map.tif']
     scene = ['scene', '--height', 64, '--width', 64, '--out', below]
     for words in (train, predict, scene):
@@ -317,7 +319,7 @@ def test_output_below_a_file(good, models, refused):
 
 def test_folder_for_a_file_and_file_for_a_folder(good, models, refused):
     pair = [good / 'image.tif', good / 'reference.tif']
-    train = ['train', *pair, '--out', good, '--patch-size', 32, *TINY]
+    train = ['train', *pair, '--out', good, '--patch-size', 32, '--split', 'random', *TINY]
     refused(*train, said=['it is a folder', 'name of a file'])
     refused('predict', models['3'], pair[0], '--out', good, said=['it is a folder'])
     refused(*report_job(good, good, 'no', '--out', pair[0]), said=['cannot write', 'File exists'])

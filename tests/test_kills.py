@@ -188,7 +188,7 @@ def epochs_said(text):
 
 def training(scene, count):
     files = [scene / 'image.tif', scene / 'reference.tif']
-    tail = ['--patch-size', 32, '--epochs', count, *TINY]
+    tail = ['--patch-size', 32, '--split', 'random', '--epochs', count, *TINY]
     return Task(lambda folder: ['train', *files, '--out', folder / 'model.safetensors', *tail], epochs, epochs_said, 'model.safetensors')  # fmt: skip
 
 

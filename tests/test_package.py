@@ -452,7 +452,7 @@ import sys, unetkit as uk
 from unetkit.another import answer
 assert answer() == 42
 train, test = uk.scene(96, 96, seed=1), uk.scene(64, 64, seed=2)
-tiny = dict(patch_size=16, epochs=1, width=4, depth=1, device='cpu', precision='float32')
+tiny = dict(patch_size=16, epochs=1, width=4, depth=1, device='cpu', precision='float32', split='random')
 for change in (dict(loss='squared_error'), dict(network='one_pixel')):
     model = uk.ModelPipeline(uk.ISPRS, **tiny, **change).fit(train)
     path = model.save('m.safetensors')
