@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -41,26 +42,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unetkit.experiments import ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, class_counts
 from unetkit.losses import class_weights, make_loss
-from unetkit.patches import Batches, as_batch, grid_windows, plan, random_split, to_device
+from unetkit.batches import Batches, as_batch, to_device
+from unetkit.patches import grid_windows, random_split
+from unetkit.windows import plan
 from unetkit.records import environment
+from unetkit.report import REPORT
 from unetkit.scale import predict_raster
+from unetkit.machine import pick_precision, prepare, wants_channels_last
+from unetkit.networks import count_flops, count_parameters
 from unetkit.scenes import synthetic_scene
 from unetkit.stitching import exact_halo, image_tensor
 from unetkit.tiles import Tile
-from unetkit.training import (
-    fit,
-    make_optimizer,
-    make_predictor,
-    pick_precision,
-    prepare,
-    seed_everything,
-    train_epoch,
-    wants_channels_last,
-)
-from unetkit.unet import UNet, count_flops, count_parameters
+from unetkit.training import epochs, make_optimizer, make_predictor, seed_everything, train_epoch
+from unetkit.unet import UNet
 
 SIZE, STRIDE = (2565, 1919), 8  # tile of the report: rows and columns, and its stride, in pixels
 BOUND_GB, BOUND_SCENE = 1.2, 3.0  # gigabytes, seconds
@@ -425,7 +422,7 @@ def trained(folder, width=16):
     "A file with a network that has learnt a scene a little; made once."
     path, pipeline = (
         Path(folder) / f'model_{width}.safetensors',
-        ModelPipeline(ISPRS, Settings(epochs=6, width=width)),
+        ModelPipeline(ISPRS, replace(REPORT, epochs=6, width=width)),
     )
     if path.exists():
         return path
@@ -718,7 +715,7 @@ def memory_here(steps):
     ]
     model = prepare(UNet(3, 5, 16), 'cpu')
     loss_fn = make_loss('weighted_cross_entropy', class_weights(class_counts(tile.labels, 5)))
-    list(fit(model, *batches, loss_fn, make_optimizer(model), epochs=2, dtype=pick_precision()))
+    list(epochs(model, *batches, loss_fn, make_optimizer(model), epochs=2, dtype=pick_precision()))
     return {'windows': len(windows), 'steps': 2 * len(batches[0])}
 
 

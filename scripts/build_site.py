@@ -387,7 +387,7 @@ def first_page(source):
     "The first page, with what the recorded model reached; its Python blocks are run, so that they hold."
     from unetkit.records import demo_model
     from unetkit.labels import ISPRS
-    from unetkit.unet import count_parameters
+    from unetkit.networks import count_parameters
 
     recorded = json.loads(
         (ROOT / 'unetkit' / 'recorded' / 'demo' / 'scores.json').read_text(encoding='utf-8')
@@ -420,7 +420,7 @@ def pictures(work):
     import numpy as np
     from matplotlib.figure import Figure
     from PIL import Image
-    from unetkit.experiments import built_in
+    from unetkit.jobs import built_in
     from unetkit.labels import ISPRS, labels_to_colours
     from unetkit.records import demo_model
 

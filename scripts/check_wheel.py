@@ -49,7 +49,7 @@ WANTED = [
     'unetkit/*',
 ]  # in the source archive
 TORCHLESS = (
-    'rules check plots raster tiles archives scenes palettes labels metrics intervals patches'.split()
+    'rules check plots raster tiles archives scenes palettes labels metrics intervals windows patches'.split()
 )  # modules that work without torch
 IMPORT_SECONDS = (
     1.5  # of computing, promised, beyond torch's own; more than twice that fails: machines are noisy

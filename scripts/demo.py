@@ -17,7 +17,7 @@ from PIL import Image
 
 from unetkit.deploy import export_onnx, read_onnx_metadata
 from unetkit.records import demo_model
-from unetkit.experiments import built_in
+from unetkit.jobs import built_in
 from unetkit.labels import labels_to_colours
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,18 +20,21 @@ import numpy as np
 from PIL import Image
 
 from unetkit.cli import main as unetkit
-from unetkit.experiments import SCENE_SIZE, ModelPipeline, Settings, built_in, checksum, read_labelled
-from unetkit.labels import DUBAI, ISPRS
+from unetkit.experiments import ModelPipeline
+from unetkit.jobs import SCENE_SIZE, built_in, checksum
+from unetkit.settings import Settings
+from unetkit.labels import DUBAI, ISPRS, read_labelled
 from unetkit.plots import show_triptych
 from unetkit.records import environment
 from unetkit.report import model_name
 from unetkit.scenes import synthetic_scene
-from unetkit.tiles import read_label_map
+from unetkit.raster import read_label_map
 
 HERE = Path(__file__).resolve().parent.parent
 RECORDED, IMAGES = HERE / 'unetkit' / 'recorded', HERE / 'nbs' / 'images'
 # What lessons 12 and 15 found best, in a network small enough to be downloaded with a page.
 DEMO = Settings(
+    split='random',
     patch_size=64,
     epochs=20,
     width=12,

@@ -22,11 +22,11 @@ os.environ['OMP_NUM_THREADS'] = '1'
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from unetkit.experiments import checksum  # noqa: E402
+from unetkit.jobs import checksum  # noqa: E402
 from unetkit.metrics import Scores  # noqa: E402
 from unetkit.records import STUDIES, environment, trial  # noqa: E402
-from unetkit.tiles import atomic_path  # noqa: E402
-from unetkit.training import pick_device, pick_precision  # noqa: E402
+from unetkit.raster import atomic_path
+from unetkit.machine import pick_device, pick_precision  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent.parent / 'unetkit' / 'recorded' / 'studies'
 

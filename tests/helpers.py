@@ -13,7 +13,7 @@ import numpy as np
 import unetkit
 from unetkit.cli import main
 from unetkit.labels import ISPRS, labels_to_colours
-from unetkit.tiles import Georeference, write_image
+from unetkit.raster import Georeference, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 # a network so small that a command takes a second, with everything set that decides a result

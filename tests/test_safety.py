@@ -15,12 +15,13 @@ import torch
 from helpers import TINY, check_line, check_refusal, disk, make_tile, start_process, succeeds, write_tile
 from safetensors.torch import save_file
 
-from unetkit.experiments import ModelPipeline, Settings, read_labelled
-from unetkit.labels import ISPRS
-from unetkit.tiles import write_image
-from unetkit.training import load_tensors, save_tensors
+from unetkit.experiments import ModelPipeline
+from unetkit.settings import Settings
+from unetkit.labels import ISPRS, read_labelled
+from unetkit.raster import write_image
+from unetkit.models import load_tensors, save_tensors
 
-SMALL = ['--patch-size', '32', *TINY]
+SMALL = ['--patch-size', '32', '--split', 'random', *TINY]
 
 
 @pytest.fixture(scope='module')
@@ -196,8 +197,8 @@ def test_files_that_are_no_model(model, tile, refused, tmp_path, kind):
 
 
 LIES = {
-    'wide': (lambda about: {'unet': about['unet'] | {'width': 10**9}}, 'does not hold a U-Net'),
-    'deep': (lambda about: {'unet': about['unet'] | {'depth': 10**9}}, 'lacks the weight downs.999999999'),
+    'wide': (lambda about: {'args': about['args'] | {'width': 10**9}}, 'does not hold a network'),
+    'deep': (lambda about: {'args': about['args'] | {'depth': 10**9}}, 'depth must be in [1, 16]'),
     'classes': (
         lambda about: {'palette': asdict(ISPRS.ignoring('clutter'))},
         'its palette has 5 classes, its network 6',
@@ -272,7 +273,7 @@ def checkpoint(tile, tmp_path_factory):
     "A good checkpoint, as a run leaves it that was stopped after the first of two epochs: its tensors and records."
     path = tmp_path_factory.mktemp('checkpoint') / 'checkpoint'
     small = dict(patch_size=32, width=4, depth=2, device='cpu', precision='float32')
-    pipeline = ModelPipeline(ISPRS, Settings(**small, epochs=2, patience=2))
+    pipeline = ModelPipeline(ISPRS, Settings(**small, epochs=2, patience=2, split='random'))
     run = pipeline.epochs(read_labelled(*tile, ISPRS), path)
     next(run)
     run.close()

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from unetkit.cli import main
-from unetkit.experiments import ModelPipeline, Settings
+from unetkit.experiments import ModelPipeline
+from unetkit.settings import Settings
 from unetkit.labels import ISPRS
 from unetkit.scenes import synthetic_scene
-from unetkit.tiles import read_image
+from unetkit.raster import read_image
 
 TINY = dict(
     patch_size=32, epochs=2, batch_size=8, width=4, depth=2, lr=3e-3, device='cpu', precision='float32'

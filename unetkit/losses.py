@@ -4,21 +4,33 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'LOSSES', 'class_weights', 'weighted_cross_entropy', 'decision_threshold', 'weighted_binary', 'dice_loss',
-           'focal_loss', 'make_loss']
+           'focal_loss', 'cross_entropy', 'make_loss']
 
 # %% ../nbs/06_losses.ipynb #c003-b7a644b6
 from collections.abc import Callable, Sequence
 from functools import partial
+import inspect
 
 import torch
 from torch.nn import functional as F
 
-# %% ../nbs/06_losses.ipynb #c012-a9907c02
-SCHEMES = ('inverse', 'sqrt', 'median', 'log', 'none')  # Ways to turn shares into weights
+from .rules import IGNORE_INDEX, one_of
 
-# %% ../nbs/06_losses.ipynb #c014-5b511520
-def _check_counts(counts):
-    "Counts as a float64 tensor, or `ValueError`."
+# %% ../nbs/06_losses.ipynb #c016-8a2cddfa
+SCHEMES = {
+    'inverse': lambda share: 1 / share,
+    'sqrt': lambda share: share**-0.5,
+    'median': lambda share: share.quantile(0.5) / share,
+    'log': lambda share: 1 / torch.log(1.02 + share),
+    'none': torch.ones_like,
+}  # Name -> weights of classes with these shares, each above 0 and together 1
+
+
+def class_weights(
+    counts: Sequence[int],  # Pixels of each class, (K,), >= 0: list, array or tensor
+    scheme: str | Callable = 'inverse',  # A name in `SCHEMES`, or a function from shares to weights
+) -> torch.Tensor:  # Weights, float32 (K,), >= 0; 0 for a class without pixels
+    "Compute one weight per class from how often the class occurs."
     counts = torch.as_tensor(counts, dtype=torch.float64, device='cpu')
     if counts.ndim != 1 or not counts.isfinite().all() or (counts < 0).any():
         raise ValueError(f"counts must be one number >= 0 for each class, got {counts.tolist()}")
@@ -26,44 +38,25 @@ def _check_counts(counts):
         raise ValueError(
             f"the counts of all {len(counts)} classes are 0: no pixel would be scored; check the palette and the ignored colours"
         )
-    return counts
-
-# %% ../nbs/06_losses.ipynb #c016-8a2cddfa
-def class_weights(
-    counts: Sequence[int],  # Pixels of each class, (K,), >= 0: list, array or tensor
-    scheme: str = 'inverse',  # 'inverse' (the report), 'sqrt', 'median', 'log' or 'none'
-) -> torch.Tensor:  # Weights, float32 (K,), >= 0; 0 for a class without pixels
-    "One weight per class, from how often the class occurs."
-    counts = _check_counts(counts)
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+    if not callable(scheme):
+        scheme = SCHEMES[one_of('scheme', scheme, SCHEMES)]
     weights, present = torch.zeros_like(counts), counts > 0
-    share = counts[present] / counts.sum()
-    rules = dict(
-        inverse=lambda: 1 / share,
-        sqrt=lambda: share**-0.5,
-        median=lambda: share.quantile(0.5) / share,
-        log=lambda: 1 / torch.log(1.02 + share),
-        none=lambda: torch.ones_like(share),
-    )
-    weights[present] = rules[scheme]()
+    weights[present] = scheme(counts[present] / counts.sum())
     return weights.float()
 
 # %% ../nbs/06_losses.ipynb #c028-0b9ad3ec
 def weighted_cross_entropy(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,  # Class indices (N, H, W), int64
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
     normalisation: str = 'pixels',  # Divide by the number of scored 'pixels', or by the sum of their 'weights'
-    ignore_index: int = 255,  # Target of pixels that are not scored
 ) -> torch.Tensor:  # Scalar, float32, >= 0
-    "Mean over the scored pixels of weight times -log of the probability given to the true class."
-    if normalisation not in ('pixels', 'weights'):
-        raise ValueError(f"normalisation must be 'pixels' or 'weights', got {normalisation!r}")
+    "Average weight times -log of the probability of the true class over the scored pixels."
+    one_of('normalisation', normalisation, ('pixels', 'weights'))
     logits = logits.float()
     weights = logits.new_ones(logits.shape[1]) if weights is None else weights.to(logits)
-    total = F.cross_entropy(logits, targets, weights, ignore_index=ignore_index, reduction='sum')
-    scored = targets != ignore_index
+    total = F.cross_entropy(logits, targets, weights, ignore_index=IGNORE_INDEX, reduction='sum')
+    scored = targets != IGNORE_INDEX
     if normalisation == 'pixels':
         return total / scored.sum().clamp(min=1)
     mass = (weights[targets.where(scored, 0)] * scored).sum()
@@ -75,7 +68,7 @@ def decision_threshold(
     chosen: int,  # Index of the class whose threshold is asked for
     other: int,  # Index of the class it competes with
 ) -> float:  # Probability of `chosen`, in [0, 1]; `other` has the rest
-    "Probability at which the best answer under weighted cross entropy flips from `other` to `chosen`."
+    "Compute the probability at which the best answer under weighted cross entropy flips to `chosen`."
     mine, its = float(weights[chosen]), float(weights[other])
     if not mine + its > 0:
         raise ValueError(
@@ -98,56 +91,63 @@ def weighted_binary(
 # %% ../nbs/06_losses.ipynb #c076-762d2331
 def dice_loss(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,  # Class indices (N, H, W), int64
-    ignore_index: int = 255,  # Target of pixels that are not scored
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
+    weights: torch.Tensor | None = None,  # Weight of each class in the mean, (K,), >= 0; None: all 1
 ) -> torch.Tensor:  # Scalar, float32, in [0, 1]
-    "1 - soft Dice, averaged over the classes that occur in the targets."
-    scored = (targets != ignore_index).unsqueeze(1)
+    "Average 1 - soft Dice over the classes that occur in the targets."
+    scored = (targets != IGNORE_INDEX).unsqueeze(1)
     given = logits.float().softmax(1) * scored
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
     true = ((targets.unsqueeze(1) == classes) & scored).float()
     overlap, pixels = (given * true).sum((0, 2, 3)), true.sum((0, 2, 3))
     dice = 2 * overlap / (given.sum((0, 2, 3)) + pixels).clamp(min=1e-6)
-    present = pixels > 0
-    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+    parts = (pixels > 0).float() if weights is None else (pixels > 0) * weights.to(dice)
+    return ((1 - dice) * parts).sum() / parts.sum().where(parts.sum() > 0, 1)
 
 # %% ../nbs/06_losses.ipynb #c084-3fb21093
 def focal_loss(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,  # Class indices (N, H, W), int64
-    gamma: float = 2.0,  # How much a pixel that is right already is discounted, >= 0; 0: cross entropy
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
-    ignore_index: int = 255,  # Target of pixels that are not scored
+    gamma: float = 2.0,  # How much a pixel that is right already is discounted, >= 0; 0: cross entropy
 ) -> torch.Tensor:  # Scalar, float32, >= 0
-    "Mean over the scored pixels of cross entropy times (1 - p)**gamma, p being the probability of the true class."
+    "Average cross entropy times (1 - p)**gamma over the scored pixels, p being the probability of the true class."
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}: below 0, easy pixels would count most")
-    charge = F.cross_entropy(logits.float(), targets, ignore_index=ignore_index, reduction='none')
+    charge = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction='none')
     factor = (-torch.expm1(-charge)).clamp(min=1e-6) ** gamma
-    scored = targets != ignore_index
+    scored = targets != IGNORE_INDEX
     if weights is not None:
         factor = factor * weights.to(charge)[targets.where(scored, 0)]
     return (factor * charge * scored).sum() / scored.sum().clamp(min=1)
 
-# %% ../nbs/06_losses.ipynb #c092-cf589998
-LOSSES = ('cross_entropy', 'weighted_cross_entropy', 'dice', 'focal')  # Names that `make_loss` knows
-
 # %% ../nbs/06_losses.ipynb #c094-f05ae317
+def cross_entropy(
+    logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
+    weights: torch.Tensor | None = None,  # Not used
+) -> torch.Tensor:  # Scalar, float32, >= 0
+    "Average -log of the probability of the true class over the scored pixels."
+    return weighted_cross_entropy(logits, targets)
+
+
+LOSSES = {
+    'cross_entropy': cross_entropy,
+    'weighted_cross_entropy': weighted_cross_entropy,
+    'dice': dice_loss,
+    'focal': focal_loss,
+}  # Name -> loss(logits, targets, weights)
+
+
 def make_loss(
-    name: str,  # One of `LOSSES`
-    weights: torch.Tensor | None = None,  # Weight of each class, (K,); used by 'weighted_cross_entropy' alone
-    ignore_index: int = 255,  # Target of pixels that are not scored
-) -> Callable[
-    [torch.Tensor, torch.Tensor], torch.Tensor
-]:  # Function of logits (N, K, H, W) and targets (N, H, W)
-    "The loss of that name, ready for the training loop."
-    if name not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}")
-    if name == 'weighted_cross_entropy':
-        if weights is None:
-            raise ValueError("weighted_cross_entropy needs weights: pass class_weights(counts)")
-        return partial(weighted_cross_entropy, weights=weights, ignore_index=ignore_index)
-    return partial(
-        dict(cross_entropy=weighted_cross_entropy, dice=dice_loss, focal=focal_loss)[name],
-        ignore_index=ignore_index,
-    )
+    loss: str
+    | Callable,  # A name in `LOSSES`, or a function of logits, targets and, if it has them, `weights`
+    weights: torch.Tensor | None = None,  # Weight of each class, (K,); needed by 'weighted_cross_entropy'
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:  # Of logits (N, K, H, W) and targets (N, H, W)
+    "Choose a loss and give it its weights, ready for the training loop."
+    if not callable(loss):
+        loss = LOSSES[one_of('loss', loss, LOSSES, 'or pass a function of logits and targets')]
+    if loss is weighted_cross_entropy and weights is None:
+        raise ValueError("weighted_cross_entropy needs weights: pass class_weights(counts)")
+    takes_weights = 'weights' in inspect.signature(loss).parameters
+    return partial(loss, weights=weights) if takes_weights else loss

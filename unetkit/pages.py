@@ -17,11 +17,13 @@ import json
 
 import matplotlib.pyplot as plt
 
-from .experiments import Result, checksum, result_record
+from .experiments import Result, result_record
+from .jobs import checksum
 from .plots import plot_confusion, plot_history, show_triptych
 from .records import environment
 from .report import accuracy_table, class_table, model_name, percent
-from .tiles import Tile, atomic_path, write_label_map
+from .tiles import Tile
+from .raster import atomic_path, write_label_map
 
 # %% ../nbs/library/pages.ipynb #pages-a98471c2
 def _tile_facts(tiles):
@@ -52,10 +54,10 @@ def scores_document(
 ):  # What scores.json holds: settings, environment, models; scores are fractions, None where undefined
     "Collect settings, environment and scores of a comparison as plain data."
     first = results[0].pipeline
-    settings = asdict(first.settings)
+    settings = first.settings.as_dict()
     del settings["patch_size"]
     settings |= {
-        "patch_sizes": [r.pipeline.settings.patch_size for r in results],
+        "patch_sizes": [r.pipeline.settings.patch_size for r in results if r.name != "recommended"],
         "classes": list(first.palette.names),
         "sources": sources or {},
         "train": _tile_facts(train),
@@ -64,7 +66,8 @@ def scores_document(
     models = []
     for result in results:
         history = [asdict(epoch) for epoch in result.pipeline.history]
-        models.append(result_record(result) | {"history": history})
+        settings_of_model = result.pipeline.settings.as_dict()
+        models.append(result_record(result) | {"settings": settings_of_model, "history": history})
     return {"settings": settings, "environment": environment(first.device, first.dtype), "models": models}
 
 # %% ../nbs/library/pages.ipynb #pages-51e5624a

@@ -8,7 +8,7 @@ __all__ = ['RECORDED', 'FIVE', 'STUDIES', 'environment', 'recorded', 'read_score
 
 # %% ../nbs/library/records.ipynb #record-83038077
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -21,11 +21,13 @@ import torch
 from fastcore.basics import patch
 
 from . import __version__
-from .experiments import ModelPipeline, Settings, built_in, read_labelled
-from .labels import DUBAI, ISPRS, Palette
+from .experiments import ModelPipeline
+from .jobs import built_in
+from .labels import DUBAI, ISPRS, Palette, read_labelled
 from .metrics import Scores
 from .report import REPORT
 from .scenes import synthetic_scene
+from .settings import Settings
 from .tiles import Tile
 
 # %% ../nbs/library/records.ipynb #record-0ce3537a
@@ -116,7 +118,7 @@ def trial(
     best = pipeline.history.best
     moments["kept"] = {"validation": best.valid_accuracy, "matrices": matrices()}
     return {
-        "settings": asdict(settings),
+        "settings": settings.as_dict(),
         "steps": epoch.steps,
         "seconds": round(sum(e.seconds for e in pipeline.history), 1),
         "best_epoch": best.number,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 import math
 
-from .experiments import Settings
+from .settings import Settings
 
 # %% ../nbs/10_report.ipynb #c009-be0a07ae
 PUBLISHED_ACCURACY = {32: 67.92, 64: 63.72, 128: 62.01}  # Table 2: percent of the test tile, per patch size

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm, t as student_t
 
 from ..check import Checker, Exercise, Mistake
-from ..metrics import mean_interval
+from ..intervals import mean_interval
 
 # %% ../../nbs/checkers/15_fair_comparison.ipynb #n696efa69146
 def _differences(first, second):

@@ -1,0 +1,609 @@
+"""The program is killed at moments it cannot choose: nothing is lost but the piece of work in hand, and nothing is ever half.
+
+The real commands run on a small scene, in processes of their own, and end by signals that cannot be refused.
+1. After a SIGKILL at any moment every file that can be seen is whole, and everything that had been finished is kept.
+2. The same command goes on from there, does nothing twice, clears away what the dead process left, and ends with the result of an undisturbed run, bit for bit.
+3. Ctrl-C and SIGTERM end a command with one clear line, their own exit code, and no leftovers.
+4. A disk that fills up, or becomes read-only, in the middle of the work costs no more than a kill.
+
+When a test needs a certain moment, the process strikes itself there (`At`), so that it is met on a fast and on a slow machine. The slow tests strike at random."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from helpers import child_environment
+from safetensors import safe_open
+
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system cannot fork a process')
+
+# A process to kill.
+#
+# A fresh interpreter takes seconds to load torch, and a kill a moment. So one interpreter, the nursery, loads the program once and then forks: each command runs
+# in a child of its own, a whole process with its own memory, files and death. The nursery answers a line with the number of the process, and says how it ended.
+
+NURSERY = """
+import fnmatch, gc, json, os, signal, sys
+import torch._dynamo  # which the first optimiser would load
+from unetkit.cli import main
+gc.freeze()  # what is shared with the children stays shared
+
+def strike_at(event, path, count, signal, limit):
+    left = [count]
+    def hook(name, arguments):
+        if name == event and any(fnmatch.fnmatch(str(argument), path) for argument in arguments):
+            left[0] -= 1
+            if left[0] == 0 and limit:
+                import resource
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            elif left[0] == 0:
+                os.kill(os.getpid(), signal)
+    sys.addaudithook(hook)
+
+for line in sys.stdin:
+    words, at, out, err = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number, log in ((1, out), (2, err)):
+            os.dup2(os.open(log, os.O_WRONLY), number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if at:
+            strike_at(**at)
+        code = main(words)
+        sys.stdout.flush()
+        os._exit(code)  # without taking the whole interpreter apart
+    print(child, flush=True)
+    while True:
+        status = os.waitpid(child, os.WUNTRACED)[1]
+        if not os.WIFSTOPPED(status):
+            break
+        print('stopped', flush=True)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+@dataclass
+class At:
+    "The moment at which a process strikes itself: an event of Python's audit hooks whose arguments name a path."
+
+    path: str  # A pattern of the whole path, with * and ?
+    count: int = 1  # At which occurrence
+    event: str = 'os.rename'  # A finished file is renamed to its place: 'os.rename' is the end of a write, 'open' its beginning
+    signal: int = signal.SIGKILL  # What it sends to itself
+    limit: int = 0  # If not 0: instead, no file may grow beyond so many bytes from there on
+
+
+class Nursery:
+    "An interpreter that runs commands in forked children."
+
+    def __init__(self, folder):
+        self.out, self.err = folder / 'out.txt', folder / 'err.txt'
+        self.interpreter = subprocess.Popen(
+            [sys.executable, '-c', NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+        )
+
+    def start(self, words, at=None):
+        "Start a command; the number of its process."
+        for log in (self.out, self.err):
+            log.write_text('')
+        line = [[str(word) for word in words], at and asdict(at), str(self.out), str(self.err)]
+        print(json.dumps(line), file=self.interpreter.stdin, flush=True)
+        return int(self.answer())
+
+    def answer(self):
+        "How the command ended: its exit code, or the negative number of the signal. 'stopped' if it may go on."
+        return self.interpreter.stdout.readline().strip()
+
+    def run(self, words, at=None):
+        "Run a command to its end, whichever that is."
+        self.start(words, at)
+        return int(self.answer())
+
+    def printed(self):
+        return self.out.read_text()
+
+    def said(self):
+        return self.err.read_text()
+
+
+# What a command promises
+
+
+@dataclass
+class Task:
+    "A command that does its work in pieces and can be interrupted."
+
+    words: Callable  # The words of the command that works in a folder
+    pieces: Callable  # The set of pieces that are safe on the disk there
+    said: Callable  # How many pieces a text on the output stream says to be finished
+    finished: str  # Name of the file that is there when all is done
+    kept: bool = True  # Can pieces still be seen when the work is done?
+
+
+def hidden(folder):
+    "Files and folders with a dot in front: those of writers at work, or of dead ones."
+    found = set()
+    for top, folders, names in os.walk(folder):
+        found |= {Path(top, name) for name in folders + names if name.startswith('.')}
+    return found
+
+
+def visible(folder):
+    "What a user sees in a folder."
+    paths = [Path(top, name) for top, _, names in os.walk(folder) for name in names]
+    return sorted(
+        path for path in paths if not any(p.startswith('.') for p in path.relative_to(folder).parts)
+    )
+
+
+def read_tensors(path):
+    with safe_open(path, 'np') as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return tensors, json.loads(file.metadata()['unetkit'])
+
+
+def epochs(folder):
+    "Epochs that a checkpoint or a model remembers; the seconds tell an epoch from the same one trained again."
+    found = set()
+    for path in visible(folder):
+        if '.safetensors' in path.name:
+            about = read_tensors(path)[1]
+            for epoch in about.get('epochs', about.get('history')):
+                found.add((about['settings']['patch_size'], epoch['number'], epoch['seconds']))
+    return found
+
+
+def blocks(folder):
+    "Blocks of a map; one that was made twice would have another time."
+    paths = [path for path in visible(folder / 'map.tif.blocks') if path.suffix == '.tif']
+    return {(path.name, path.stat().st_mtime_ns) for path in paths}
+
+
+# A tiny network, so that much of the time is spent with writing; random turns make each epoch depend on the state of the generators.
+TINY = '--width 4 --depth 2 --batch-size 10 --augment --device cpu --precision float32 --patience 99'.split()
+# Little memory makes many blocks, and with the probabilities there are two maps.
+MANY = '--memory 0.001 --probabilities --device cpu --precision float32'.split()
+
+
+def epochs_said(text):
+    return text.count('  train loss ')
+
+
+def training(scene, count):
+    files = [scene / 'image.tif', scene / 'reference.tif']
+    tail = ['--patch-size', 32, '--epochs', count, *TINY]
+    return Task(lambda folder: ['train', *files, '--out', folder / 'model.safetensors', *tail], epochs, epochs_said, 'model.safetensors')  # fmt: skip
+
+
+def reporting(scene):
+    "Two trainings with a map each, and a page at the end."
+    files = []
+    for role in ('train', 'test'):
+        for kind in ('image', 'reference'):
+            files += [f'--{role}-{kind}', scene / f'{kind}.tif']
+    tail = ['--patch-sizes', '16,32', '--epochs', 24, *TINY]
+    return Task(lambda folder: ['report', *files, '--out', folder, *tail], epochs, epochs_said, 'report.html')
+
+
+def mapping(scene, model):
+    words = ['predict', model, scene / 'image.tif', '--out']
+    return Task(
+        lambda folder: [*words, folder / 'map.tif', *MANY], blocks, lambda text: 0, 'map.tif', kept=False
+    )
+
+
+# What is whole
+
+
+def timeless(data):
+    "Data without the seconds that a run took."
+    if isinstance(data, dict):
+        return {key: timeless(value) for key, value in data.items() if key != 'seconds'}
+    return [timeless(value) for value in data] if isinstance(data, list) else data
+
+
+def content(path):
+    "The content of a file, which must be whole: what cannot be read in full raises an error."
+    if '.safetensors' in path.name:
+        tensors, about = read_tensors(path)
+        return {name: (str(t.dtype), t.tobytes()) for name, t in tensors.items()}, timeless(about)
+    if path.suffix == '.json':
+        return timeless(json.loads(path.read_text()))
+    if path.suffix == '.tif':
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # blocks have no georeference of their own
+            with rasterio.open(path) as raster:
+                raster.read()
+    if path.suffix == '.html':
+        assert path.read_text().endswith('</html>\n'), path
+    return path.read_bytes()
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): content(path) for path in visible(folder)}
+
+
+# Fixtures: the scene, the undisturbed runs
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp('kills')
+
+
+@pytest.fixture(scope='module')
+def nursery(place):
+    nursery = Nursery(place)
+    yield nursery
+    nursery.interpreter.stdin.close()
+    assert nursery.interpreter.wait() == 0
+
+
+@pytest.fixture(scope='module')
+def scene(place, nursery):
+    "The scene that everything works on; in the end nobody has touched it."
+    folder = place / 'scene'
+    assert nursery.run(['scene', '--height', 160, '--width', 160, '--seed', 1, '--out', folder]) == 0
+    inputs = {path: path.read_bytes() for path in folder.iterdir()}
+    yield folder
+    assert {path: path.read_bytes() for path in folder.iterdir()} == inputs
+
+
+@dataclass
+class Job:
+    "A task, what an undisturbed run of it leaves, and how long that took."
+
+    task: Task
+    whole: dict
+    seconds: float
+
+
+def undisturbed(nursery, task, folder):
+    began = time.perf_counter()
+    assert (nursery.run(task.words(folder)), nursery.said(), hidden(folder)) == (0, '', set())
+    return Job(task, contents(folder), time.perf_counter() - began)
+
+
+@pytest.fixture(scope='module')
+def train(nursery, scene, place):
+    return undisturbed(nursery, training(scene, 12), place / 'train-whole')
+
+
+@pytest.fixture(scope='module')
+def model(train, place):
+    "The model that makes the maps, which stays as it is."
+    yield place / 'train-whole' / 'model.safetensors'
+    assert contents(place / 'train-whole') == train.whole
+
+
+@pytest.fixture(scope='module')
+def predict(nursery, scene, model, place):
+    return undisturbed(nursery, mapping(scene, model), place / 'predict-whole')
+
+
+@pytest.fixture(scope='module')
+def job(request):
+    return request.getfixturevalue(request.param)
+
+
+both = pytest.mark.parametrize('job', ['train', 'predict'], indirect=True)
+
+
+# What is looked at after each end
+
+
+def look(nursery, task, folder, before):
+    "Every visible file is whole, no piece from before is lost or made twice, and what was said to be finished is kept."
+    contents(folder)
+    pieces = task.pieces(folder)
+    assert before <= pieces, f'lost: {before - pieces}'
+    assert task.said(nursery.printed()) <= len(pieces), 'said to be finished, but not kept'
+    assert len({piece[:-1] for piece in pieces}) == len(pieces)
+    return pieces
+
+
+def finish(nursery, job, folder, before=frozenset(), *options):
+    "Left in peace, the command arrives at the result of the undisturbed run, with exactly its files."
+    task = job.task
+    ended = nursery.run([*task.words(folder), *options])
+    assert (ended, nursery.said(), hidden(folder)) == (0, '', set())
+    assert contents(folder) == job.whole
+    assert before <= task.pieces(folder) or not task.kept
+
+
+# Killed while it writes
+
+
+def test_training_killed_in_a_write(nursery, train, tmp_path):
+    "Once when the checkpoint of the third epoch is ready but not in its place, once when the seventh is begun."
+    task, pieces = train.task, set()
+    assert nursery.run(task.words(tmp_path), At('*.checkpoint', 3)) == -signal.SIGKILL
+    pieces = look(nursery, task, tmp_path, pieces)
+    assert len(pieces) == 2 and hidden(tmp_path)  # what the dead process was writing
+    assert nursery.run(task.words(tmp_path), At('*.checkpoint*', 4, 'os.mkdir')) == -signal.SIGKILL
+    pieces = look(nursery, task, tmp_path, pieces)
+    assert 5 <= len(pieces) < 12
+    finish(nursery, train, tmp_path, pieces)
+    assert [path.name for path in tmp_path.iterdir()] == ['model.safetensors']
+
+
+def count_blocks(folder):
+    "How many blocks a map has is written beside them."
+    core = json.loads((folder / 'map.tif.blocks' / 'job.json').read_text())['core']
+    return len(range(0, 160, core)) ** 2
+
+
+def test_map_killed_in_a_write(nursery, predict, tmp_path):
+    "Between its blocks, and when all of them are there and the map is being put together; every block stays the same file."
+    task = predict.task
+    assert nursery.run(task.words(tmp_path), At('*/map.tif.blocks/0*', 6)) == -signal.SIGKILL
+    first = look(nursery, task, tmp_path, set())
+    count = count_blocks(tmp_path)
+    assert nursery.run(task.words(tmp_path), At('*/map.tif.blocks/0*', 4)) == -signal.SIGKILL
+    second = look(nursery, task, tmp_path, first)
+    assert len(first) == 5 and len(second) == 8 and count > 8
+    for name in predict.whole:
+        assert nursery.run(task.words(tmp_path), At(f'*/{tmp_path.name}/{name}')) == -signal.SIGKILL
+        second = look(nursery, task, tmp_path, second)
+        assert len(second) == count
+    finish(nursery, predict, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['map.tif', 'map_probabilities.tif']
+
+
+def test_map_killed_while_blocks_are_removed(nursery, predict, tmp_path):
+    "The map is in its place, and some blocks are left; the same command must not stumble over them."
+    task = predict.task
+    assert nursery.run(task.words(tmp_path), At('*/map.tif.blocks/0*', 5, 'os.remove')) == -signal.SIGKILL
+    assert (tmp_path / 'map.tif').exists() and blocks(tmp_path)
+    finish(nursery, predict, tmp_path)
+
+
+def test_blocks_that_belong_to_nothing(nursery, predict, tmp_path):
+    "Blocks without the file that says what they belong to are not taken for blocks of this map: here the first lies in the place of the tenth."
+    task, orphans = predict.task, tmp_path / 'map.tif.blocks'
+    assert nursery.run(task.words(tmp_path), At('*/map.tif.blocks/0*', 2)) == -signal.SIGKILL
+    block = next(path for path in visible(orphans) if path.suffix == '.tif').read_bytes()
+    finish(nursery, predict, tmp_path)
+    orphans.mkdir()
+    (orphans / '0000009.tif').write_bytes(block)
+    assert nursery.run(task.words(tmp_path)) == 2
+    assert 'start anew with --restart' in nursery.said()
+    assert {name: kept for name, kept in contents(tmp_path).items() if name in predict.whole} == predict.whole
+    finish(nursery, predict, tmp_path, frozenset(), '--restart')
+
+
+# Asked to end
+
+WORDS = {signal.SIGINT: ('interrupted', 130), signal.SIGTERM: ('terminated', 143)}
+
+
+def place_of_pieces(task):
+    return '*.checkpoint' if task.kept else '*/map.tif.blocks/0*'
+
+
+@both
+def test_asked_to_end(nursery, job, tmp_path):
+    "One line on the error stream, the exit code that a shell gives to such an end, and nothing hidden left."
+    task, pieces = job.task, set()
+    for count, number in ((3, signal.SIGTERM), (4, signal.SIGINT)):
+        word, code = WORDS[number]
+        assert nursery.run(task.words(tmp_path), At(place_of_pieces(task), count, signal=number)) == code
+        err = nursery.said()
+        assert err.startswith(f'unetkit {task.words(tmp_path)[0]}: {word}; ') and err.count('\n') == 1, err
+        assert 'the same command goes on' in err and hidden(tmp_path) == set()
+        pieces = look(nursery, task, tmp_path, pieces)
+        assert len(pieces) >= count - 1
+    finish(nursery, job, tmp_path, pieces)
+
+
+# No space left
+
+
+def check_gave_up(nursery, *said):
+    "One line that says what could not be written and why. GDAL's library for TIFF says a reason of its own before, and cannot be stopped."
+    *library, line = nursery.said().splitlines()
+    assert all(words in line.lower() for words in ('unetkit', ': error: cannot write', *said)), line
+    assert all(text.startswith('_tiff') for text in library), library
+
+
+@both
+def test_disk_fills_up(nursery, job, tmp_path):
+    "From a moment on no file may be larger than 20 kB: the checkpoint is, each block is not, and what is made of the blocks is."
+    pytest.importorskip('resource', reason='this system cannot limit the size of files')
+    task = job.task
+    moment = At(place_of_pieces(task), 4, limit=20_000)
+    assert nursery.run(task.words(tmp_path), moment) == 2
+    check_gave_up(nursery, '.checkpoint' if task.kept else 'map_probabilities.tif', 'free some space')
+    pieces = look(nursery, task, tmp_path, set())
+    assert len(pieces) >= 3 and not hidden(tmp_path)
+    finish(nursery, job, tmp_path, pieces)
+
+
+def mount(folder, options):
+    words = ['mount', '-t', 'tmpfs', '-o', options, 'none', str(folder)]
+    return not subprocess.run(words, capture_output=True).returncode
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A file system in memory, if this user asked for it and may mount one."
+    if os.environ.get('UNETKIT_TMPFS') != '1':
+        pytest.skip('a test should not mount anything unasked: set UNETKIT_TMPFS=1 to ask for it')
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if not shutil.which('mount') or not mount(folder, 'size=10m'):
+        pytest.skip('this user may not mount a file system')
+    yield folder
+    subprocess.run(['umount', str(folder)], check=True)
+
+
+def resize(folder, size):
+    assert mount(folder, f'remount,rw,size={size}')
+
+
+def fill_and_lock(nursery, task, folder, *said):
+    "The disk is full; then it has space and becomes read-only between two pieces, as a failing one does. The pieces that are there."
+    assert nursery.run(task.words(folder)) == 2
+    check_gave_up(nursery, 'space', *said)
+    pieces = look(nursery, task, folder, set())
+    assert pieces and not hidden(folder)
+    resize(folder, '10m')
+    # the system refuses to make a disk read-only while a file on it is open to write, so the process stops itself where none is
+    process = nursery.start(task.words(folder), At(place_of_pieces(task), 3, signal=signal.SIGSTOP))
+    assert nursery.answer() == 'stopped'
+    assert mount(folder, 'remount,ro')
+    os.kill(process, signal.SIGCONT)
+    assert int(nursery.answer()) == 2
+    check_gave_up(nursery, 'read-only', *said)
+    resize(folder, '10m')
+    return look(nursery, task, folder, pieces)
+
+
+@pytest.mark.slow
+def test_training_on_a_small_disk(nursery, train, model, small_disk):
+    "There is room for one checkpoint, but not for a second one beside it."
+    resize(small_disk, 6 * model.stat().st_size)
+    pieces = fill_and_lock(nursery, train.task, small_disk, '.checkpoint')
+    finish(nursery, train, small_disk, pieces)
+
+
+@pytest.mark.slow
+def test_map_on_a_small_disk(nursery, predict, small_disk):
+    "There is room for half of the blocks, and later for all of them, but not for the map."
+    resize(small_disk, '100k')
+    pieces = fill_and_lock(nursery, predict.task, small_disk, '.tif')
+    resize(small_disk, '230k')
+    assert nursery.run(predict.task.words(small_disk)) == 2
+    check_gave_up(nursery, 'space', 'map')
+    assert len(look(nursery, predict.task, small_disk, pieces)) == count_blocks(small_disk)
+    resize(small_disk, '10m')
+    finish(nursery, predict, small_disk, pieces)
+
+
+# Killed again and again, from outside, at random moments
+
+
+def runs(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def after(seconds):
+    return lambda process, folder: time.sleep(seconds)
+
+
+def in_a_write(process, folder):
+    "Wait until the process begins to write something."
+    before = hidden(folder)
+    while runs(process) and not hidden(folder) - before:
+        time.sleep(0.0002)
+
+
+def strike(nursery, task, folder, moment, number):
+    "Start a command, send a signal at a moment, and return how the process ended; one that ended by itself needs no signal."
+    process = nursery.start(task.words(folder))
+    moment(process, folder)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+    return int(nursery.answer())
+
+
+CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def kill_often(nursery, job, folder, kills, moments, number=signal.SIGKILL, in_writes=0):
+    """Kill a run, start it again, and so on, until there were so many kills, and so many of them in the middle of a write.
+
+    A run that gets through between two kills is compared and a new one begins. Where the kills fall is chance and counted; how many are wanted is not."""
+    task, pieces, tally = job.task, set(), Counter()
+    while tally['kills'] < kills or tally['in a write'] < in_writes:
+        before = hidden(folder)
+        moment = next(moments) if tally['kills'] < kills else in_a_write
+        ended = strike(nursery, task, folder, moment, number)
+        done = 'wrote' in nursery.printed() or (folder / 'map.tif').exists()
+        # before the program has set itself up, and after it has finished, a signal ends it the hard way
+        hard = ended == -number and (done or not nursery.printed())
+        assert ended in (0, CODES[number]) or hard, (ended, nursery.said())
+        assert ended < 0 or not hidden(folder), hidden(folder)
+        tally['kills'] += ended != 0
+        tally['in a write'] += bool(hidden(folder) - before)
+        if not done:
+            pieces = look(nursery, task, folder, pieces)
+            continue
+        assert job.whole.items() <= contents(folder).items()
+        if not task.kept:  # some blocks may still lie beside the map
+            finish(nursery, job, folder)
+        shutil.rmtree(folder)
+        pieces = set()
+    finish(nursery, job, folder, pieces)
+
+
+def anytime(seed, seconds):
+    "Moments up to so many seconds after the start."
+    rng = np.random.default_rng(seed)
+    while True:
+        yield after(rng.uniform(0, seconds))
+
+
+@pytest.fixture(scope='module')
+def long(nursery, scene, place):
+    return undisturbed(nursery, training(scene, 60), place / 'long-whole')
+
+
+@pytest.fixture(scope='module')
+def report(nursery, scene, place):
+    return undisturbed(nursery, reporting(scene), place / 'report-whole')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('job', 'kills', 'in_writes'), [('long', 30, 3), ('report', 10, 0), ('predict', 30, 3)], indirect=['job']
+)
+def test_killed_again_and_again(nursery, job, kills, in_writes, tmp_path):
+    moments = anytime(0, max(0.5, job.seconds / 2))
+    kill_often(nursery, job, tmp_path / 'run', kills, moments, in_writes=in_writes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(('job', 'times'), [('long', 6), ('predict', 8), ('report', 3)], indirect=['job'])
+def test_asked_again_and_again(nursery, job, times, number, tmp_path):
+    kill_often(nursery, job, tmp_path / 'run', times, anytime(number, max(0.5, job.seconds / 2)), number)
+
+
+@pytest.mark.slow
+def test_fresh_interpreters(nursery, long, tmp_path):
+    "Once more without the nursery: a fresh interpreter each time, as in a terminal."
+    console = [sys.executable, '-c', 'import sys; from unetkit.cli import main; sys.exit(main())']
+    task, pieces = long.task, set()
+    for count, number in ((3, signal.SIGKILL), (20, signal.SIGTERM)):
+        with nursery.out.open('w') as out, nursery.err.open('w') as err:
+            words = [*console, *map(str, task.words(tmp_path))]
+            fresh = subprocess.Popen(words, stdout=out, stderr=err, env=child_environment())
+        while fresh.poll() is None and len(task.pieces(tmp_path)) < count:
+            time.sleep(0.01)
+        fresh.send_signal(number)
+        assert (fresh.wait(), nursery.said().count('Traceback')) == (CODES[number], 0)
+        pieces = look(nursery, task, tmp_path, pieces)
+        assert count <= len(pieces) < 60
+    finish(nursery, long, tmp_path, pieces)

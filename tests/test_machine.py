@@ -1,0 +1,203 @@
+"Device, number format, layout, processes, compiled networks, progress."
+
+import copy
+import io
+import os
+from contextlib import redirect_stderr
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import distributed as dist
+
+from unetkit import machine
+from unetkit.losses import LOSSES, class_weights, make_loss
+from unetkit.machine import (
+    OneSize,
+    OwnPart,
+    compiled,
+    compute_logits,
+    in_step,
+    on_first,
+    pick_precision,
+    prepare,
+    process_group,
+    track,
+)
+from unetkit.models import Epoch
+from unetkit.unet import UNet
+
+
+@pytest.mark.parametrize('told, dtype', [('1', torch.bfloat16), ('0', torch.float32)])
+def test_bfloat16_by_environment(monkeypatch, told, dtype):
+    monkeypatch.setenv('UNETKIT_BFLOAT16', told)
+    assert pick_precision(device='cpu') == dtype
+    assert pick_precision('float32', 'cpu') == torch.float32
+
+
+def test_bfloat16_by_environment_says_what_is_wrong(monkeypatch):
+    monkeypatch.setenv('UNETKIT_BFLOAT16', 'yes')
+    with pytest.raises(ValueError, match="UNETKIT_BFLOAT16 must be one of 0, 1, got 'yes'"):
+        pick_precision()
+
+
+def test_logits_leave_in_float32():
+    model, batch = UNet(width=4, depth=2), torch.rand(1, 3, 16, 16)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert compute_logits(model, batch, dtype).dtype == torch.float32
+    assert compute_logits(model.double(), batch.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize('name', list(LOSSES))
+def test_the_mean_of_the_parts(name):
+    """The gradient of a batch is the mean of its parts' gradients if all parts have equally many scored pixels, for a loss that is a mean
+    over scored pixels. The tolerance is that of sums in float32 (2**-24) over a thousand terms."""
+    torch.manual_seed(0)
+    scores, truth = torch.randn(6, 5, 8, 8), torch.randint(0, 5, (6, 8, 8))
+    truth[:, :, 4:] = 255
+    loss_fn = make_loss(name, class_weights([5, 4, 3, 2, 1]))
+
+    def gradient(windows):
+        logits = scores[windows].clone().requires_grad_()
+        loss_fn(logits, truth[windows]).backward()
+        return logits.grad
+
+    parts = torch.cat([gradient(slice(n, n + 2)) for n in (0, 2, 4)]) / 3
+    whole = gradient(slice(0, 6))
+    apart = (parts - whole).abs().max() / whole.abs().max()
+    assert apart > 1e-2 if name == 'dice' else apart < 1e-4  # dice is a ratio of sums, which has no parts
+
+
+def test_own_part():
+    batches = [(torch.arange(n * 4.0).view(n, 1, 2, 2), torch.arange(n)) for n in (6, 6, 1)]
+    found = []
+    for rank in (0, 1):
+        part = OwnPart(SimpleNamespace(batch_size=6, rng='rng'))
+        part.batches, part.rank, part.world = batches, rank, 2
+        assert len(part) == 3 and part.rng == 'rng'
+        found.append([targets.tolist() for _, targets in part])
+    assert found == [[[0, 2, 4]] * 2 + [[0]], [[1, 3, 5]] * 2 + [[0]]]
+    last = torch.rand(7, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    part.batches = [(last, torch.arange(7))]
+    assert next(iter(part))[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_own_part_needs_a_window_for_each_process(monkeypatch):
+    monkeypatch.setattr(machine, 'rank_and_world', lambda: (0, 4))
+    with pytest.raises(ValueError, match='a batch_size of 3 cannot be shared by 4 processes'):
+        OwnPart(SimpleNamespace(batch_size=3, rng=None))
+
+
+def test_alone_nothing_happens():
+    model = UNet(width=2, depth=1)
+    assert in_step(model) is model
+    with process_group():
+        assert machine.rank_and_world() == (0, 1)
+    assert on_first(lambda *, a: a)(a=3) == 3
+
+
+def test_an_error_leaves_the_group(monkeypatch):
+    "A world of one, told by the environment: an error passes, and the group is left."
+    store = dist.HashStore()
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr(dist, 'rendezvous', lambda *_: iter([(store, 0, 1)]))
+    with pytest.raises(KeyError):
+        with process_group():
+            raise KeyError('lost')
+    assert not dist.is_initialized()
+    with pytest.raises(SystemExit):
+        with process_group():
+            raise KeyError('the second to fail')
+
+
+def batch_of(model, shape=(4, 3, 32, 32)):
+    torch.manual_seed(1)
+    return torch.rand(shape).contiguous(memory_format=torch.channels_last)
+
+
+def test_one_size_only():
+    model = UNet(width=2, depth=1)
+    forward = OneSize(model, lambda batch: 'program', (2, 3, 8, 8))
+    assert forward(torch.rand(2, 3, 8, 8)) == 'program'
+    assert forward(torch.rand(1, 3, 8, 8)).shape == (1, 5, 8, 8)
+
+
+@pytest.mark.slow
+def test_compiled_gradients():
+    "Gradients agree to the last digits, and so do running means, on which the trial batch has left no trace."
+    plain = prepare(UNet(3, 5, width=8, depth=2, batch_norm=True), 'cpu').train()
+    twin, found = copy.deepcopy(plain), []
+    batch, targets = batch_of(plain), torch.randint(0, 5, (4, 32, 32))
+    forward = compiled(twin, tuple(batch.shape))
+    for run, net in ((plain, plain), (forward, twin)):
+        make_loss('cross_entropy')(run(batch), targets).backward()
+        found.append([p.grad for p in net.parameters()] + list(net.buffers()))
+    assert forward is not twin
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_no_compiler():
+    "Where compiling fails, what comes back is the network, and there is one line about it."
+    import torch._inductor.config as inductor
+
+    with (
+        redirect_stderr(io.StringIO()) as told,
+        inductor.patch({'cpp.cxx': ('no-such-compiler',), 'fx_graph_cache': False}),
+    ):
+        net = prepare(UNet(3, 5, width=2, depth=1), 'cpu')
+        assert compiled(net, (2, 3, 32, 32)) is net
+    assert told.getvalue().count('\n') == 1
+    assert 'training goes on without' in told.getvalue()
+    assert {p.grad for p in net.parameters()} == {None}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_track_in_a_log(capsys):
+    epoch = Epoch(2, 8, 1.0, 1.0, 0.5, 5.0)
+    with redirect_stderr(io.StringIO()):
+        assert list(track([epoch], 20, 'demo: ')) == [epoch]
+    line = capsys.readouterr().out
+    assert (
+        line.startswith('demo: epoch  2/20') and '5.0 s, at most 90 s left' in line and line.count('\n') == 1
+    )
+
+
+def test_track_in_a_terminal(capsys):
+    records = [Epoch(n, 4 * n, 1.0, 1 / n, n / 4, 0.1) for n in (1, 2)]
+    with redirect_stderr(Terminal()) as terminal:
+        assert list(track(records, 2, 'demo: ')) == records
+    last = terminal.getvalue().strip().split('\r')[-1]
+    for text in ('demo: 100%', '2/2', 'validation loss 0.500, accuracy 50.0%'):
+        assert text in last
+    assert 'train loss' not in terminal.getvalue() and capsys.readouterr().out == ''
+
+
+def test_track_closes_what_it_tracks():
+    closed = []
+
+    def run():
+        try:
+            yield Epoch(1, 4, 1.0, 1.0, 0.5, 0.1)
+            yield Epoch(2, 8, 1.0, 1.0, 0.5, 0.1)
+        finally:
+            closed.append(True)
+
+    shown = track(run(), 2)
+    next(shown)
+    shown.close()
+    assert closed == [True]
+
+
+def test_processor_of_this_machine(monkeypatch):
+    "Without the variable, torch is asked; a device that is neither processor nor CUDA gets float32."
+    monkeypatch.delenv('UNETKIT_BFLOAT16', raising=False)
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: {'avx512_bf16': True}, raising=False)
+    assert machine.computes_bfloat16('cpu') and not machine.computes_bfloat16('mps')
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', dict, raising=False)
+    assert not machine.computes_bfloat16('cpu')
+    assert os.environ.get('UNETKIT_BFLOAT16') is None
