@@ -225,7 +225,7 @@ def test_settings_survive(chosen):
 # and answers with a word.
 
 CHILD = '''
-import sys, unetkit.tiles as tiles
+import sys, unetkit.raster as tiles
 def clear(said): return said.isprintable() and 0 < len(said) < 700
 for line in sys.stdin:
     reader, path = line.split()

@@ -16,10 +16,10 @@ import pytest
 from unetkit import scale
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, labels_to_colours
-from unetkit.scale import Raster, clear_blocks, evaluate_raster, predict_raster, raster_job
+from unetkit.scale import clear_blocks, evaluate_raster, predict_raster, raster_job
+from unetkit.raster import Raster, read_image, write_image
 from unetkit.settings import Settings
 from unetkit.scenes import synthetic_scene
-from unetkit.raster import read_image, write_image
 
 TINY = dict(
     patch_size=32,

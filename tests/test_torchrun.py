@@ -25,7 +25,7 @@ import torch
 
 from unetkit.cli import main
 from unetkit.experiments import ModelPipeline
-from unetkit.models import load_tensors, save_tensors
+from unetkit.models import load_tensors
 
 RUNS = '''
 import sys
@@ -33,6 +33,7 @@ import torch
 from torch.nn import functional as F
 from unetkit.losses import make_loss
 from unetkit.machine import OwnPart, in_step, process_group, rank_and_world
+from unetkit.models import save_tensors
 from unetkit.batches import Batches, to_device
 from unetkit.patches import grid_windows
 from unetkit.scenes import synthetic_scene

@@ -326,7 +326,7 @@ def check_raster(
                 )
             scored = 0
             for _, (r0, r1, c0, c1) in exact_windows(raster.size, core=1024, halo=0, multiple=1):
-                labels = read_labels(own.path, pipeline.palette, (r0, c0, r1 - r0, c1 - c0))
+                labels = read_labels(own, pipeline.palette, (r0, c0, r1 - r0, c1 - c0))
                 scored += class_counts(labels, pipeline.palette.num_classes).sum()
             return int(scored)
 
@@ -353,7 +353,7 @@ def evaluate_raster(
         with Raster(part) as raster, Raster(own) as reference_raster:
             for read, kept in exact_windows(raster.size, **pipeline.windows(memory)):
                 r0, r1, c0, c1 = kept
-                labels = read_labels(reference_raster.path, palette, (r0, c0, r1 - r0, c1 - c0))
+                labels = read_labels(reference_raster, palette, (r0, c0, r1 - r0, c1 - c0))
                 label_map = predict_block(pipeline, raster, read, kept, tta)[..., 0]
                 labels[label_map == IGNORE_INDEX] = IGNORE_INDEX
                 matrix += confusion_matrix(labels, label_map, palette.num_classes)
