@@ -114,7 +114,8 @@ def test_errors(pipeline, scenes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'part', [{'palette': 'unknown'}, {'images': 'float32'}, {'settings': {'momentum': 1}}, {'history': 'none'}]
+    'part',
+    [{'palette': 'unknown'}, {'images': 'float32'}, {'settings': {'momentum': 1}}, {'history': 'none'}],
 )
 def test_header_of_something_else(pipeline, tmp_path, part):
     header = model_header(ISPRS, SMALL, 'uint8', pipeline.history)
@@ -134,7 +135,10 @@ def test_comparison(runs):
     assert json.loads(json.dumps(records)) == records
     assert records[0]['per_class']['clutter']['f1'] is None
     assert [record['recipe'] for record in records] == ['report'] * 2
-    assert sorted(path.name for path in folder.iterdir()) == ['checkpoint_32.safetensors', 'checkpoint_64.safetensors']
+    assert sorted(path.name for path in folder.iterdir()) == [
+        'checkpoint_32.safetensors',
+        'checkpoint_64.safetensors',
+    ]
 
 
 def test_a_finished_run_is_not_trained_again(runs, scenes):

@@ -83,3 +83,45 @@ def test_changes_and_settings():
     plain = uk.ModelPipeline(uk.ISPRS, uk.REPORT, epochs=3, device='cpu')
     assert (plain.settings.epochs, plain.settings.loss) == (3, 'weighted_cross_entropy')
     assert uk.ModelPipeline(uk.ISPRS).settings == uk.Settings()
+
+
+@pytest.mark.parametrize('kind', ['nodata', 'alpha'])
+@pytest.mark.parametrize('method', ['exact', 'patches'])
+def test_the_same_map_in_python_and_at_the_command_line(model, tmp_path, kind, method):
+    from unetkit.cli import main
+    from unetkit.raster import write_image
+
+    test = uk.scene(96, 128, seed=2)
+    hole = np.zeros(test.size, bool)
+    hole[10:40, 20:50] = True
+    pixels = np.where(hole[..., None], 0, np.maximum(test.image, 1))
+    if kind == 'alpha':
+        pixels = np.dstack([pixels, np.where(hole, 0, 255).astype(np.uint8)])
+    image = write_image(tmp_path / 'image.tif', pixels, test.georeference)
+    with rasterio.open(image, 'r+') as raster:
+        if kind == 'alpha':
+            raster.colorinterp = [
+                rasterio.enums.ColorInterp[name] for name in ('red', 'green', 'blue', 'alpha')
+            ]
+        else:
+            raster.nodata = 0
+    file, out = model.save(tmp_path / 'model.safetensors'), tmp_path / 'map.tif'
+    words = [
+        'predict',
+        file,
+        image,
+        '--out',
+        out,
+        '--method',
+        method,
+        '--device',
+        'cpu',
+        '--precision',
+        'float32',
+    ]
+    assert main([str(word) for word in words]) == 0
+    in_python = model.predict(image, method=method)
+    np.testing.assert_array_equal(in_python == 255, hole)
+    with rasterio.open(out) as raster:
+        np.testing.assert_array_equal(raster.read(1), in_python)
+    np.testing.assert_array_equal(model.predict(uk.read(image), method=method), in_python)

@@ -29,12 +29,11 @@ from .labels import ISPRS, PALETTES, labels_to_colours, read_labelled, read_pale
 from .machine import process_group, rank_and_world
 from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
-from .rules import IGNORE_INDEX, one_line
+from .rules import one_line
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .tiles import read_tile
-from .raster import image_pairs, write_image, write_label_map
+from .raster import image_pairs, write_image
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):
@@ -244,22 +243,10 @@ def predict(
                 restart=restart,
             )
         else:
-            tile = read_tile(part)
-            label_map = _map_in_memory(pipeline, part, tile, method, tta)
-            write_label_map(file, label_map, pipeline.palette.colours, tile.georeference)
+            pipeline.predict(part, file, method=method, tta=tta)
         print(f"wrote {file}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
-def _map_in_memory(pipeline, image, tile, method, tta):
-    "The map of a tile that was read from `image`, without an opacity that the model does not know."
-    check_raster(pipeline, image)
-    known = replace(tile, image=tile.image[..., : pipeline.model.in_channels])
-    label_map = pipeline.predict(known, method=method, tta=tta)
-    if tile.valid is not None:
-        label_map[~tile.valid] = IGNORE_INDEX
-    return label_map
-
-
 def _map_files(out, parts):
     "A name for the map of every part; a folder is left as it is, to be refused."
     path = Path(out)
@@ -303,10 +290,7 @@ def evaluate(
         scores = evaluate_raster(pipeline, image, reference, tta=tta, memory=_bytes(memory))
     else:
         tiles = read_labelled(image, reference, pipeline.palette)
-        maps = [
-            _map_in_memory(pipeline, part, tile, method, tta)
-            for tile, (part, _) in zip(tiles, image_pairs(image, reference))
-        ]
+        maps = [pipeline.predict(tile, method=method, tta=tta) for tile in tiles]
         scores = pipeline.evaluate(tiles, maps)
     print(scores.table(pipeline.palette.names))
 

@@ -203,7 +203,7 @@ def predict(
         device=self.device,
         **self.windows(),
     )
-    if getattr(tile, "valid", None) is not None:
+    if tile.valid is not None:
         label_map[~tile.valid] = IGNORE_INDEX
     return (
         label_map if out is None else write_label_map(out, label_map, self.palette.colours, tile.georeference)
