@@ -9,6 +9,7 @@ made from the same lesson and library is kept.
 """
 
 import argparse
+import ast
 import hashlib
 import html
 import itertools
@@ -151,9 +152,12 @@ def lesson(notebook, out):
     ]
     for cell in nb.cells[: last + 1]:
         if cell.cell_type == 'code' and cell.id in PANELS[notebook]:
-            call = cell.source.replace('#| eval: false', '').strip()
-            kind = call.partition('(')[0]
-            cell.source = f'_made[{cell.id!r}] = _frames["make"]({call}, {kind!r}, _frames["Path"]({str(folder)!r}), {cell.id!r})'
+            *before, last = ast.parse(
+                cell.source
+            ).body  # the last line makes the panel, lines before it may import
+            call, kind = ast.unparse(last), last.value.func.id
+            head = ''.join(f'{ast.unparse(line)}\n' for line in before)
+            cell.source = f'{head}_made[{cell.id!r}] = _frames["make"]({call}, {kind!r}, _frames["Path"]({str(folder)!r}), {cell.id!r})'
         elif cell.cell_type != 'code' or '#| eval: false' in cell.source or '#| slow' in cell.source:
             continue
         cells.append(cell)

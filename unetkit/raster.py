@@ -497,10 +497,10 @@ def read_reference(
                 "no colours: save it as RGB or with its palette"
             )
         pixels = raster.read(window)
-        opaque = raster.valid(window) if raster.alpha else pixels[..., 3:] == 255
+        opaque = (raster.stored(window) if raster.alpha else pixels)[..., 3:] == 255
     if not opaque.all():
         raise ValueError(
-            f"reference {path} has a fourth band that is not opaque everywhere: save it as plain RGB"
+            f"reference {raster.path} has a fourth band that is not opaque everywhere: save it as plain RGB"
         )
     return np.ascontiguousarray(pixels[..., :3])
 
@@ -613,7 +613,7 @@ def read_label_map(
         numbers = raster.stored()
         if numbers.shape[2] != 1 or raster.dtype != 'uint8':
             raise ValueError(
-                f"{path} has {numbers.shape[2]} bands of {raster.dtype}; a label map has one of uint8: "
+                f"{raster.path} has {numbers.shape[2]} bands of {raster.dtype}; a label map has one of uint8: "
                 "read_reference reads colours"
             )
         return numbers[..., 0]
