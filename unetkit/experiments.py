@@ -7,7 +7,7 @@ __all__ = ['ModelPipeline', 'Result', 'compare']
 
 # %% ../nbs/09_experiments.ipynb #c003-bb6627b1
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import time
 
@@ -22,7 +22,7 @@ from .losses import class_weights, make_loss
 from .machine import OwnPart, in_step, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
-from .pipelines import TrainedModel, as_tiles, result_record
+from .pipelines import TrainedModel, as_tiles
 from .raster import write_label_map
 from .rules import IGNORE_INDEX
 from .settings import Settings
