@@ -98,9 +98,9 @@ def test_types_of_options():
 
 
 def test_patch_sizes_and_settings():
-    taken = []
+    taken, usual = [], Settings()
 
-    def listen(patch_sizes: Sequence[int] = (8,), ignore: str = '', settings: Settings = Settings()):
+    def listen(patch_sizes: Sequence[int] = (8,), ignore: str = '', settings: Settings = usual):
         taken.append((patch_sizes, settings))
 
     for sizes in ('32 64', '64,32', '64 32,64'):
