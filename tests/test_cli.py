@@ -131,7 +131,10 @@ def test_predict_and_evaluate(folder, tmp_path):
     model = folder / 'model.safetensors'
     works(f'predict {model} {folder}/scene/image.tif --out {tmp_path}/maps/map.tif')
     assert 'accuracy' in works(f'evaluate {model} {files(folder)}')
-    with rasterio.open(tmp_path / 'maps/map.tif') as mapped, rasterio.open(folder / 'scene/image.tif') as image:
+    with (
+        rasterio.open(tmp_path / 'maps/map.tif') as mapped,
+        rasterio.open(folder / 'scene/image.tif') as image,
+    ):
         assert (mapped.count, mapped.dtypes, mapped.shape) == (1, ('uint8',), (160, 192))
         assert (mapped.transform, mapped.crs) == (image.transform, image.crs)
         assert [mapped.colormap(1)[k][:3] for k in range(6)] == list(ISPRS.colours)

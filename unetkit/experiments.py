@@ -25,6 +25,7 @@ from .models import Epoch
 from .pipelines import TrainedModel, as_tiles
 from .raster import write_label_map
 from .rules import IGNORE_INDEX
+from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
@@ -109,8 +110,6 @@ def predict(
     "Map a tile or an image file."
     method = method or self.settings.method
     if out is not None and method == "exact" and not isinstance(image, Tile):
-        from unetkit.scale import predict_raster  # imported here: the engine for large files uses this class
-
         return predict_raster(self, image, out, tta=tta)
     tile = image if isinstance(image, Tile) else read_tile(image)
     self.check_image(tile.name, tile.in_channels, str(tile.image.dtype))
