@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from unetkit import training
-from unetkit.experiments import ModelPipeline, compare, result_record
+from unetkit.experiments import ModelPipeline, compare
+from unetkit.pipelines import result_record
 from unetkit.jobs import model_header
 from unetkit.labels import ISPRS, class_counts
 from unetkit.models import save_model

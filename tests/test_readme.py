@@ -13,7 +13,9 @@ import pytest
 import rasterio
 from helpers import ROOT, child_environment, succeeds
 
+from unetkit import cli
 from unetkit.cli import COMMANDS
+from unetkit.experiments import ModelPipeline
 from unetkit.palettes import ISPRS
 from unetkit.settings import Settings
 
@@ -72,6 +74,15 @@ def test_lines_that_install():
         "pip install -c .ci/constraints.txt -e '.[dev]'",
     ]
     assert [line.split(' && ')[1] for line in INSTALLS] == ['unetkit report', 'nbdev_test']
+    for end in ('unetkit report', 'pytest'):  # .ci/run finds the two commands so
+        assert len(re.findall(rf'^pip install .*&& {end}$', TEXT, re.M)) == 1
+
+
+@pytest.mark.parametrize('line', COMMAND_LINES)
+def test_lines_parse(line):
+    words = line.split()
+    name, *options = words[words.index('unetkit') + 1 :]
+    cli._parser(COMMANDS[name]).parse_args(options)
 
 
 # A folder as README imagines it, and a shell that finds this Python's programs
@@ -147,7 +158,7 @@ QUICK = """
 from unetkit import experiments
 whole = experiments.ModelPipeline.__init__
 def short(self, palette, settings=None, **changes):
-    whole(self, palette, settings, **changes, **{n: v for n, v in dict(epochs=1, width=4, depth=2).items() if n not in changes})
+    whole(self, palette, settings, **changes | dict(epochs=1, width=4, depth=2))
 experiments.ModelPipeline.__init__ = short
 """
 
@@ -157,7 +168,7 @@ def form(scores):
     return [line.split('  ')[0] for line in scores[scores.index('class ') :].splitlines()[:-1]]
 
 
-def check_program(folder, where, prelude=''):
+def check_program(where, prelude=''):
     "All blocks are one program; its scores have the form of those in README, and the numbers depend on the processor."
     where.mkdir(exist_ok=True)
     (where / 'program.py').write_text(prelude + PYTHON, encoding='utf-8')
@@ -165,19 +176,27 @@ def check_program(folder, where, prelude=''):
     shown = [body for language, body in BLOCKS if not language and 'class ' in body]
     assert all(form(scores) == form(body) for body in shown)
     assert all(name in scores for name in ISPRS.names)
-    assert list(where.glob('*.safetensors')) and list(where.glob('*.tif'))
+    assert list(where.glob('*.safetensors')) and (where / 'map.tif').exists()
+    return scores
 
 
-def test_python(folder, tmp_path):
-    "Where there is no tile of one's own, it uses the built-in scenes; beside it lies the raster that it names."
-    shutil.copy(folder / 'county.tif', tmp_path)
-    check_program(folder, tmp_path, QUICK)
+def test_python(tmp_path):
+    "As printed, on one thread: the map is better than always the commonest class."
+    scores = check_program(tmp_path)
+    rows = scores[scores.index('class ') :].splitlines()
+    pixels = [int(row.split()[-1]) for row in rows[1:-1]]
+    accuracy = float(re.search(r'^accuracy ([\d.]+)', rows[-1])[1])
+    assert len(pixels) == ISPRS.num_classes and accuracy > 100 * max(pixels) / sum(pixels)
+    with rasterio.open(tmp_path / 'map.tif') as raster:
+        assert (raster.height * raster.width, raster.count) == (sum(pixels), 1) and raster.colormap(1)
+    loaded = ModelPipeline.load(tmp_path / 'model.safetensors')
+    assert loaded.palette == ISPRS and len(loaded.history) > 1
 
 
 def test_python_on_tiles_of_ones_own(folder, tmp_path):
     for path in folder.glob('*.tif'):
         shutil.copy(path, tmp_path)
-    check_program(folder, tmp_path, QUICK)
+    check_program(tmp_path, QUICK)
 
 
 @pytest.mark.slow
@@ -194,10 +213,8 @@ def test_several_processes_and_machines(folder, printed, monkeypatch):
 
 
 @pytest.mark.slow
-def test_as_it_stands(folder, tmp_path):
-    "The training and the program without the shortening; `report` in full is a session of its own."
+def test_training_as_it_stands(folder):
+    "The training without the shortening; `report` in full is a session of its own."
     for line in COMMAND_LINES:
         if command(line) == 'train' and not several(line):
             run_shell(line, folder)
-    shutil.copy(folder / 'county.tif', tmp_path)
-    check_program(folder, tmp_path)

@@ -196,6 +196,8 @@ def test_receptive_field_and_reach():
 
 PEAK = """
 import torch
+from unetkit.unet import UNet
+
 def peak(): return int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]) * 1024
 net = UNet(width=16).eval().to(memory_format=torch.channels_last)
 small, large = (torch.rand(1, 3, n, n).to(memory_format=torch.channels_last) for n in (64, 640))

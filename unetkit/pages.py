@@ -17,7 +17,8 @@ import json
 
 import matplotlib.pyplot as plt
 
-from .experiments import Result, result_record
+from .experiments import Result
+from .pipelines import result_record
 from .jobs import checksum
 from .plots import plot_confusion, plot_history, show_triptych
 from .records import environment

@@ -24,7 +24,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from .experiments import ModelPipeline
+from .pipelines import TrainedModel
 from .labels import class_counts, read_labels
 from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
@@ -51,7 +51,7 @@ class RasterJob:
 
 # %% ../nbs/library/scale.ipynb #s013
 def model_sum(
-    pipeline: ModelPipeline,  # A trained pipeline
+    pipeline: TrainedModel,  # A trained pipeline
 ) -> str:  # SHA-256, in hexadecimal digits
     "Compute a fingerprint of the network, its weights, its classes and the type of its images."
     about = [pipeline.model.settings, asdict(pipeline.palette), pipeline.image_dtype]
@@ -69,7 +69,7 @@ def _stamp(path):
 
 # %% ../nbs/library/scale.ipynb #s019
 def raster_job(
-    pipeline: ModelPipeline,  # A trained pipeline
+    pipeline: TrainedModel,  # A trained pipeline
     raster: Raster,  # Open image with the bands of the training tiles
     model: str | Path = '',  # File of the pipeline, which workers of a cluster load; '' for none
     tta: bool = False,  # Average over eight orientations?
@@ -93,7 +93,7 @@ def raster_job(
 
 # %% ../nbs/library/scale.ipynb #s033
 def predict_block(
-    pipeline: ModelPipeline,  # A trained pipeline
+    pipeline: TrainedModel,  # A trained pipeline
     raster: Raster,  # Open image with the bands of the training tiles
     read: tuple,  # First row, last row, first column, last column to read; last ones exclusive
     kept: tuple,  # The same of what is kept
@@ -255,16 +255,16 @@ def _track(blocks, windows, todo):
 
 # %% ../nbs/library/scale.ipynb #s059
 def as_pipeline(
-    model: ModelPipeline | str | Path,  # A trained pipeline, or its file
+    model: TrainedModel | str | Path,  # A trained pipeline, or its file
     device: str = 'auto',  # For a file: auto, cpu or cuda
     precision: str = 'auto',  # For a file: auto, float32 or bfloat16
-) -> ModelPipeline:  # The pipeline itself, or the one in the file
+) -> TrainedModel:  # The pipeline itself, or the one in the file
     "Load a pipeline unless it is loaded already."
-    return model if isinstance(model, ModelPipeline) else ModelPipeline.load(model, device, precision)
+    return model if isinstance(model, TrainedModel) else TrainedModel.load(model, device, precision)
 
 
 def predict_raster(
-    model: ModelPipeline | str | Path,  # A trained pipeline, or its file
+    model: TrainedModel | str | Path,  # A trained pipeline, or its file
     image: str | Path,  # Image of any size, best a GeoTIFF in blocks
     out: str | Path,  # GeoTIFF to write; blocks are kept in the folder OUT.blocks until it is finished
     *,
@@ -308,7 +308,7 @@ def predict_raster(
 
 # %% ../nbs/library/scale.ipynb #s091
 def check_raster(
-    pipeline: ModelPipeline,  # A trained pipeline
+    pipeline: TrainedModel,  # A trained pipeline
     image: str | Path,  # Image file
     reference: str | Path | None = None,  # Its reference, if it has one
 ) -> int:  # Pixels of the reference that have a class; 0 without a reference
@@ -332,7 +332,7 @@ def check_raster(
 
 
 def evaluate_raster(
-    model: ModelPipeline | str | Path,  # A trained pipeline, or its file
+    model: TrainedModel | str | Path,  # A trained pipeline, or its file
     image: str | Path,  # Image of any size, or folder of parts
     reference: str | Path,  # Its reference on the same pixels, or folder of parts
     *,
@@ -387,7 +387,7 @@ def on_cluster(
 @lru_cache(maxsize=8)
 def _from_job(job, thread):
     "Make the pipeline, the open raster and the windows of a job: once per thread, which keeps them for its blocks."
-    pipeline, raster = ModelPipeline.load(job.model, job.device, job.precision), Raster(job.image)
+    pipeline, raster = TrainedModel.load(job.model, job.device, job.precision), Raster(job.image)
     if model_sum(pipeline) != job.model_sum or _stamp(job.image) != job.image_stamp:
         raise ValueError(
             f"{job.model} or {job.image} is not the file that this map was begun with: "

@@ -1,0 +1,326 @@
+"The command line: names and checks of files, options from signatures, every command once, interruptions, and errors in one line."
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import rasterio
+from helpers import child_environment, shell, succeeds
+
+from unetkit import cli, training
+from unetkit.labels import ISPRS
+from unetkit.raster import write_image
+from unetkit.settings import Settings
+from unetkit.tiles import read_tile
+
+FLOAT = '--device cpu --precision float32'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "A folder with a small scene and a model of it."
+    folder = tmp_path_factory.mktemp('cli')
+    succeeds('scene', '--height', 160, '--width', 192, '--out', folder / 'scene')
+    options = '--recipe report --patch-size 64 --stride 32 --epochs 2 --width 4'
+    works(f'train {files(folder)} --out {folder}/model.safetensors {options} {FLOAT}')
+    return folder
+
+
+def works(line):
+    return succeeds(*line.split())
+
+
+def files(folder):
+    return f'{folder}/scene/image.tif {folder}/scene/reference.tif'
+
+
+def report_files(folder):
+    return ' '.join(
+        f'--{role}-{kind} {folder}/scene/{kind}.tif'
+        for role in ('train', 'test')
+        for kind in ('image', 'reference')
+    )
+
+
+# Parts
+
+
+def test_palette_without_classes():
+    assert cli._read_palette('isprs', '') == ISPRS
+    rest = cli._read_palette('isprs', ' clutter, car')
+    assert rest.names == ('impervious', 'building', 'low vegetation', 'tree')
+
+
+def test_source():
+    paths = ('/data/city/tile8/images', 'tile4/images/', 'a.tif', '/a.tif', '.')
+    expected = ['tile8/images', 'tile4/images', 'a.tif', 'a.tif', '.']
+    assert [cli._source(path) for path in paths] == expected
+
+
+def test_writable_file(tmp_path):
+    assert cli._writable_file(f'{tmp_path}/new/map.tif', 'a.tif') == tmp_path / 'new' / 'map.tif'
+    with pytest.raises(ValueError, match='it is a folder'):
+        cli._writable_file(tmp_path)
+    with pytest.raises(ValueError, match='would be lost'):
+        cli._writable_file(f'{tmp_path}/a.tif', 'b.tif', f'{tmp_path}/./a.tif')
+    (tmp_path / 'new' / 'part.tif').touch()
+    with pytest.raises(ValueError, match='would be lost'):
+        cli._writable_file(f'{tmp_path}/new/part.tif', f'{tmp_path}/new')
+
+
+def test_report_runs():
+    "The recommended run sees no more pixels than any other; on a tile too small for a strip its split is random."
+    sizes = [(1024, 1280)]
+    runs = cli.report_runs(sizes)
+    seen = {name: run.epochs * cli._pixels_per_epoch(run, sizes) for name, run in runs.items()}
+    assert list(runs) == ['32', '64', '128', 'recommended']
+    assert 0.9 * min(seen.values()) < seen['recommended'] == min(seen.values())
+    assert runs['recommended'].split == 'blocked'
+    assert cli.report_runs([(128, 160)])['recommended'].split == 'random'
+
+
+def test_types_of_options():
+    assert cli._kind('lr', 1e-3)['type']('0.01') == 0.01
+    assert cli._kind('stride', None)['type']('64') == 64
+    assert cli._kind('patch_sizes', (32,))['type']('32,64') == [32, 64]
+    assert list(cli._kind('precision', 'auto')['choices']) == ['auto', 'float32', 'bfloat16']
+    with pytest.raises(argparse.ArgumentTypeError, match='not a list of whole numbers'):
+        cli._whole_numbers('abc')
+
+
+def test_patch_sizes_and_settings():
+    taken, usual = [], Settings()
+
+    def listen(patch_sizes: Sequence[int] = (8,), ignore: str = '', settings: Settings = usual):
+        taken.append((patch_sizes, settings))
+
+    for sizes in ('32 64', '64,32', '64 32,64'):
+        cli._run(listen, f'--patch-sizes {sizes} --lr 0.5'.split())
+    assert taken == [([32, 64], Settings(lr=0.5))] * 3
+    cli._run(listen, [])
+    assert taken[-1] == ([8], Settings())
+
+
+def test_bad_input_is_what_the_user_can_fix():
+    assert cli._bad_input(ValueError()) and cli._bad_input(RuntimeError("can't allocate memory: 9 bytes"))
+    assert not cli._bad_input(RuntimeError('shape')) and not cli._bad_input(KeyError())
+    assert 'smaller --width' in cli._sentence(MemoryError())
+
+
+# Commands
+
+
+def test_help():
+    assert works('') == works('--help') != works('--version')
+    text = works('report --help')
+    options = 'patch-sizes stride epochs batch-size patience lr width loss seed device precision'.split()
+    assert all(f'--{option} ' in text for option in options)
+
+
+def test_predict_and_evaluate(folder, tmp_path):
+    "A map is one band of class indices with a colour table, on the ground of the image."
+    model = folder / 'model.safetensors'
+    works(f'predict {model} {folder}/scene/image.tif --out {tmp_path}/maps/map.tif')
+    assert 'accuracy' in works(f'evaluate {model} {files(folder)}')
+    with (
+        rasterio.open(tmp_path / 'maps/map.tif') as mapped,
+        rasterio.open(folder / 'scene/image.tif') as image,
+    ):
+        assert (mapped.count, mapped.dtypes, mapped.shape) == (1, ('uint8',), (160, 192))
+        assert (mapped.transform, mapped.crs) == (image.transform, image.crs)
+        assert [mapped.colormap(1)[k][:3] for k in range(6)] == list(ISPRS.colours)
+    assert [path.name for path in (tmp_path / 'maps').iterdir()] == ['map.tif']
+
+
+def test_nothing_else_is_left(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ['model.safetensors', 'scene']
+
+
+def test_options_of_predict(folder, tmp_path):
+    model = folder / 'model.safetensors'
+    options = '--tta --probabilities --memory 0.01'
+    works(f'predict {model} {folder}/scene/image.tif --out {tmp_path}/map.tif {options}')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['map.tif', 'map_probabilities.tif']
+    works(f'evaluate {model} {files(folder)} --tta --memory 0.01')
+
+
+def test_export(folder, tmp_path):
+    pytest.importorskip('onnx', reason='the extra [onnx] is not installed')
+    model = folder / 'model.safetensors'
+    works(f'export {model} --out {tmp_path}/model.onnx')
+    works(f'export {model} --out {tmp_path}/qgis.onnx --tile-size 640 --probabilities --resolution 9')
+    said = {path.stem: path.read_bytes() for path in tmp_path.iterdir()}
+    for words in (b'"tile_size": null', b'"output": "logits"'):
+        assert words in said['model']
+    for words in (b'"tile_size": 640', b'"output": "probabilities"', b'resolution'):
+        assert words in said['qgis']
+    assert b'resolution' not in said['model']
+
+
+@pytest.mark.parametrize('method', ['exact', 'blend', 'patches'])
+def test_no_data(method, folder, tmp_path):
+    "A corner without data, said by a band of opacity, has no class in the map and no score, whatever the method."
+    model, tile = folder / 'model.safetensors', read_tile(folder / 'scene/image.tif')
+    opacity = np.full((*tile.size, 1), 255, np.uint8)
+    opacity[:50, :70] = 0
+    holed = write_image(tmp_path / 'image.tif', np.dstack([tile.image, opacity]), tile.georeference)
+    with rasterio.open(holed, 'r+') as raster:
+        names = ('red', 'green', 'blue', 'alpha')
+        raster.colorinterp = [rasterio.enums.ColorInterp[name] for name in names]
+    works(f'predict {model} {holed} --out {tmp_path}/map.tif --method {method}')
+    with rasterio.open(tmp_path / 'map.tif') as raster:
+        assert ((raster.read(1) == 255) == (opacity[..., 0] == 0)).all()
+    scores = works(f'evaluate {model} {holed} {folder}/scene/reference.tif --method {method}')
+    support = sum(int(line.split()[-1]) for line in scores.splitlines()[1:-1])
+    assert support == np.count_nonzero(opacity)
+
+
+def test_parts(folder, tmp_path):
+    "A folder of parts gives a map per part, and no map takes the place of a part."
+    model, parts = folder / 'model.safetensors', tmp_path / 'parts'
+    parts.mkdir()
+    for part in 'ab':
+        shutil.copy(folder / 'scene/image.tif', parts / f'{part}.tif')
+    works(f'predict {model} {parts} --out {tmp_path}/maps/map.tif --method patches')
+    assert sorted(path.name for path in (tmp_path / 'maps').iterdir()) == ['map_a.tif', 'map_b.tif']
+    shutil.copy(folder / 'scene/image.tif', parts / 'map_a.tif')
+    before = {path.name: path.read_bytes() for path in parts.iterdir()}
+    code, out, err = shell('predict', model, parts, '--out', parts / 'map.tif')
+    assert (code, out) == (2, '') and 'map_a.tif is an input of this command' in err
+    assert {path.name: path.read_bytes() for path in parts.iterdir()} == before
+
+
+def test_report(folder, tmp_path):
+    "A map and a model per run, the page, and the scores twice; scripts rely on the keys of scores.json."
+    options = f'--patch-sizes 32,64 --epochs 1 --width 4 --batch-size 30 {FLOAT}'
+    works(f'report {report_files(folder)} {options} --out {tmp_path}')
+    runs = ('32', '64', 'recommended')
+    expected = [f'label_map_{run}.tif' for run in runs] + [f'model_{run}.safetensors' for run in runs]
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == [*expected, 'report.html', 'scores.csv', 'scores.json']
+    document = json.loads((tmp_path / 'scores.json').read_text())
+    assert set(document) == {'settings', 'environment', 'models'}
+    wanted = set('recipe patch_size stride epochs_run steps seconds accuracy mean_f1 mean_iou'.split())
+    for entry in document['models']:
+        assert wanted | {'per_class', 'confusion_matrix'} <= set(entry) and 0 <= entry['accuracy'] <= 1
+        assert set(entry['per_class']['car']) == {'precision', 'recall', 'f1', 'iou', 'support'}
+        assert np.sum(entry['confusion_matrix']) == 160 * 192
+    settings = document['settings']
+    assert settings['sources'] == {'train': 'scene/image.tif', 'test': 'scene/image.tif'}
+    assert settings['train'] == settings['test'] and len(settings['train'][0]['checksum']) == 8
+
+
+# Interruptions
+
+
+def test_interrupted_and_continued(folder, tmp_path):
+    "Ctrl-C in the second epoch, then SIGTERM hidden behind an error; the checkpoint belongs to this run only."
+    first = iter([training.train_epoch])
+
+    def then_interrupted(*args):
+        for train_epoch in first:
+            return train_epoch(*args)
+        raise KeyboardInterrupt
+
+    def then_terminated(*args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ValueError("a library's own opinion")
+
+    options = f'--recipe report --patch-size 64 --epochs 3 --width 4 {FLOAT}'
+    long = f'train {files(folder)} --out {tmp_path}/long.safetensors {options}'
+    with mock.patch.object(training, 'train_epoch', then_interrupted):
+        code, out, err = shell(*long.split())
+    assert (code, err.count('\n')) == (130, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ['long.safetensors.checkpoint']
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with mock.patch.object(training, 'train_epoch', then_terminated):
+        code, out, err = shell(*long.split())
+    assert (code, out.count('epoch'), signal.getsignal(signal.SIGTERM)) == (143, 1, handler)
+    kept = 'finished epochs are kept, the same command goes on from there'
+    assert err == f'unetkit train: terminated; {kept}\n'
+
+    code, out, err = shell(*f'{long} --lr 0.1'.split())
+    assert code == 2 and 'lr was 0.001 and is 0.1' in err
+    works(long)
+    assert [path.name for path in tmp_path.iterdir()] == ['long.safetensors']
+
+
+def test_closed_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = "import sys; from unetkit.cli import main; sys.exit(main(['--help']))"
+    command = [sys.executable, '-c', program]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=child_environment())
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b'')
+
+
+# Errors: REPORT, FOLDER and MODEL stand for what the fixture made; no output is left
+
+ERRORS = {
+    'REPORT --patch-sizes abc': 'not a list of whole numbers',
+    'REPORT --epochs 1.5': 'invalid int value',
+    'REPORT --epochs 0': 'epochs must be at least 1',
+    'REPORT --stride 200': 'stride must be in',
+    'REPORT --patch-sizes 161': 'larger than the tile',
+    'REPORT --lr nan': 'lr must be a number above 0',
+    'REPORT --seed -1': 'seed must be',
+    'REPORT --depth 9': 'allows at most 7',
+    'REPORT --depth 40': 'depth must be in [1, 12]',
+    'REPORT --patch-sizes 64 --split blocked': 'guard of',
+    'REPORT --loss magic': 'invalid choice',
+    'REPORT --ignore boat': 'boat',
+    'REPORT --palette dubai': 'unknown colour',
+    'fly': 'no command',
+    'train a.tif': 'arguments are required',
+    'report --train-image x.tif': 'give all four',
+    'predict FOLDER/none.safetensors x.tif': 'no file',
+    'predict MODEL FOLDER/x.tif': 'no file',
+    'export MODEL --tile-size 650': 'multiple of 16 with room for a halo of 96 pixels, got 650',
+    'export MODEL --resolution -1': 'above 0, got -1.0',
+    'export FOLDER/scene/image.tif': 'is not a whole unetkit file',
+    'REPORT --out FOLDER/scene/image.tif': 'cannot write to the folder',
+    'TRAIN --out FOLDER': 'it is a folder',
+    'PREDICT --out FOLDER/scene/image.tif': 'would be lost',
+    'PREDICT --method blend --probabilities --out FOLDER/m.tif': 'belong to --method exact',
+    'PREDICT --memory -1 --out FOLDER/m.tif': 'at least 0, got -1',
+    'PREDICT --memory 0.0001 --out FOLDER/m.tif': 'are not enough for a window',
+    'export MODEL --out MODEL': 'would be lost',
+}
+
+
+@pytest.mark.parametrize('line', ERRORS)
+def test_errors(line, folder):
+    "One line, exit code 2, before any work."
+    if '--out' not in line:
+        line += ' --out FOLDER/nowhere/x'
+    reason = ERRORS[line.removesuffix(' --out FOLDER/nowhere/x')]
+    line = line.replace('REPORT', f'report {report_files(folder)} --width 4')
+    line = line.replace('TRAIN', f'train {files(folder)} --recipe report --patch-size 64')
+    line = line.replace('PREDICT', 'predict MODEL FOLDER/scene/image.tif')
+    line = line.replace('MODEL', 'FOLDER/model.safetensors').replace('FOLDER', str(folder))
+    code, out, err = shell(*line.split())
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert reason in err and not Path(folder, 'nowhere').exists() and not Path(folder, 'm.tif').exists()
+
+
+def test_reference_of_another_size(folder, tmp_path):
+    with rasterio.open(folder / 'scene/reference.tif') as raster:
+        colours = raster.read().transpose(1, 2, 0)
+    write_image(tmp_path / 'short.tif', colours[:150])
+    image, model = folder / 'scene/image.tif', folder / 'model.safetensors'
+    code, out, err = shell('evaluate', model, image, tmp_path / 'short.tif')
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert 'the image is 160 x 192 but the reference is 150 x 192' in err
