@@ -306,7 +306,7 @@ def api(source):
         rows.append(f'| [`unetkit.{module}`]({module}.md) | {said} |')
         (folder / f'{module}.md').write_text(
             f'# unetkit.{module}\n\nSource: [{title}](../lessons/{name}.ipynb).\n\n'
-            f'```{{eval-rst}}\n.. automodule:: unetkit.{module}\n   :members:\n```\n',
+            f'```{{eval-rst}}\n.. automodule:: unetkit.{module}\n   :members:\n   :ignore-module-all:\n```\n',
             encoding='utf-8',
         )
     (folder / 'index.md').write_text(

@@ -188,8 +188,12 @@ def look(reader, name):
         )
         found += [f'{mode}: {fault}' for fault in page.evaluate(CONTRAST)]
     page.set_viewport_size(PHONE)
-    page.wait_for_timeout(50)
-    found += page.evaluate(WIDE)
+    for _ in range(20):  # the sidebar takes its time to move out of the way
+        page.wait_for_timeout(100)
+        wide = page.evaluate(WIDE)
+        if not wide:
+            break
+    found += wide
     page.set_viewport_size(DESKTOP)
     return [*dict.fromkeys(found + reader.take())]
 
