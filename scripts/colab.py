@@ -45,7 +45,7 @@ OTHERS = ['torch', 'scipy', 'pillow', 'tqdm', 'safetensors', 'nbclient']
 ABSENT = ['nbdev', 'execnb', 'hypothesis', 'monai', 'pytest', 'onnx']  # a lesson may not need them
 STUB = re.compile(r'^#\|\s*eval:\s*false', re.M)
 SLOW = re.compile(r'^#\|\s*slow\b', re.M)
-INSTALL = re.compile(r"%pip (install -q '?unetkit(?:\[(\w+)\])?'?)$", re.M)
+INSTALL = re.compile(r"%pip (install -q '?unetkit(?:\[(\w+)\])?'?((?: '[^']+')*))$", re.M)
 STARTUP = '''
 import google.colab, os
 def pip(line):
@@ -93,12 +93,13 @@ def installed(pip):
     return dict(re.findall(r'^([^=\s]+)==(\S+)$', run(pip, 'freeze', '--all'), re.M))
 
 
-def add(tmp, wheel):
-    "Install a wheel, or the wheel and an extra. Whatever that changes is an error."
+def add(tmp, wheel, *more):
+    "Install a wheel, or the wheel and an extra, with `more` that the notebook asks for. Whatever that changes is an error."
     pip = tmp / 'venv/bin/pip'
     before = installed(pip)
     # Only what is new is held to constraints.txt. What Colab has is free to change, so that a change would be seen.
-    run(pip, 'install', '-c', constraints_without(set(map(name_of, before)), tmp / 'new.txt'), wheel)
+    held = set(map(name_of, before)) | ({'onnx'} if more else set())  # an older onnx goes with what Colab has
+    run(pip, 'install', '-c', constraints_without(held, tmp / 'new.txt'), wheel, *more)
     after = installed(pip)
     changed = [
         f'{name} {version} -> {after.get(name)}'
@@ -154,10 +155,14 @@ def environment(tmp):
 
 
 def asks_for(path):
-    "What the first code cell of a notebook installs, and the extra in it ('' if there is none)."
+    "What the first code cell of a notebook installs, the extra in it ('' if there is none), and what else it asks for."
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     found = INSTALL.search(next(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code'))
-    return (found[1], found[2] or '') if found else ('install -q unetkit', '')
+    return (
+        (found[1], found[2] or '', tuple(re.findall(r"'([^']+)'", found[3])))
+        if found
+        else ('install -q unetkit', '', ())
+    )
 
 
 def lesson(path, tmp, limit):
@@ -257,12 +262,11 @@ def main():
         for old in tmp.glob('*.pip'):
             old.unlink()
         failed = 0
-        for extra in sorted(
-            {asks_for(path)[1] for path in paths}
-        ):  # those without an extra first, so that they run without it
+        for asked in sorted({asks_for(path)[1:] for path in paths}):  # those without an extra first
+            extra, more = asked
             if extra:
-                add(tmp, f'{wheel or next((tmp / "dist").glob("*.whl"))}[{extra}]')
-            some = [path for path in paths if asks_for(path)[1] == extra]
+                add(tmp, f'{wheel or next((tmp / "dist").glob("*.whl"))}[{extra}]', *more)
+            some = [path for path in paths if asks_for(path)[1:] == asked]
             with ThreadPoolExecutor(args.jobs) as pool:
                 for path, (wrong, seconds) in zip(
                     some, pool.map(lambda path: lesson(path, tmp, args.limit), some)

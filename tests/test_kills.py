@@ -11,6 +11,7 @@ When a test needs a certain moment, the process strikes itself there (`At`), so 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -164,9 +165,12 @@ def epochs(folder):
     found = set()
     for path in visible(folder):
         if '.safetensors' in path.name:
+            run = re.sub(
+                r'^(model|checkpoint)_?|\.safetensors.*$', '', path.name
+            )  # the same for a checkpoint and its model
             about = read_tensors(path)[1]
             for epoch in about.get('epochs', about.get('history')):
-                found.add((about['settings']['patch_size'], epoch['number'], epoch['seconds']))
+                found.add((run, epoch['number'], epoch['seconds']))
     return found
 
 

@@ -194,7 +194,7 @@ def test_page_has_its_badge(name):
     assert has_badge(name, PAGES[name])
 
 
-INSTALL = re.compile(r"^    %pip install -q '?unetkit(\[\w+\])?'?$", re.M)
+INSTALL = re.compile(r"^    %pip install -q '?unetkit(\[\w+\])?'?(?: '[^']+')*$", re.M)
 
 
 def installs_first(cells):

@@ -264,6 +264,8 @@ def test_a_scheduler_that_does_not_exist_is_one_line(files, tmp_path):
 
 PEAK = """
 import sys
+from unetkit.scale import predict_raster
+
 predict_raster(*sys.argv[1:4], memory=2e8, precision='float32', device='cpu')
 print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])
 """
