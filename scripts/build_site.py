@@ -14,6 +14,7 @@ error. It needs the extras [dev] and [docs], and npm for what the site serves it
 import argparse
 import functools
 import html
+import importlib
 import inspect
 import json
 import os
@@ -296,6 +297,15 @@ def modules():
     return found
 
 
+def borrowed(module):
+    "The option that leaves out what a module only hands on: it is documented where it is made."
+    found = importlib.import_module(f'unetkit.{module}')
+    names = [
+        n for n in found.__all__ if getattr(getattr(found, n), '__module__', found.__name__) != found.__name__
+    ]
+    return f'   :exclude-members: {", ".join(names)}\n' if names else ''
+
+
 def api(source):
     folder = source / 'api'
     folder.mkdir()
@@ -306,7 +316,7 @@ def api(source):
         rows.append(f'| [`unetkit.{module}`]({module}.md) | {said} |')
         (folder / f'{module}.md').write_text(
             f'# unetkit.{module}\n\nSource: [{title}](../lessons/{name}.ipynb).\n\n'
-            f'```{{eval-rst}}\n.. automodule:: unetkit.{module}\n   :members:\n   :ignore-module-all:\n```\n',
+            f'```{{eval-rst}}\n.. automodule:: unetkit.{module}\n   :members:\n{borrowed(module)}```\n',
             encoding='utf-8',
         )
     (folder / 'index.md').write_text(
