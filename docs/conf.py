@@ -104,7 +104,7 @@ def type_text(annotation):
     if annotation in (inspect.Parameter.empty, None):
         return ''
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    text = re.sub(r'\b(?:typing|types|collections|pathlib|numpy|torch|matplotlib|unetkit)(?:\.[a-z_]\w*)*\.(?=[A-Za-z])', '', text)
+    text = re.sub(r'\b(?:typing|types|collections|contextlib|pathlib|numpy|torch|matplotlib|unetkit)(?:\.[a-z_]\w*)*\.(?=[A-Za-z])', '', text)
     return re.sub(r'ForwardRef\(\'([^\']+)\'.*?\)', r'\1', text)
 
 
