@@ -125,7 +125,7 @@ def bench(session):
 @nox.session
 def wheel(session):
     "Archives are complete, and the wheel works in fresh environments on every Python that is there."
-    session.run('python', 'scripts/wheel.py', *session.posargs)
+    session.run('python', 'scripts/check_wheel.py', *session.posargs)
 
 
 @nox.session
@@ -140,7 +140,7 @@ def colab(session):
 @nox.session
 def site(session):
     "The site builds without a warning, and every page of it is visited in a browser."
-    session.run('python', 'scripts/site.py')
+    session.run('python', 'scripts/build_site.py')
     session.run('pytest', '-m', 'browser', 'tests/browser/test_site.py', *session.posargs, env=SINGLE)
 
 

@@ -454,7 +454,7 @@ def label_map(pipeline, image, how, *details):
         return monai_map(predict, image, *details)
     if how == 'core':
         return exact_halo(predict, image, **pipeline.windows() | {'core': details[0]})
-    return pipeline.predict(Tile(image), how)
+    return pipeline.predict(Tile(image), method=how)
 
 
 def map_here(model, image, how):
