@@ -25,11 +25,12 @@ import numpy as np
 from tqdm import tqdm
 
 from .pipelines import TrainedModel
+from .datasets import image_pairs
 from .labels import class_counts, read_labels
 from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
 from .stitching import core_logits, exact_windows
-from .raster import Raster, atomic_path, image_pairs, read_image, write_image, write_mosaic
+from .raster import Raster, atomic_path, read_image, write_image, write_mosaic
 from .tiling import image_tensor, logits_to_labels
 
 # %% ../nbs/library/scale.ipynb #s011-job
