@@ -23,7 +23,8 @@ from unetkit.cli import main as unetkit
 from unetkit.experiments import ModelPipeline
 from unetkit.jobs import SCENE_SIZE, built_in, checksum
 from unetkit.settings import Settings
-from unetkit.labels import DUBAI, ISPRS, read_labelled
+from unetkit.datasets import read_labelled
+from unetkit.labels import DUBAI, ISPRS
 from unetkit.plots import show_triptych
 from unetkit.records import environment
 from unetkit.report import model_name

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from unetkit.datasets import read, read_labelled
 from unetkit.labels import (
     DUBAI,
     ISPRS,
@@ -16,8 +17,6 @@ from unetkit.labels import (
     label_tile,
     labels_to_colours,
     one_hot,
-    read,
-    read_labelled,
     read_labels,
 )
 from unetkit.palettes import Palette

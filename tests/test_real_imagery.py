@@ -12,6 +12,7 @@ from helpers import ROOT, succeeds
 from PIL import Image
 
 from unetkit.batches import Batches, to_device
+from unetkit.datasets import read_labelled
 from unetkit.labels import DUBAI, ISPRS, class_counts, colours_to_labels, label_tile, labels_to_colours
 from unetkit.losses import class_weights, make_loss
 from unetkit.machine import prepare
@@ -20,7 +21,7 @@ from unetkit.patches import grid_windows
 from unetkit.rules import IGNORE_INDEX
 from unetkit.stitching import predict_tile
 from unetkit.raster import read_image, read_label_map, read_reference, write_image
-from unetkit.tiles import read_tile, read_tiles
+from unetkit.tiles import read_tile
 from unetkit.training import epochs, make_optimizer, make_predictor, seed_everything
 from unetkit.unet import UNet
 
@@ -106,7 +107,7 @@ def test_crop_is_overfitted(crop):
 @pytest.mark.parametrize('scene', SCENES, ids=lambda path: path.name)
 def test_scene_codes_without_an_unknown_colour(scene):
     "No class is missing, none fills more than two thirds, and most pixels count."
-    tiles = [label_tile(tile, DUBAI) for tile in read_tiles(scene / 'images', scene / 'masks')]
+    tiles = read_labelled(scene / 'images', scene / 'masks', DUBAI)
     assert len(tiles) == len(list((scene / 'images').iterdir()))
     counts = sum(class_counts(tile.labels, DUBAI.num_classes) for tile in tiles)
     pixels = sum(tile.labels.size for tile in tiles)

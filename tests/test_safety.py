@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from unetkit.experiments import ModelPipeline
 from unetkit.settings import Settings
-from unetkit.labels import ISPRS, read_labelled
+from unetkit.datasets import read_labelled
+from unetkit.labels import ISPRS
 from unetkit.raster import write_image
 from unetkit.models import load_tensors, save_tensors
 

@@ -17,7 +17,7 @@ _HOMES = {  # Name at the front door -> module and name there; a module is impor
     "Settings": ("settings", "Settings"),
     "Tile": ("tiles", "Tile"),
     "demo": ("records", "demo_model"),
-    "read": ("labels", "read"),
+    "read": ("datasets", "read"),
     "scene": ("scenes", "synthetic_scene"),
 }
 __all__ = list(_HOMES)

@@ -22,10 +22,11 @@ from fastcore.docments import docments
 import torch
 
 from . import __version__
+from .datasets import image_pairs, read_labelled
 from .deploy import check_export, export_onnx
 from .experiments import ModelPipeline, compare
 from .jobs import built_in, check_job, split_windows
-from .labels import ISPRS, PALETTES, labels_to_colours, read_labelled, read_palette
+from .labels import ISPRS, PALETTES, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world
 from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
@@ -33,7 +34,7 @@ from .rules import one_line
 from .scale import check_raster, evaluate_raster, predict_raster, probabilities_file
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .raster import image_pairs, write_image
+from .raster import write_image
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DRIVERS', 'PLAIN', 'MAX_PIXELS', 'TYPES', 'Georeference', 'make_folder', 'atomic_path', 'check_file', 'is_remote',
            'max_pixels', 'Raster', 'common_type', 'lay_onto', 'Stack', 'open_image', 'opened', 'read_image',
-           'read_window', 'map_path', 'image_pairs', 'read_reference', 'map_image', 'check_grid', 'write_image',
-           'write_label_map', 'read_label_map', 'write_mosaic']
+           'read_window', 'map_path', 'read_reference', 'map_image', 'check_grid', 'write_image', 'write_label_map',
+           'read_label_map', 'write_mosaic']
 
 # %% ../nbs/library/raster.ipynb #raster-imports
 from collections.abc import Iterable, Iterator, Sequence
@@ -189,7 +189,7 @@ def check_file(
     "Check that a path is a file with something in it."
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a file: read_tiles reads a folder of parts")
+        raise ValueError(f"{path} is a folder, not a file: datasets.read reads a folder of parts")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: check its name and folder")
     if path.stat().st_size == 0:
@@ -765,49 +765,6 @@ def map_path(
     if Path(out).suffix.lower() not in ('.tif', '.tiff'):
         raise ValueError(f"the map is a GeoTIFF, and {str(out)!r} does not end in .tif: give it that ending")
     return Path(out)
-
-# %% ../nbs/library/raster.ipynb #raster-pairs
-def _parts(folder):
-    "List the image files of a folder by stem, sorted."
-    folder, parts = Path(folder), {}
-    if not folder.exists():
-        raise FileNotFoundError(f"there is no folder {folder}: check its name")
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder} is not a folder, but the images are in one: give the folder of their references"
-        )
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in ('.tif', '.tiff', '.png', '.jpg', '.jpeg') or path.name.startswith('.'):
-            continue
-        if path.stem in parts:
-            raise ValueError(f"{folder} has both {parts[path.stem].name} and {path.name}: keep one of them")
-        parts[path.stem] = path
-    if not parts:
-        inner = ', '.join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-        hint = f"; did you mean a folder in it ({inner})?" if inner else ""
-        raise ValueError(f"{folder} has no .tif, .png or .jpg file{hint}")
-    return parts
-
-
-def image_pairs(
-    image: str | Path,  # Image file, or folder of parts
-    reference: str | Path | None = None,  # Reference file, or folder of parts with the same stems
-) -> list[tuple]:  # Per part, sorted by name: path of the image, and of its reference or None
-    "Pair the files of a tile or of its parts by name."
-    if not Path(image).is_dir():
-        return [(image, reference)]
-    images = _parts(image)
-    references = dict.fromkeys(images) if reference is None else _parts(reference)
-    for missing, where in [
-        (images.keys() - references.keys(), reference),
-        (references.keys() - images.keys(), image),
-    ]:
-        if missing:
-            raise ValueError(
-                f"{where} has no partner of {', '.join(sorted(missing)[:5])}: "
-                "an image and its reference share their stem"
-            )
-    return [(images[stem], references[stem]) for stem in images]
 
 # %% ../nbs/library/raster.ipynb #raster-more
 def read_reference(

@@ -23,7 +23,8 @@ from fastcore.basics import patch
 from . import __version__
 from .experiments import ModelPipeline
 from .jobs import built_in
-from .labels import DUBAI, ISPRS, Palette, read_labelled
+from .datasets import read_labelled
+from .labels import DUBAI, ISPRS, Palette
 from .metrics import Scores
 from .report import REPORT
 from .scenes import synthetic_scene
