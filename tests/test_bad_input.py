@@ -212,16 +212,6 @@ def test_evaluate_with_other_bands(tiles, models, refused):
     refused('evaluate', models['3'], *pair, '--method', 'blend', said=said)
 
 
-def test_fractions_have_no_agreed_range(good, spoilt, refused, tmp_path):
-    image, labels = make_tile()
-    bad = spoilt(image, labels)
-    with rasterio.open(bad / 'image.tif') as good_file:
-        profile = good_file.profile | {'dtype': 'float32', 'predictor': 1}
-    with rasterio.open(bad / 'image.tif', 'w', **profile) as file:
-        file.write(image.transpose(2, 0, 1) / np.float32(255))
-    refused(*report_job(bad, good, tmp_path / 'no'), said=['float32', 'uint8 or uint16', 'rescale it'])
-
-
 # Windows and settings that do not fit
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RasterJob', 'model_sum', 'raster_job', 'predict_block', 'clear_blocks', 'begin_blocks', 'probabilities_file',
-           'as_pipeline', 'predict_raster', 'check_raster', 'evaluate_raster', 'on_cluster']
+           'confidence_file', 'as_pipeline', 'predict_raster', 'check_raster', 'evaluate_raster', 'on_cluster']
 
 # %% ../nbs/library/scale.ipynb #s003-imports
 from collections.abc import Iterable, Iterator
@@ -22,6 +22,7 @@ import threading
 import time
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from .pipelines import TrainedModel
@@ -49,6 +50,7 @@ class RasterJob:
     precision: str  # Number format inside the network
     tta: bool  # Average over eight orientations?
     probabilities: bool  # Keep the probability of every class as well?
+    confidence: bool  # Keep the probability of the chosen class and its margin as well?
 
 # %% ../nbs/library/scale.ipynb #s013
 def model_sum(
@@ -75,6 +77,7 @@ def raster_job(
     model: str | Path = '',  # File of the pipeline, which workers of a cluster load; '' for none
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Keep the probability of every class as well?
+    confidence: bool = False,  # Keep the probability of the chosen class and its margin as well?
     memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
 ) -> RasterJob:  # What the map depends on
     "Check that the pipeline fits the image, and decide everything that the map depends on."
@@ -90,6 +93,7 @@ def raster_job(
         precision=str(pipeline.dtype).removeprefix('torch.'),
         tta=tta,
         probabilities=probabilities,
+        confidence=confidence,
     )
 
 # %% ../nbs/library/scale.ipynb #s033
@@ -100,22 +104,30 @@ def predict_block(
     kept: tuple,  # The same of what is kept
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Keep the probability of every class as well?
-) -> np.ndarray:  # uint8 (h, w, 1 or 1 + K): labels, then probabilities times 254; 255 without data
+    confidence: bool = False,  # Keep the probability of the chosen class and its margin as well?
+) -> np.ndarray:  # uint8 (h, w, 1 + K + 2): labels, probabilities and confidence times 254; 255 without data
     "Predict the part of a map that one window of `exact_windows` keeps."
     top, bottom, left, right = read
     r0, r1, c0, c1 = kept
     valid = raster.valid((r0, c0, r1 - r0, c1 - c0))
-    bands = 1 + pipeline.palette.num_classes if probabilities else 1
+    bands = 1 + pipeline.palette.num_classes * probabilities + 2 * confidence
     block = np.full((*valid.shape, bands), IGNORE_INDEX, np.uint8)
     if not valid.any():
         return block
     pixels = image_tensor(_pixels(raster, (top, left, bottom - top, right - left)), pipeline.device)
     logits = core_logits(pipeline.predictor(tta), pixels, read, kept, pipeline.model.multiple)
     block[valid, 0] = logits_to_labels(logits)[valid]
-    if probabilities:
-        shares = (logits.softmax(0) * 254).round().cpu().numpy().astype(np.uint8)
-        block[valid, 1:] = shares[:, valid].T
+    shares = [logits.softmax(0)] * probabilities + [_confidence(logits)] * confidence
+    if shares:
+        stored = (torch.cat(shares) * 254).round().cpu().numpy().astype(np.uint8)
+        block[valid, 1:] = stored[:, valid].T
     return block
+
+
+def _confidence(logits):
+    "The probability of the most probable class, and how far the second lies behind it: (2, h, w)."
+    best, second = logits.softmax(0).sort(0, descending=True)[0][:2]
+    return torch.stack([best, best - second])
 
 
 def _pixels(raster, window):
@@ -205,9 +217,17 @@ def probabilities_file(
     return Path(out).with_stem(f'{Path(out).stem}_probabilities')
 
 
+def confidence_file(
+    out: str | Path,  # The map
+) -> Path:  # The same with _confidence before the ending
+    "Name the file of the confidence of a map."
+    return Path(out).with_stem(f'{Path(out).stem}_confidence')
+
+
 def _check_targets(job, out):
     "Raise `ValueError` if a map would overwrite a folder or an input."
-    for path in [out, probabilities_file(out)] if job.probabilities else [out]:
+    more = [probabilities_file(out)] * job.probabilities + [confidence_file(out)] * job.confidence
+    for path in [out, *more]:
         if path.is_dir():
             raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
         if str(path.resolve()) in (job.image, job.model):
@@ -271,6 +291,7 @@ def predict_raster(
     *,
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Write OUT_probabilities.tif as well, one band per class?
+    confidence: bool = False,  # Write OUT_confidence.tif: probability of the class, margin to the second?
     memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # For a model file: auto, cpu or cuda
     precision: str = 'auto',  # For a model file: auto, float32 or bfloat16
@@ -286,7 +307,8 @@ def predict_raster(
             "workers of a cluster load the model themselves: save the pipeline, and give its file"
         )
     with Raster(image) as raster:
-        job = raster_job(pipeline, raster, model_file, tta=tta, probabilities=probabilities, memory=memory)
+        wanted = dict(tta=tta, probabilities=probabilities, confidence=confidence)
+        job = raster_job(pipeline, raster, model_file, **wanted, memory=memory)
         _check_targets(job, out)
         if restart:
             clear_blocks(folder)
@@ -296,13 +318,16 @@ def predict_raster(
         if scheduler:
             blocks = on_cluster(job, todo, scheduler)
         else:
-            blocks = ((n, predict_block(pipeline, raster, *windows[n], tta, probabilities)) for n in todo)
+            blocks = ((n, predict_block(pipeline, raster, *windows[n], **wanted)) for n in todo)
         for number, block in _track(blocks, windows, todo):
             write_image(_block_file(folder, number), block)
         palette = pipeline.palette
         if probabilities:
-            every_class, look = slice(1, None), {'names': palette.names, 'scale': 1 / 254}
+            every_class, look = slice(1, 1 + palette.num_classes), {'names': palette.names, 'scale': 1 / 254}
             _write_map(folder, probabilities_file(out), windows, every_class, raster, **look)
+        if confidence:
+            look = {'names': ('confidence', 'margin'), 'scale': 1 / 254}
+            _write_map(folder, confidence_file(out), windows, slice(-2, None), raster, **look)
         _write_map(folder, out, windows, slice(0, 1), raster, colours=palette.colours)
     clear_blocks(folder)
     return out
@@ -401,7 +426,8 @@ def _block_on_worker(job, number):
     "Compute a block on a worker, and return it with its number."
     try:
         pipeline, raster, windows = _from_job(job, threading.get_ident())
-        return number, predict_block(pipeline, raster, *windows[number], job.tta, job.probabilities)
+        wanted = dict(tta=job.tta, probabilities=job.probabilities, confidence=job.confidence)
+        return number, predict_block(pipeline, raster, *windows[number], **wanted)
     except FileNotFoundError as error:
         raise ValueError(
             f"a worker of the cluster does not see a file ({error}): "
