@@ -69,7 +69,7 @@ APART = {
     'numbers are not cut': ('image_01.tif image_02.tif', 'mask_11.png mask_12.png', 'no partner of'),
     'one is missing': ('image_1.tif image_2.tif', 'mask_1.png', 'no partner of'),
     'two of one stem': ('a.tif a.png', 'a.tif', 'has both a.png and a.tif'),
-    'no image': ('a.txt', 'a.tif', 'has no .tif, .png or .jpg file'),
+    'no image': ('a.txt', 'a.tif', 'has no .tif, .png, .jpg or other image file'),
 }
 
 
