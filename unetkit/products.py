@@ -30,7 +30,7 @@ from scipy.sparse.csgraph import connected_components
 from .metrics import Scores
 from .palettes import Palette
 from .raster import Georeference, Raster, atomic_path, check_file, check_grid, write_image
-from .rules import IGNORE_INDEX, number, one_line, one_of, strips
+from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 
 # %% ../nbs/library/products.ipynb #prod-09
 @contextmanager
@@ -185,9 +185,7 @@ def _features(labels, names, ground, areas=None, confidence=None, least=1):
         turned = [np.stack([a * x + b * y + c, d * x + e * y + f], 1) for x, y in (ring.T for ring in rings)]
         yield _Feature(turned, found)
     if dropped:
-        warnings.warn(
-            f"{dropped} objects smaller than min_area have no neighbour to join: left out", stacklevel=2
-        )
+        remark(f"{dropped} objects smaller than min_area have no neighbour to join: left out of the polygons")
 
 # %% ../nbs/library/products.ipynb #prod-21
 def _crs_member(georeference):
