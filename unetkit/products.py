@@ -446,6 +446,17 @@ def areas(
     }
     if errors is not None:
         adjusted, standard_error = adjusted_areas(errors.confusion_matrix, mapped)
+        unsampled = [
+            n for n, area, s in zip(palette.names, mapped, errors.confusion_matrix.sum(0)) if area and not s
+        ]
+        if unsampled:
+            remark(
+                f"areas cannot be adjusted: the scores hold no pixel that was mapped as {', '.join(unsampled)}"
+            )
+        else:
+            remark(
+                "standard errors take the scored pixels for a random sample of the map: else they are lower bounds"
+            )
         columns[f'adjusted_area_{unit}'] = adjusted.tolist()
         columns[f'standard_error_{unit}'] = standard_error.tolist()
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
