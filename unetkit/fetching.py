@@ -98,7 +98,7 @@ SETS = {
     ),
     'loveda': OpenSet(
         about='LoveDA: 4 191 chips of 1024 x 1024 pixels, Nanjing, Changzhou and Wuhan, RGB, 30 cm, seven classes',
-        licence='CC BY-NC-SA 4.0; for academic purposes only',
+        licence='CC BY-NC-SA 4.0, for academic purposes only; the images fall under the terms of Google Earth',
         page='https://github.com/Junjue-Wang/LoveDA',
         volume='6.4 GB',
         archives=(
