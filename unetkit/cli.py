@@ -23,7 +23,7 @@ from fastcore.docments import docments
 import torch
 
 from . import __version__
-from .datasets import Reading, image_pairs, read_labelled
+from .datasets import Reading, image_pairs, read_labelled, training_tiles
 from .deploy import check_export, export_onnx
 from .experiments import ModelPipeline, compare
 from .fetching import SETS
@@ -110,6 +110,14 @@ def _all_files(paths):
 def _inputs(image):
     "The files of an image: itself, or those with commas between them."
     return [image] if Path(image).exists() else [part.strip() for part in str(image).split(",")]
+
+
+def _check_reference(image, reference):
+    "Raise `ValueError` without a reference, unless a CSV file names it."
+    if not reference and not image.lower().endswith(".csv"):
+        raise ValueError(
+            "arguments are required: IMAGE and REFERENCE, or a CSV file with the columns image and reference"
+        )
 
 # %% ../nbs/library/cli.ipynb #front-recipes-1
 RECIPES = {"recommended": Settings(), "report": REPORT}
@@ -207,9 +215,11 @@ def _print_report(document, folder):
 # %% ../nbs/library/cli.ipynb #c026-9b5f311d
 def train(
     image: str,  # Image to train on: a file, a folder of parts, or files with commas between them
-    reference: str,  # Its reference: colours or class numbers; a file or a folder
+    reference: str | None = None,  # Its reference; a CSV file of pairs needs none
     palette: str = "isprs",  # Classes and colours: a JSON file, or one of these names
     ignore: str = "",  # Classes to leave out, separated by commas
+    valid_image: str = "",  # Images to validate on; a folder val beside train is found by itself
+    valid_reference: str = "",  # Their references
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Forget the checkpoint of an interrupted run
     settings: Settings = RECIPES["recommended"],  # How to train
@@ -217,16 +227,18 @@ def train(
 ) -> None:  # Nothing; the model is written
     "Train a model on labelled tiles."
     classes = _read_palette(palette, ignore)
-    tiles = read_labelled(image, reference, classes, reading, "train")
+    _check_reference(image, reference)
+    tiles, valid = training_tiles(image, reference, classes, reading, valid_image, valid_reference)
     pipeline = ModelPipeline(classes, settings)
-    counts = check_job(tiles, None, classes, [settings])
-    path = _writable_file(out, *_inputs(image), reference, palette, reading.height)
+    counts = check_job(tiles, None, classes, [settings], valid)
+    inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference]
+    path = _writable_file(out, *inputs)
     if rank_and_world()[0] == 0:
         _print_classes("training", counts, classes, tiles)
     checkpoint = path.with_name(f"{path.name}.checkpoint")
     if restart:
         _remove([checkpoint])
-    best = pipeline.fit(tiles, checkpoint, counts=counts).history.best
+    best = pipeline.fit(tiles, checkpoint, counts=counts, valid=valid).history.best
     if rank_and_world()[0] > 0:
         return
     pipeline.save(path)
@@ -317,7 +329,8 @@ def _bytes(gigabytes):
     "Gigabytes of the command line as bytes; None for 0, which means: choose."
     if not 0 <= gigabytes < float("inf"):
         raise ValueError(
-            f"--memory must be a number of gigabytes, at least 0, got {gigabytes}: leave it out for the default"
+            f"--memory must be a number of gigabytes, at least 0, got {gigabytes}: "
+            "leave it out for the default"
         )
     return gigabytes * 1e9 or None
 
@@ -333,7 +346,7 @@ def _all_different(files):
 def evaluate(
     model: str,  # Model file
     image: str,  # Image: a file of any size, a folder of parts, or files with commas between them
-    reference: str,  # Its reference: colours or class numbers; a file or a folder
+    reference: str | None = None,  # Its reference; a CSV file of pairs needs none
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     out: str = "",  # JSON file for the scores and their confusion matrix
@@ -343,6 +356,7 @@ def evaluate(
     reading: Reading = Reading(),  # How files are read
 ) -> None:  # Nothing; the scores are printed
     "Score a model on labelled tiles."
+    _check_reference(image, reference)
     pipeline = ModelPipeline.load(model, device, precision)
     if out:
         _writable_file(out, model, *_inputs(image), reference)
@@ -352,9 +366,9 @@ def evaluate(
         tiles = read_labelled(image, reference, pipeline.palette, reading, "test")
         maps = [pipeline.predict(tile, method=method, tta=tta) for tile in tiles]
         scores = pipeline.evaluate(tiles, maps)
-    print(scores.table(pipeline.palette.names))
     support = scores.confusion_matrix.sum(1)
     print("test:", class_summary(support, scores.names, _pixels(image, reference, reading)))
+    print(scores.table(pipeline.palette.names))
     if out:
         print(f"wrote {write_scores(out, scores)}")
 
@@ -500,7 +514,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(command):
     "The parser of a command, from its signature."
     parser = _Parser(f"unetkit {command.__name__}", description=command.__doc__, allow_abbrev=False)
-    groups = _groups_of_fields(command)
+    groups, own = _groups_of_fields(command), signature(command).parameters
     for name, info in docments(command, full=True, returns=False).items():
         names = f": {', '.join(PALETTES)}" if name == "palette" else ""
         if name in groups:
@@ -509,11 +523,11 @@ def _parser(command):
             _add_option(parser, name, info.docment, Parameter.empty, nargs="?")
         else:
             _add_option(parser, name, f"{info.docment}{names}", info.default)
-    if signature(command).parameters.get("settings", Parameter.empty).default == RECIPES["recommended"]:
+    if "settings" in own and own["settings"].default == RECIPES["recommended"]:
         help_text = "Settings to begin with; the options below change them"
         _add_option(parser, "recipe", help_text, "recommended", choices=RECIPES)
     for name, options in groups.items():
-        _add_fields(parser, signature(command).parameters[name].default, options)
+        _add_fields(parser, own[name].default, options)
     return parser
 
 
@@ -534,7 +548,8 @@ def _run(command, argv):
     given, (_, world) = vars(_parser(command).parse_args(argv)), rank_and_world()
     if world > 1 and command is not train:
         raise ValueError(
-            f"torchrun has started {world} processes, and only train can share its work: start it without torchrun"
+            f"torchrun has started {world} processes, and only train can share its work: "
+            "start it without torchrun"
         )
     if "patch_sizes" in given:
         given["patch_sizes"] = sorted({p for part in given["patch_sizes"] for p in part})

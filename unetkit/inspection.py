@@ -25,16 +25,16 @@ import numpy as np
 from rasterio.crs import CRS
 import torch
 
-from .datasets import Reading, image_pairs
+from .datasets import LazyTile, Reading, _heights, image_pairs
 from .jobs import split_windows
-from .labels import IGNORE_INDEX, Palette, class_counts, read_labels
+from .labels import Palette, class_counts
 from .losses import make_loss
 from .machine import pick_device, pick_precision, prepare, wants_channels_last
 from .networks import make_network
 from .pages import STYLE, figure_html, table_html
 from .pipelines import TrainedModel
 from .plots import show_labels, show_tile
-from .raster import Georeference, Raster, atomic_path, lay_onto, open_image
+from .raster import Georeference, atomic_path, lay_onto, open_image
 from .rules import Remark, one_line, remark
 from .scale import check_raster
 from .settings import Settings
@@ -82,6 +82,7 @@ class ImageFacts:
 
     path: Path  # Image file
     reference: Path | None  # Its reference
+    height: str | Path  # Its heights, which are its last band; '' for none
     size: tuple[int, int]  # (H, W), in pixels
     dtypes: tuple[str, ...]  # Type of each band, as stored
     bands: tuple[str, ...]  # Name of each band, '' if unknown
@@ -96,23 +97,12 @@ class ImageFacts:
         return f"{self.size[0]} x {self.size[1]} pixels, {bands} of {types}"
 
 
-def _open(image, reading):
-    "Open an image as training would."
-    return open_image(image, reading.height, reading.remote)
-
-
-def _facts(image, reference, reading):
+def _facts(image, reference, height, remote):
     "Look at the header of an image."
-    with _open(image, reading) as raster:
-        return ImageFacts(
-            raster.path,
-            reference,
-            raster.size,
-            tuple(raster.dtypes),
-            tuple(raster.bands),
-            raster.driver,
-            raster.georeference,
-        )
+    with open_image(image, height, remote) as raster:
+        own, path = None if reference is None else Path(reference), Path(str(image))
+        types, bands = tuple(raster.dtypes), tuple(raster.bands)
+        return ImageFacts(path, own, height, raster.size, types, bands, raster.driver, raster.georeference)
 
 # %% ../nbs/library/inspection.ipynb #inspec-509002a2
 def duplicates(
@@ -181,31 +171,30 @@ class _Sample:
 
     def add(self, facts, windows, reading):
         "Look at one image and its reference."
-        counts, with_data, labelled = np.zeros_like(self.counts), 0, 0
-        with _open(facts.path, reading) as raster:
-            own = (
-                None if facts.reference is None else lay_onto(facts.reference, raster, remote=reading.remote)
+        counts, with_data = np.zeros_like(self.counts), 0
+        palette = self.palette if facts.reference is not None else None
+        reference = None if palette is None else facts.reference
+        tile = LazyTile(facts.path, reference, palette, reading, facts.height)
+        for window in windows:
+            piece = tile.read(window)
+            pixels = (
+                piece.image.reshape(-1, tile.in_channels) if piece.valid is None else piece.image[piece.valid]
             )
-            try:
-                for window in windows:
-                    valid = raster.valid(window)
-                    with_data += int(valid.sum())
-                    self.numbers.append(_some(raster.read(window)[valid], 2**22 // len(windows) // 64))
-                    if own is not None and self.palette is not None:
-                        labels = read_labels(own, self.palette, window)
-                        labels[~valid] = IGNORE_INDEX
-                        counts += class_counts(labels, self.palette.num_classes)
-                        labelled += int((labels != IGNORE_INDEX).sum())
-                    elif own is not None:
+            with_data += len(pixels)
+            self.numbers.append(_some(pixels, 2**16 // len(windows)))
+            if piece.labels is not None:
+                counts += class_counts(piece.labels, palette.num_classes)
+        labelled = int(counts.sum())
+        if facts.reference is not None and palette is None:
+            with open_image(facts.path, facts.height, reading.remote) as raster:
+                with lay_onto(facts.reference, raster, remote=reading.remote) as own:
+                    for window in windows:
                         self.found += _meanings(own, window)
-            finally:
-                if own is not None:
-                    own.close()
         self.pixels += sum(height * width for _, _, height, width in windows)
         self.with_data += with_data
         self.labelled += labelled
         self.counts += counts
-        if not with_data or (len(counts) and own is not None and not labelled):
+        if not with_data or (reference is not None and not labelled):
             self.empty.append(facts.path)
         if len(counts) > 1 and (counts > 0).sum() == 1:
             self.single.append(facts.path)
@@ -316,6 +305,7 @@ class Inspection:
     sampled: str  # How many pixels were read, in words
     values: list[list[float]]  # Per band: 0, 2, 50, 98 and 100 % of its numbers
     no_data: float  # Share of the pixels without data, 0 to 1
+    reading: Reading = Reading()  # How the files were read
     palette: Palette | None = None  # Classes; None if unknown
     counts: list[int] = field(default_factory=list)  # Scored pixels of each class, of those that were read
     unscored: float | None = (
@@ -374,7 +364,7 @@ class Inspection:
             lines += [f'<h2>{escape(heading)}</h2><div class="facts">', table, '</div>']
         lines.append('<h2>Pictures</h2>')
         for facts in self.images[:3]:
-            lines += _pictures(facts, self.palette)
+            lines += _pictures(facts, self.palette, self.reading)
         return '\n'.join([*lines, '</main></body></html>\n'])
 
     def write_html(
@@ -489,18 +479,15 @@ def _cost_rows(cost):
     ]
 
 # %% ../nbs/library/inspection.ipynb #inspec-97f8264d
-def _pictures(facts, palette):
+def _pictures(facts, palette, reading):
     "The middle of an image and of its reference as HTML figures; nothing if they cannot be drawn."
     (height, width), (rows, cols) = facts.size, (min(1024, length) for length in facts.size)
     window = ((height - rows) // 2, (width - cols) // 2, rows, cols)
     name = f'{facts.path.name}: the middle {rows} x {cols} pixels'
     try:
-        with Raster(facts.path) as raster:
-            image = raster.read(window)
-            labels = None
-            if facts.reference is not None and palette is not None:
-                with lay_onto(facts.reference, raster) as own:
-                    labels = read_labels(own, palette, window)
+        reference = None if palette is None else facts.reference
+        tile = LazyTile(facts.path, reference, palette, reading, facts.height).read(window)
+        image, labels = tile.image, tile.labels
     except (ValueError, OSError) as error:
         return [f'<p>{escape(one_line(error))}</p>']
     if image.dtype == np.uint8:
@@ -533,9 +520,10 @@ def inspect(
     remarks, faults, images = [], [], []
     with remarks_to(remarks.append):
         pairs = image_pairs(image, reference or None, reading.pairs, 'train' if reference else '')
-        for pair in pairs:
+        heights = _heights([part for part, _ in pairs], reading.height, 'train' if reference else '')
+        for pair, height in zip(pairs, heights):
             try:
-                images.append(_facts(*pair, reading))
+                images.append(_facts(*pair, height, reading.remote))
             except (ValueError, OSError) as error:
                 faults.append(_fault(error, pairs))
         plan, sampled = _plan(images)
@@ -557,6 +545,7 @@ def inspect(
         images=images,
         sampled=sampled,
         values=sample.values(),
+        reading=reading,
         no_data=1 - sample.with_data / max(1, sample.pixels),
         palette=palette,
         counts=sample.counts.tolist(),
