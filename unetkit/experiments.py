@@ -7,7 +7,7 @@ __all__ = ['ModelPipeline', 'Result', 'compare']
 
 # %% ../nbs/09_experiments.ipynb #c003-bb6627b1
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import time
 
@@ -23,7 +23,7 @@ from .machine import OwnPart, in_step, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
 from .pipelines import TrainedModel, as_tiles
-from .raster import write_label_map
+from .raster import map_path, write_label_map
 from .rules import IGNORE_INDEX
 from .scale import predict_raster
 from .settings import Settings
@@ -44,7 +44,8 @@ def batches(
     "Split the windows of the training tiles into batches for training and validation."
     s = self.settings
     train, valid = split_windows(s, [tile.size for tile in tiles])
-    pairs = to_device(tiles, self.device)
+    scaled = [replace(t, image=self.values.scale(t.image, t.valid), dtypes=()) for t in tiles]
+    pairs = to_device(scaled, self.device)
     focus = focus_class(s, self.palette, tiles, train)
     layout = dict(channels_last=self.channels_last)
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
@@ -66,8 +67,8 @@ def epochs(
     if counts is None:
         counts = check_job(tiles, None, self.palette, [s])
     seed_everything(s.seed)
+    self.make(tiles)
     train, valid = self.batches(tiles)
-    self.make(tiles[0])
     for epoch in training.epochs(
         self.model,
         OwnPart(train),
@@ -108,14 +109,14 @@ def predict(
     tta: bool = False,  # Average over the eight orientations?
 ) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data; or `out`
     "Map a tile or an image file."
-    method = method or self.settings.method
+    method, out = method or self.settings.method, None if out is None else map_path(out)
     if out is not None and method == "exact" and not isinstance(image, Tile):
         return predict_raster(self, image, out, tta=tta)
     tile = image if isinstance(image, Tile) else read_tile(image)
-    self.check_image(tile.name, tile.in_channels, str(tile.image.dtype))
+    self.check_image(tile)
     label_map = predict_tile(
         self.predictor(tta),
-        tile.image,
+        self.values.scale(tile.image, tile.valid),
         method,
         self.settings.patch_size,
         device=self.device,
