@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .datasets import LazyTile, type_name
 from .jobs import model_header, read_header
 from .labels import Palette
 from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
@@ -50,13 +51,21 @@ class TrainedModel:
 
     def make(
         self,
+<<<<<<< HEAD
         tiles: Sequence[Tile],  # Training tiles: their bands and values are those of the model
+=======
+        tile: Tile | LazyTile,  # A training tile: its bands and type are those of the model
+>>>>>>> main
     ) -> None:
         "Start with a new network and an empty history."
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
+<<<<<<< HEAD
         self.values, self.history = measure(tiles, self.limits), History()
+=======
+        self.image_dtype, self.history = type_name(tile), History()
+>>>>>>> main
 
     def forward(self) -> Callable:  # float32 (N, C, H, W) -> logits
         "Give the network as training calls it: translated for batches of one size, or as it is."
@@ -124,10 +133,10 @@ class TrainedModel:
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-796c47c8
 def as_tiles(
-    tiles: Tile | Sequence[Tile],  # One tile or several
-) -> list[Tile]:  # A list of them
+    tiles: Tile | LazyTile | Sequence[Tile | LazyTile],  # One tile or several
+) -> list[Tile | LazyTile]:  # A list of them
     "Accept one tile where several are possible."
-    return [tiles] if isinstance(tiles, Tile) else list(tiles)
+    return [tiles] if isinstance(tiles, (Tile, LazyTile)) else list(tiles)
 
 
 def result_record(

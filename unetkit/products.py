@@ -19,6 +19,7 @@ import tempfile
 import warnings
 
 import numpy as np
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
@@ -30,7 +31,7 @@ from scipy.sparse.csgraph import connected_components
 from .metrics import Scores
 from .palettes import Palette
 from .raster import Georeference, Raster, atomic_path, check_file, check_grid, write_image
-from .rules import IGNORE_INDEX, number, one_line, one_of, strips
+from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 
 # %% ../nbs/library/products.ipynb #prod-09
 @contextmanager
@@ -39,8 +40,12 @@ def _open_map(label_map, georeference):
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(label_map, np.ndarray):
             check_grid("the label map", label_map, '(H, W)', ('uint8',))
+            name = "the label map"
             label_map = write_image(Path(folder) / 'map.tif', label_map[..., None], georeference)
+        else:
+            name = label_map
         with Raster(label_map) as raster:
+            raster.path = Path(name)  # what messages call it
             bands = 1 if raster.paletted else raster.in_channels
             if bands != 1 or raster.dtype != 'uint8':
                 raise ValueError(
@@ -76,21 +81,30 @@ class Ground:
         size: tuple[int, int],  # (H, W) of the grid, in pixels
     ):
         self.size, self.georeference = size, georeference
-        self.unit = 'px'  # "m2" for square metres, or "px" for pixels where no place is known
+        self.unit = 'px'  # "m2" for square metres, or "px" for pixels where no place on the Earth is known
         self.pixel = 1  # Mean area of a pixel, in `unit`
         self.varies = False  # Does each pixel have its own area?
         if georeference is None or georeference.crs is None:
             return
-        self.unit = 'm2'
-        a, b, _, d, e, _ = georeference.transform
         crs = self._crs = CRS.from_wkt(georeference.crs)
+        if not (crs.is_geographic or crs.is_projected):
+            return
+        a, b, _, d, e, _ = georeference.transform
         plane = 0.0 if crs.is_geographic else abs(a * e - b * d) * crs.linear_units_factor[1] ** 2
-        if crs.is_geographic or crs.is_projected:
-            found = self._quads(*(np.linspace(0, length, 33) for length in size))
-            cell = size[0] * size[1] / found.size
-            self.varies = bool(np.abs(plane * cell / found - 1).max() > _TOLERANCE)
-            plane = found.mean() / cell if self.varies else plane
-        self.pixel = float(plane)
+        self.unit, self.pixel = 'm2', plane
+        try:
+            quads = self._quads(*(np.linspace(0, length, 33) for length in size))
+        except ValueError as error:
+            if crs.is_geographic:
+                raise
+            return remark(f"areas are those of the plane of the map, not of the ground: {error}")
+        on_ground = quads * quads.size / (size[0] * size[1])  # Mean area of a pixel in each part of the grid
+        off = float(np.abs(plane / on_ground - 1).max())
+        self.varies = off > _TOLERANCE
+        if self.varies:
+            self.pixel = float(on_ground.mean())
+        if self.varies and crs.is_projected:
+            remark(f"areas are measured on the ground: on the plane of the map they are off by {off:.0%}")
 
     def _to(self, crs, rows, cols):
         "Coordinates of the crossings of rows and columns in another system: two arrays (rows, cols)."
@@ -99,7 +113,7 @@ class Ground:
         x, y = a * col + b * row + c, d * col + e * row + f
         try:
             found = np.array(transform(self._crs, crs, x.ravel(), y.ravel())[:2])
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             raise ValueError(
                 f"the map lies nowhere on the Earth ({one_line(error)}): check its place"
             ) from None
@@ -185,9 +199,7 @@ def _features(labels, names, ground, areas=None, confidence=None, least=1):
         turned = [np.stack([a * x + b * y + c, d * x + e * y + f], 1) for x, y in (ring.T for ring in rings)]
         yield _Feature(turned, found)
     if dropped:
-        warnings.warn(
-            f"{dropped} objects smaller than min_area have no neighbour to join: left out", stacklevel=2
-        )
+        remark(f"{dropped} objects smaller than min_area have no neighbour to join: left out of the polygons")
 
 # %% ../nbs/library/products.ipynb #prod-21
 def _crs_member(georeference):
@@ -277,8 +289,11 @@ def _confidence_strips(confidence, size):
         yield 0, confidence
         return
     with Raster(confidence) as raster:
-        if raster.size != size:
-            raise ValueError(f"{confidence} is {raster.size}, the map {size}: give the file of the same map")
+        if raster.bands[0] != 'confidence' or raster.size != size:
+            raise ValueError(
+                f"{confidence} is no confidence of a map of {size[0]} x {size[1]} pixels: "
+                "give the file OUT_confidence.tif that `unetkit predict --confidence` wrote beside the map"
+            )
         for rows in strips(size, 2**24):
             height = min(rows.stop, size[0]) - rows.start
             yield rows.start, raster.stored((rows.start, 0, height, size[1]))[..., 0] / 254

@@ -390,6 +390,12 @@ class Raster:
         self._stack.close()
 
     @property
+    def block(self) -> tuple[int, int]:  # Rows and columns
+        "The size of the pieces in which the file is stored; of the first file of a stack."
+        first = getattr(self, 'parts', [self])[0]
+        return first._source.block_shapes[0]
+
+    @property
     def stamp(self) -> str:  # Changes whenever the file does
         "Describe the file by its size and its last change."
         if self.remote:
