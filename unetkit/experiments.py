@@ -7,7 +7,7 @@ __all__ = ['ModelPipeline', 'Result', 'compare']
 
 # %% ../nbs/09_experiments.ipynb #c003-bb6627b1
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import time
 
@@ -31,6 +31,7 @@ from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
 from .training import make_optimizer, seed_everything
+from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
 class ModelPipeline(TrainedModel):
@@ -45,15 +46,11 @@ def batches(
 ) -> tuple[Batches, Batches]:  # Training and validation batches
     "Cut windows into batches for training and validation."
     s = self.settings
-<<<<<<< HEAD
-    train, valid = split_windows(s, [tile.size for tile in tiles])
-    scaled = [replace(t, image=self.values.scale(t.image, t.valid), dtypes=()) for t in tiles]
-    pairs = to_device(scaled, self.device)
-=======
+    if self.values is None:
+        self.values = measure(tiles, self.limits)
     train, kept = place_windows(s, tiles, valid)
-    source = Source(tiles, self.device)
-    other = source if valid is None else Source(valid, self.device)
->>>>>>> main
+    source = Source(tiles, self.device, self.prepared)
+    other = source if valid is None else Source(valid, self.device, self.prepared)
     focus = focus_class(s, self.palette, tiles, train)
     layout = dict(channels_last=self.channels_last)
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
@@ -77,13 +74,8 @@ def epochs(
     if counts is None:
         counts = check_job(tiles, None, self.palette, [s], valid)
     seed_everything(s.seed)
-<<<<<<< HEAD
     self.make(tiles)
-    train, valid = self.batches(tiles)
-=======
     train_batches, valid_batches = self.batches(tiles, valid)
-    self.make(tiles[0])
->>>>>>> main
     for epoch in training.epochs(
         self.model,
         OwnPart(train_batches),
@@ -125,19 +117,15 @@ def predict(
     tta: bool = False,  # Average over the eight orientations?
 ) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data; or `out`
     "Map a tile or an image file."
-<<<<<<< HEAD
     method, out = method or self.settings.method, None if out is None else map_path(out)
-=======
-    method = method or self.settings.method
     image = image.read() if isinstance(image, LazyTile) else image
->>>>>>> main
     if out is not None and method == "exact" and not isinstance(image, Tile):
         return predict_raster(self, image, out, tta=tta)
     tile = image if isinstance(image, Tile) else read_tile(image)
     self.check_image(tile)
     label_map = predict_tile(
         self.predictor(tta),
-        self.values.scale(tile.image, tile.valid),
+        self.prepared(tile).image,
         method,
         self.settings.patch_size,
         device=self.device,

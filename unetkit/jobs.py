@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from .datasets import LazyTile, ground_counts, label_pieces, labelled_windows, type_name
+from .datasets import LazyTile, ground_counts, label_pieces, labelled_windows
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .machine import pick_device, pick_precision
 from .models import History
@@ -23,12 +23,8 @@ from .rules import one_line, remark
 from .scenes import synthetic_scene
 from .settings import Settings
 from .tiles import Tile
-<<<<<<< HEAD
 from .values import Values, check_values, measure
-from .windows import Windows, check_window, coverage
-=======
 from .windows import Windows, apart, check_window
->>>>>>> main
 
 # %% ../nbs/library/jobs.ipynb #jobs-a7592607
 SCENE_SIZE = 1024, 1280  # Rows and columns of the built-in scenes, in pixels
@@ -81,19 +77,12 @@ def _check_bands(train, test):
     "Raise `ValueError` with the first tile whose bands do not fit those of the first training tile."
     first = train[0]
     for role, tile in [("training", tile) for tile in train] + [("test", tile) for tile in test]:
-<<<<<<< HEAD
         same = tile.in_channels == first.in_channels
         if not same or (role == "training" and tile.dtypes != first.dtypes):
             types = [", ".join(sorted(set(one.dtypes))) for one in (tile, first)]
             raise ValueError(
                 f"the {role} tile {tile.name} has {tile.in_channels} bands of {types[0]}, "
                 f"the training tile {first.name} has {first.in_channels} of {types[1]}: "
-=======
-        if (tile.in_channels, type_name(tile)) != (first.in_channels, type_name(first)):
-            raise ValueError(
-                f"the {role} tile {tile.name} has {tile.in_channels} bands of {type_name(tile)}, "
-                f"the training tile {first.name} has {first.in_channels} of {type_name(first)}: "
->>>>>>> main
                 "one network needs the same bands everywhere"
             )
     for tile in test:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .datasets import LazyTile, type_name
+from .datasets import LazyTile
 from .jobs import model_header, read_header
 from .labels import Palette
 from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
@@ -51,21 +51,13 @@ class TrainedModel:
 
     def make(
         self,
-<<<<<<< HEAD
-        tiles: Sequence[Tile],  # Training tiles: their bands and values are those of the model
-=======
-        tile: Tile | LazyTile,  # A training tile: its bands and type are those of the model
->>>>>>> main
+        tiles: Sequence[Tile | LazyTile],  # Training tiles: their bands and values are those of the model
     ) -> None:
         "Start with a new network and an empty history."
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
-<<<<<<< HEAD
         self.values, self.history = measure(tiles, self.limits), History()
-=======
-        self.image_dtype, self.history = type_name(tile), History()
->>>>>>> main
 
     def forward(self) -> Callable:  # float32 (N, C, H, W) -> logits
         "Give the network as training calls it: translated for batches of one size, or as it is."
@@ -89,6 +81,13 @@ class TrainedModel:
         "Check that an image looks like those of training (`values.check_values`)."
         self.needs_model()
         check_values(self.values, image)
+
+    def prepared(
+        self,
+        tile: Tile,  # A tile as it was read
+    ) -> Tile:  # The same with the pixels that the network sees
+        "Bring a tile onto the scale of the network, and fill its holes."
+        return replace(tile, image=self.values.scale(tile.image, tile.valid), dtypes=())
 
     def predictor(
         self,
