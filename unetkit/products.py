@@ -63,7 +63,8 @@ def _map_strips(raster, num_classes):
         strangers = (labels >= num_classes) & (labels != IGNORE_INDEX)
         if strangers.any():
             raise ValueError(
-                f"{raster.path} holds the class {labels[strangers][0]}, but the palette has {num_classes} classes: "
+                f"{raster.path} holds the class {labels[strangers][0]}, "
+                f"but the palette has {num_classes} classes: "
                 "give the palette of the model that made the map"
             )
         yield rows.start, labels
@@ -73,7 +74,7 @@ _TOLERANCE = 0.01  # Largest share by which the plane of a projected system may 
 
 
 class Ground:
-    "How large the pixels of a grid are: on the plane of the map, or on the ground where the plane is misleading."
+    "How large the pixels of a grid are: on the plane of the map, or on the ground where the plane misleads."
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ def _sums(strips, size, path):
 
 
 def _inside(rings, table=None):
-    "The sum over the pixels of a polygon, or their number; rings are closed arrays (n, 2) of columns and rows."
+    "The sum over the pixels of a polygon, or their number; rings are closed (n, 2) columns and rows."
     total = 0
     for position, ring in enumerate(rings):
         (x, y), (after, below) = ring[:-1].T, ring[1:].T
@@ -309,7 +310,7 @@ def write_polygons(
     *,
     georeference: Georeference | None = None,  # For an array: place of its grid
     confidence: str | Path | np.ndarray | None = None,  # OUT_confidence.tif; or (H, W) float, 0 to 1
-    min_area: float = 0.0,  # Give smaller objects to their largest neighbour; square metres, or pixels without a place
+    min_area: float = 0.0,  # Objects below it join their largest neighbour; square metres, or pixels
 ) -> Path:  # `path`
     "Write the objects of a label map as polygons with their class, area and mean confidence."
     path = Path(path)
@@ -361,7 +362,8 @@ def read_scores(
         scores = Scores(np.array(found['confusion_matrix']), tuple(found['per_class']))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(
-            f"{path} holds no scores of one model ({one_line(error)}): write them with `unetkit evaluate --out`"
+            f"{path} holds no scores of one model ({one_line(error)}): "
+            "write them with `unetkit evaluate --out`"
         ) from None
     if names is not None and scores.names != tuple(names):
         raise ValueError(
@@ -446,6 +448,14 @@ def areas(
     }
     if errors is not None:
         adjusted, standard_error = adjusted_areas(errors.confusion_matrix, mapped)
+        unsampled = np.flatnonzero((mapped > 0) & (errors.confusion_matrix.sum(0) == 0))
+        if len(unsampled):
+            names = ', '.join(palette.names[index] for index in unsampled)
+            remark(f"areas cannot be adjusted: the scores hold no pixel that was mapped as {names}")
+        else:
+            remark(
+                "standard errors are lower bounds, unless the scored pixels are a random sample of the map"
+            )
         columns[f'adjusted_area_{unit}'] = adjusted.tolist()
         columns[f'standard_error_{unit}'] = standard_error.tolist()
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
