@@ -20,7 +20,6 @@ import sys
 import time
 import warnings
 
-import matplotlib.pyplot as plt
 import numpy as np
 from rasterio.crs import CRS
 import torch
