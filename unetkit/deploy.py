@@ -78,7 +78,7 @@ def _halo(model):
 
 def _for_deepness(pipeline, tile_size, resolution):
     "List the metadata that QGIS's Deepness reads, JSON-ready."
-    model, halo = pipeline.model, _halo(pipeline.model)
+    model, halo, values = pipeline.model, _halo(pipeline.model), pipeline.values
     proposals = count(640, 640)
     fits = (size for size in proposals if _smallest_overlap(size, halo, model.multiple) is not None)
     size = tile_size or next(fits)
@@ -90,8 +90,8 @@ def _for_deepness(pipeline, tile_size, resolution):
         "tiles_overlap": tile_overlap(size, halo, model.multiple),
         "seg_thresh": 0.0,
         "seg_small_segment": 0,
-        "standardization_mean": [0.0] * model.in_channels,
-        "standardization_std": [1.0] * model.in_channels,
+        "standardization_mean": [low / 255 for low in values.low],  # of numbers that it has divided by 255
+        "standardization_std": [(high - low) / 255 for low, high in zip(values.low, values.high)],
     }
     if resolution is not None:
         about["resolution"] = resolution
@@ -105,7 +105,7 @@ def _for_unetkit(pipeline, tile_size, probabilities):
         "version": __version__,
         "palette": asdict(pipeline.palette),
         "settings": pipeline.settings.as_dict(),
-        "images": pipeline.image_dtype,
+        "values": pipeline.values.as_dict(),
         "network": model.settings,
         "in_channels": model.in_channels,
         "multiple": model.multiple,
