@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 import os
+import re
 import shutil
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -225,7 +226,8 @@ def _open(path, drivers):
     return DatasetReader(_parse_path(str(path)), driver=drivers)
 
 
-_VRT_PARTS = ('VRTDataset', 'VRTWarpedDataset', 'VRTSourcedRasterBand', 'VRTWarpedRasterBand')
+_VRT_PARTS = (None, 'VRTDataset', 'VRTSourcedRasterBand')
+_MOST_BANDS = 1000  # Bands of a virtual raster
 
 
 def _check_vrt(path, remote, above=()):
@@ -235,45 +237,59 @@ def _check_vrt(path, remote, above=()):
         raise ValueError(
             f"{path} is a virtual raster that leads back to itself or through more than 8 others"
         )
-    text = path.read_bytes()
-    if len(text) > 2**24 or b'<!' in text.replace(b'<!--', b''):
-        raise ValueError(
-            f"{path} is larger than 16 MB or declares a document type: build it with gdalbuildvrt"
-        )
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise _unreadable(path, one_line(error)) from None
-    for element in root.iter():
-        kind = element.get('subClass')
-        if element.tag.startswith('PixelFunction') or kind not in (None, *_VRT_PARTS):
+    for element in _elements(path):
+        tag = element.tag.rpartition('}')[2].lower()  # GDAL ignores case and name spaces
+        about = {name.lower(): value for name, value in element.attrib.items()}
+        kind = about.get('subclass')
+        if tag.startswith('pixelfunction') or kind not in _VRT_PARTS:
             raise ValueError(
                 f"{path} computes its pixels ({kind or element.tag}), and only plain mosaics are read: "
                 "save it as GeoTIFF (gdal_translate)"
             )
-        if element.tag in ('SourceFilename', 'SourceDataset'):
-            beside = element.get('relativeToVRT', element.get('relativetoVRT')) == '1'
-            _check_source(path, element.text or '', beside, remote, above)
+        if tag in ('sourcefilename', 'sourcedataset'):
+            _check_source(path, element.text or '', about.get('relativetovrt') == '1', remote, above)
+
+
+def _elements(path):
+    "The elements of a virtual raster, whose text must mean the same to every reader."
+    text = path.read_bytes()
+    body = text.partition(b'?>')[2] if text.startswith(b'<?xml') else text
+    if len(text) > 2**24 or b'<!' in body or b'<?' in body:
+        raise ValueError(
+            f"{path} is larger than 16 MB, declares a document type or has comments: "
+            "build it with gdalbuildvrt"
+        )
+    try:
+        root = ElementTree.fromstring(body.decode())
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise _unreadable(path, one_line(error)) from None
+    elements = list(root.iter())
+    bands = sum(element.tag.lower().endswith('vrtrasterband') for element in elements)
+    if bands > _MOST_BANDS:
+        raise ValueError(f"{path} has {bands} bands, more than {_MOST_BANDS}: choose some of them")
+    return elements
 
 
 def _check_source(vrt, name, beside, remote, above):
     "Raise `ValueError` unless a file that a virtual raster names may be opened."
-    if is_remote(name):
+    if is_remote(name.strip()):
         if not remote:
             raise ValueError(
                 f"{vrt} names {name!r}, which is no file beside it: allow it with remote (--remote)"
             )
         return
     source = (vrt.parent / name if beside else Path(name)).resolve()
-    if not source.is_relative_to(vrt.parent):
+    if name != name.strip() or not source.is_relative_to(vrt.parent):
         raise ValueError(
             f"{vrt} names {name!r}, which is not beside or below it: copy it there, or save it as GeoTIFF"
         )
-    check_file(source)
-    if source.suffix.lower() == '.vrt':
-        _check_vrt(source, remote, (*above, vrt))
-    else:
-        _open(source, PLAIN).close()
+    if check_file(source).suffix.lower() == '.vrt':
+        return _check_vrt(source, remote, (*above, vrt))
+    with open(source, 'rb') as file:
+        start = file.read(2**16).partition(b'\0')[0]
+    if re.search(rb'<\s*(\?xml|vrt|gdal|w[cm])', start, re.IGNORECASE):
+        raise ValueError(f"{vrt} names {name!r}, whose first bytes are a text that points to other files")
+    _open(source, [driver for driver in PLAIN if driver != 'ENVI']).close()  # raw numbers may be any text
 
 # %% ../nbs/library/raster.ipynb #raster-limit
 MAX_PIXELS = 2**29  # Pixels of up to 4 bytes that are read at once (2 GiB); UNETKIT_MAX_PIXELS overrides it
