@@ -1,5 +1,7 @@
 "Files of a data set: who belongs to whom, what is left out, and what is read when it does not fit into memory."
 
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from unetkit.datasets import (
     image_pairs,
     labelled_windows,
     open_labelled,
+    read,
     read_labelled,
     training_tiles,
 )
@@ -450,3 +453,51 @@ def test_training_and_validation_tiles(folders, tmp_path):
         assert [[tile.name for tile in some] for some in (tiles, valid)] == [['0', '1'], ['2']]
     with pytest.raises(ValueError, match='both --valid-image and --valid-reference'):
         training_tiles(*folders, ISPRS, None, one[0])
+
+
+def test_a_list_of_pairs_is_a_list_of_tiles(folders, tmp_path):
+    images, references = folders
+    lines = [f'{images}/{n}.tif,{references}/{n}.tif' for n in (2, 0)]
+    (tmp_path / 'pairs.csv').write_text('\n'.join(['image,reference', *lines]))
+    assert [tile.name for tile in read(tmp_path / 'pairs.csv', palette=ISPRS)] == ['2', '0']
+    lone = [images / '2.tif', images / '2.tif']
+    assert read(lone).in_channels == 6
+
+
+MEMORY_OF_AN_EPOCH = """
+import sys
+from pathlib import Path
+from unetkit.datasets import Reading, training_tiles
+from unetkit.experiments import ModelPipeline
+from unetkit.labels import ISPRS
+from unetkit.scenes import synthetic_scene
+
+def peak():
+    line = next(one for one in Path('/proc/self/status').read_text().splitlines() if one.startswith('VmHWM'))
+    return int(line.split()[1]) / 1000
+
+how = dict(width=2, depth=1, epochs=1, device='cpu', precision='float32')
+ModelPipeline(ISPRS, **how).fit(synthetic_scene(192))
+before = peak()
+tiles, _ = training_tiles(*sys.argv[1:3], ISPRS, Reading(memory=0.1))
+ModelPipeline(ISPRS, **how).fit(tiles)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak is read from /proc')
+def test_training_on_a_tile_that_is_larger_than_the_memory_allowed(tmp_path):
+    """36 megapixels would take 800 MB in memory. Two groups of at most 30 MB or one piece (27 MB) each, GDAL's blocks (64 MB), and at most
+    40 bytes for a pixel of the piece in hand (180 MB) are 330 MB; half as much again is left for the allocator."""
+    scene = synthetic_scene(1024, seed=2)
+    for name, pixels in [('image', scene.image), ('reference', labels_to_colours(scene.labels, ISPRS))]:
+        write_image(tmp_path / f'{name}.tif', np.tile(pixels, (6, 6, 1))[:6000, :6000])
+    files = [str(tmp_path / f'{name}.tif') for name in ('image', 'reference')]
+    run = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', MEMORY_OF_AN_EPOCH, *files],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(run.stdout.splitlines()[-1]) < 500
