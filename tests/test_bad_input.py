@@ -12,7 +12,6 @@ import subprocess
 
 import numpy as np
 import pytest
-import rasterio
 from PIL import Image
 
 from helpers import (

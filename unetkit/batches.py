@@ -79,14 +79,16 @@ def cut(
 
 # %% ../nbs/library/batches.ipynb #batche-76162228
 def as_batch(
-    patches: Any,  # uint8 or uint16 tensor of any shape, on any device
-) -> Any:  # float32 tensor in [0, 1], of the same shape, on the same device
-    "Scale stored pixel values to [0, 1]."
+    patches: Any,  # uint8, uint16 or float32 tensor of any shape, on any device
+) -> Any:  # float32 tensor of the same shape, on the same device
+    "Divide whole numbers by the largest of their type; floats are scaled already (`Values.scale`)."
     import torch
 
+    if patches.dtype == torch.float32:
+        return patches
     if patches.dtype not in (torch.uint8, torch.uint16):
         raise ValueError(
-            f"an image is uint8 or uint16, got {patches.dtype}: rescale it to 0..255 or 0..65535 first"
+            f"pixels are uint8, uint16 or float32, got {patches.dtype}: bring them onto one scale first (Values.scale)"
         )
     return patches.float() / torch.iinfo(patches.dtype).max
 

@@ -412,7 +412,8 @@ class LazyTile:
         raster, labels = self._opened()
         with self._stack:
             self.name, self.size, self.in_channels = raster.path.stem, raster.size, raster.in_channels
-            self.dtype, self.georeference = raster.dtype, raster.georeference
+            self.dtype, self.dtypes, self.bands = raster.dtype, raster.dtypes, raster.bands
+            self.georeference = raster.georeference
             self.memory = self._reading.memory * 1e9 or MEMORY
             self.stamp = raster.stamp if labels is None else f"{raster.stamp}; {labels.stamp}"
             self.cell = _cell(raster)  # Rows and columns of the pieces that are read at once
@@ -457,8 +458,9 @@ class LazyTile:
             if valid is not None and valid.all():
                 valid = None
             found = None if labels is None else self._labels(labels, valid, window)
+            about = dict(name=self.name, valid=valid, bands=self.bands, dtypes=self.dtypes)
             place = self.georeference if window is None else None
-            return Tile(raster.read(window), labels=found, georeference=place, name=self.name, valid=valid)
+            return Tile(raster.read(window), labels=found, georeference=place, **about)
 
     def read_labels(
         self,
@@ -613,16 +615,6 @@ def regions_of(
     return found
 
 
-def _piece(tile, window):
-    "A window of a tile as a tile."
-    if isinstance(tile, LazyTile):
-        return tile.read(window)
-    row, col, height, width = window
-    at = slice(row, row + height), slice(col, col + width)
-    valid = None if tile.valid is None else tile.valid[at]
-    return Tile(tile.image[at], labels=tile.labels[at], valid=valid, name=tile.name)
-
-
 def _read_ahead(load, items):
     "Load one item after the other; the next one is loaded in a thread meanwhile."
     with ThreadPoolExecutor(1) as pool:
@@ -696,7 +688,7 @@ class StreamedBatches:
         "Tensors of the regions of a group, and where crops may start in each: in focus, and anywhere."
         tiles, places = [], []
         for region in (self.regions[index] for index in group):
-            tiles.append(self.prepare(_piece(self.tiles[region.tile], region.window)))
+            tiles.append(self.prepare(self.tiles[region.tile].read(region.window)))
             places.append(self._places(region, tiles[-1].labels) if self.crops else None)
         return to_device(tiles, self.device), places
 

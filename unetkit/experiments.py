@@ -24,13 +24,14 @@ from .machine import OwnPart, in_step, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
 from .pipelines import TrainedModel, as_tiles
-from .raster import write_label_map
+from .raster import map_path, write_label_map
 from .rules import IGNORE_INDEX
 from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
 from .training import make_optimizer, seed_everything
+from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
 class ModelPipeline(TrainedModel):
@@ -45,9 +46,11 @@ def batches(
 ) -> tuple[Batches, Batches]:  # Training and validation batches
     "Cut windows into batches for training and validation."
     s = self.settings
+    if self.values is None:
+        self.values = measure(tiles, self.limits)
     train, kept = place_windows(s, tiles, valid)
-    source = Source(tiles, self.device)
-    other = source if valid is None else Source(valid, self.device)
+    source = Source(tiles, self.device, self.prepared)
+    other = source if valid is None else Source(valid, self.device, self.prepared)
     focus = focus_class(s, self.palette, tiles, train)
     layout = dict(channels_last=self.channels_last)
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
@@ -71,8 +74,8 @@ def epochs(
     if counts is None:
         counts = check_job(tiles, None, self.palette, [s], valid)
     seed_everything(s.seed)
+    self.make(tiles)
     train_batches, valid_batches = self.batches(tiles, valid)
-    self.make(tiles[0])
     for epoch in training.epochs(
         self.model,
         OwnPart(train_batches),
@@ -114,15 +117,15 @@ def predict(
     tta: bool = False,  # Average over the eight orientations?
 ) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data; or `out`
     "Map a tile or an image file."
-    method = method or self.settings.method
+    method, out = method or self.settings.method, None if out is None else map_path(out)
     image = image.read() if isinstance(image, LazyTile) else image
     if out is not None and method == "exact" and not isinstance(image, Tile):
         return predict_raster(self, image, out, tta=tta)
     tile = image if isinstance(image, Tile) else read_tile(image)
-    self.check_image(tile.name, tile.in_channels, str(tile.image.dtype))
+    self.check_image(tile)
     label_map = predict_tile(
         self.predictor(tta),
-        tile.image,
+        self.prepared(tile).image,
         method,
         self.settings.patch_size,
         device=self.device,

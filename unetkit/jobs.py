@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from .datasets import LazyTile, ground_counts, label_pieces, labelled_windows, type_name
+from .datasets import LazyTile, ground_counts, label_pieces, labelled_windows
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .machine import pick_device, pick_precision
 from .models import History
@@ -23,6 +23,7 @@ from .rules import one_line, remark
 from .scenes import synthetic_scene
 from .settings import Settings
 from .tiles import Tile
+from .values import Values, check_values, measure
 from .windows import Windows, apart, check_window
 
 # %% ../nbs/library/jobs.ipynb #jobs-a7592607
@@ -73,15 +74,20 @@ def check_tiles(
 
 # %% ../nbs/library/jobs.ipynb #jobs-a6b7f200
 def _check_bands(train, test):
-    "Raise `ValueError` with the first tile whose bands or type differ from those of the first training tile."
+    "Raise `ValueError` with the first tile whose bands do not fit those of the first training tile."
     first = train[0]
     for role, tile in [("training", tile) for tile in train] + [("test", tile) for tile in test]:
-        if (tile.in_channels, type_name(tile)) != (first.in_channels, type_name(first)):
+        same = tile.in_channels == first.in_channels
+        if not same or (role == "training" and tile.dtypes != first.dtypes):
+            types = [", ".join(sorted(set(one.dtypes))) for one in (tile, first)]
             raise ValueError(
-                f"the {role} tile {tile.name} has {tile.in_channels} bands of {type_name(tile)}, "
-                f"the training tile {first.name} has {first.in_channels} of {type_name(first)}: "
+                f"the {role} tile {tile.name} has {tile.in_channels} bands of {types[0]}, "
+                f"the training tile {first.name} has {first.in_channels} of {types[1]}: "
                 "one network needs the same bands everywhere"
             )
+    for tile in test:
+        if tile.dtypes != first.dtypes:
+            check_values(measure(train), tile)
 
 # %% ../nbs/library/jobs.ipynb #jobs-8d833809
 def split_windows(
@@ -253,14 +259,14 @@ def origin(
 def model_header(
     palette: Palette,  # Classes and their colours
     settings: Settings,  # How the model was trained
-    images: str,  # "uint8" or "uint16", the type of the training images
+    values: Values,  # What the numbers of the training images mean
     history: History,  # Its epochs
 ) -> dict:  # JSON-ready
     "Say what a model file must know besides its weights."
     return {
         "palette": asdict(palette),
         "settings": settings.as_dict(),
-        "images": images,
+        "values": values.as_dict(),
         "history": [asdict(epoch) for epoch in history],
     }
 
@@ -268,18 +274,28 @@ def model_header(
 def read_header(
     path: str,  # The model file, for messages
     about: dict,  # The header as it was read
-    num_classes: int,  # Classes of the network in the file
-) -> tuple[Palette, Settings, History, str]:  # Palette, settings, history and type of the training images
+    model,  # The network in the file
+) -> tuple[
+    Palette, Settings, History, Values
+]:  # Palette, settings, history and values of the training images
     "Read the header of a model file; raise `ValueError` if it is not one of ours."
     try:
         palette, settings = Palette(**about["palette"]), Settings(**about["settings"])
-        history, images = History.read(about["history"]), about["images"]
-        if palette.num_classes != num_classes:
-            raise ValueError(f"its palette has {palette.num_classes} classes, its network {num_classes}")
-        if images not in ("uint8", "uint16"):
-            raise ValueError(f"images must be uint8 or uint16, got {images!r}")
+        history = History.read(about["history"])
+        if "values" in about:
+            values = Values(**about["values"])
+        else:  # a model of an earlier version
+            values = Values.of_type(about["images"], model.in_channels)
+        if palette.num_classes != model.num_classes:
+            raise ValueError(
+                f"its palette has {palette.num_classes} classes, its network {model.num_classes}"
+            )
+        if len(values.dtypes) != model.in_channels:
+            raise ValueError(
+                f"its values are of {len(values.dtypes)} bands, its network takes {model.in_channels}"
+            )
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(
             f"{path} was not written by this version of unetkit ({one_line(error)}): train the model again"
         ) from None
-    return palette, settings, history, images
+    return palette, settings, history, values

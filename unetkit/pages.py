@@ -72,7 +72,10 @@ def scores_document(
     return {"settings": settings, "environment": environment(first.device, first.dtype), "models": models}
 
 # %% ../nbs/library/pages.ipynb #pages-51e5624a
-_COLUMNS = "recipe patch_size stride epochs_run steps accuracy mean_f1 mean_iou class precision recall f1 iou support".split()
+_COLUMNS = (
+    "recipe patch_size stride epochs_run steps accuracy mean_f1 mean_iou "
+    "class precision recall f1 iou support"
+).split()
 
 
 def scores_csv(
@@ -109,8 +112,9 @@ def _html_table(header, rows):
     return f'<div class="scroll" tabindex="0"><table>{head}<tbody>{body}</tbody></table></div>'
 
 # %% ../nbs/library/pages.ipynb #pages-88905c95
-_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;background:#fff;
-color:#1a1a1a}h1,h2{line-height:1.2}h2{margin-top:2.5rem;border-top:1px solid #bbb;padding-top:1rem}
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
+background:#fff;color:#1a1a1a}h1,h2{line-height:1.2}
+h2{margin-top:2.5rem;border-top:1px solid #bbb;padding-top:1rem}
 header p{font-size:1.05rem}.scroll{overflow-x:auto;margin:1rem 0}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:right;white-space:nowrap}
@@ -120,10 +124,11 @@ figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption{color:#444;font
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(22rem,100%),1fr));gap:0 1.5rem}"""
 
 _CAUTION = (
-    "With stride equal to patch size, models with smaller patches take more optimiser steps in the same number of "
-    "epochs: compare the column of steps before the accuracies. Each row is one run with one seed on one choice of "
-    "tiles, without an interval. The published figures were measured on other tiles than these, unless you gave the "
-    "command the assignment's files."
+    "With stride equal to patch size, models with smaller patches take more optimiser steps "
+    "in the same number of epochs: compare the column of steps before the accuracies. "
+    "Each row is one run with one seed on one choice of tiles, without an interval. "
+    "The published figures were measured on other tiles than these, "
+    "unless you gave the command the assignment's files."
 )
 
 # %% ../nbs/library/pages.ipynb #pages-a074afef
@@ -155,7 +160,10 @@ def _pictures(model, result, test):
     "Draw map, history and confusion matrix of one model as HTML."
     tile, palette = test[0], result.pipeline.palette
     which = tile.name if len(test) == 1 else f"{tile.name}, the first of {len(test)} test tiles"
-    map_caption = f"Image, reference and rebuilt map of {which}; {percent(model['accuracy'])} % of all test pixels are right."
+    map_caption = (
+        f"Image, reference and rebuilt map of {which}; "
+        f"{percent(model['accuracy'])} % of all test pixels are right."
+    )
     history_caption = (
         f"Loss per epoch; the weights of epoch {model['best_epoch']} of {model['epochs_run']} were kept."
     )

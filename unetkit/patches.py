@@ -125,7 +125,8 @@ def overlap_leak(
     "Compute the share of the validation pixels that training has seen as well."
     if not len(valid) or valid.tile.max() >= len(sizes):
         raise ValueError(
-            f"{len(valid)} validation windows on {len(sizes)} tiles: give at least one window, and the size of every tile"
+            f"{len(valid)} validation windows on {len(sizes)} tiles: "
+            "give at least one window, and the size of every tile"
         )
     seen = total = 0
     for t, size in enumerate(sizes):
