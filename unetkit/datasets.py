@@ -688,9 +688,23 @@ class StreamedBatches:
         "Tensors of the regions of a group, and where crops may start in each: in focus, and anywhere."
         tiles, places = [], []
         for region in (self.regions[index] for index in group):
-            tiles.append(self.prepare(self.tiles[region.tile].read(region.window)))
+            tiles.append(self._prepared(self.tiles[region.tile], region.window))
             places.append(self._places(region, tiles[-1].labels) if self.crops else None)
         return to_device(tiles, self.device), places
+
+    def _prepared(self, tile, window):
+        "A part of a tile with the pixels that the network sees; its holes are filled as in the whole tile."
+        piece = tile.read(window)
+        if piece.valid is None:
+            return self.prepare(piece)
+        row, col, height, width = window
+        margin = math.ceil(
+            math.sqrt(2) * self.windows.patch_size
+        )  # no two pixels of a window are further apart
+        top, left = max(row - margin, 0), max(col - margin, 0)
+        bottom, right = min(row + height + margin, tile.size[0]), min(col + width + margin, tile.size[1])
+        wide = self.prepare(tile.read((top, left, bottom - top, right - left)))
+        return wide.read((row - top, col - left, height, width))
 
     def _places(self, region, labels):
         "Where crops may start: with a pixel of the class in focus, and anywhere."
