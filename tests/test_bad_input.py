@@ -12,7 +12,6 @@ import subprocess
 
 import numpy as np
 import pytest
-import rasterio
 from PIL import Image
 
 from helpers import (
@@ -240,7 +239,7 @@ def test_settings_that_cannot_be(good, refused, tmp_path, options, said):
 
 def test_tiles_smaller_than_the_windows(good, spoilt, refused, tmp_path):
     small, out = spoilt(*make_tile(height=32, width=32)), tmp_path / 'no'
-    said = ['patch_size 64', '(32 pixels)', 'at most 32']
+    said = ['patch_size 64', '(32 x 32 pixels)', 'at most 32']
     refused(*report_job(good, small, out, '--patch-sizes', 64), said=said)
     refused(*report_job(small, good, out), said=['1 window cannot be split', 'smaller patch_size'])
 

@@ -143,7 +143,7 @@ def test_a_missing_package_is_named_with_its_extra(trained, file, package, monke
 
 def test_only_the_note_says_what_an_export_holds(trained, file):
     about = json.loads({p.key: p.value for p in onnx.load(file).metadata_props}['unetkit'])
-    assert about['network'] == trained.model.settings and about['images'] == 'uint8'
+    assert about['network'] == trained.model.settings and about['values']['dtypes'] == ['uint8'] * 3
 
 
 def test_exporting_leaves_the_model_as_it_was(trained, tmp_path):

@@ -99,11 +99,12 @@ def test_windows_follow_from_the_model(pipeline, scenes):
 
 
 def test_errors(pipeline, scenes, tmp_path):
-    grey = replace(scenes[1], image=scenes[1].image[..., :1])
+    grey = replace(scenes[1], image=scenes[1].image[..., :1], bands=(), dtypes=())
     with pytest.raises(ValueError, match='has 1 bands'):
         pipeline.predict(grey)
-    with pytest.raises(ValueError, match='b.tif has 3 bands of uint16'):
-        pipeline.check_image('b.tif', 3, 'uint16')
+    deep = replace(scenes[1], image=scenes[1].image.astype(np.uint16) * 100, dtypes=())
+    with pytest.raises(ValueError, match='from 0 to 255: say which of its numbers'):
+        pipeline.check_image(deep)
     with pytest.raises(ValueError, match='no model yet'):
         ModelPipeline(ISPRS).predict(scenes[1])
     with pytest.raises(ValueError, match='no model yet'):
@@ -116,10 +117,10 @@ def test_errors(pipeline, scenes, tmp_path):
 
 @pytest.mark.parametrize(
     'part',
-    [{'palette': 'unknown'}, {'images': 'float32'}, {'settings': {'momentum': 1}}, {'history': 'none'}],
+    [{'palette': 'unknown'}, {'values': 'float32'}, {'settings': {'momentum': 1}}, {'history': 'none'}],
 )
 def test_header_of_something_else(pipeline, tmp_path, part):
-    header = model_header(ISPRS, SMALL, 'uint8', pipeline.history)
+    header = model_header(ISPRS, SMALL, pipeline.values, pipeline.history)
     save_model(tmp_path / 'foreign.safetensors', pipeline.model, header | part)
     with pytest.raises(ValueError, match='foreign.safetensors was not written by this version'):
         ModelPipeline.load(tmp_path / 'foreign.safetensors')

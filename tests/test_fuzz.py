@@ -34,6 +34,7 @@ from unetkit.raster import read_image, read_label_map, read_reference, write_ima
 from unetkit.archives import read_vaihingen
 from unetkit.models import load_tensors, save_model
 from unetkit.settings import Settings
+from unetkit.values import Values
 from unetkit.training import make_predictor
 from unetkit.unet import UNet, pad_to_multiple, reach
 
@@ -343,7 +344,7 @@ PIPELINE = ModelPipeline(
     Palette(['a', 'b'], [(0, 0, 0), (1, 1, 1)]),
     Settings(patch_size=16, width=1, depth=1, device='cpu', precision='float32'),
 )
-PIPELINE.model, PIPELINE.image_dtype = UNet(1, 2, width=1, depth=1), 'uint8'
+PIPELINE.model, PIPELINE.values = UNet(1, 2, width=1, depth=1), Values.of_type('uint8', 1)
 with tempfile.TemporaryDirectory() as name:
     MODEL = PIPELINE.save(Path(name) / 'model.safetensors').read_bytes()
     ABOUT = load_tensors(Path(name) / 'model.safetensors')[1]

@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(files, undisturbed, t
     calls = []
     original = scale.predict_block
     try:
-        scale.predict_block = lambda *args: (calls.append(1), original(*args))[1]
+        scale.predict_block = lambda *args, **how: (calls.append(1), original(*args, **how))[1]
         predict_raster(*files[:2], out, **SMALL)
     finally:
         scale.predict_block = original

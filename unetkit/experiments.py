@@ -15,21 +15,23 @@ import numpy as np
 from fastcore.basics import patch
 
 from . import training
-from .batches import Batches, to_device
-from .jobs import check_job, check_tiles, focus_class, origin, split_windows
+from .batches import Batches
+from .datasets import LazyTile, Source
+from .jobs import check_job, check_tiles, focus_class, origin, place_windows
 from .labels import Palette
 from .losses import class_weights, make_loss
 from .machine import OwnPart, in_step, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
 from .pipelines import TrainedModel, as_tiles
-from .raster import write_label_map
+from .raster import map_path, write_label_map
 from .rules import IGNORE_INDEX
 from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
 from .training import make_optimizer, seed_everything
+from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
 class ModelPipeline(TrainedModel):
@@ -40,17 +42,21 @@ class ModelPipeline(TrainedModel):
 def batches(
     self: ModelPipeline,
     tiles: Sequence[Tile],  # Training tiles with labels
+    valid: Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
 ) -> tuple[Batches, Batches]:  # Training and validation batches
-    "Split the windows of the training tiles into batches for training and validation."
+    "Cut windows into batches for training and validation."
     s = self.settings
-    train, valid = split_windows(s, [tile.size for tile in tiles])
-    pairs = to_device(tiles, self.device)
+    if self.values is None:
+        self.values = measure(tiles, self.limits)
+    train, kept = place_windows(s, tiles, valid)
+    source = Source(tiles, self.device, self.prepared)
+    other = source if valid is None else Source(valid, self.device, self.prepared)
     focus = focus_class(s, self.palette, tiles, train)
     layout = dict(channels_last=self.channels_last)
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
     return (
-        Batches(pairs, train, s.batch_size, **randomness, **layout),
-        Batches(pairs, valid, s.batch_size, once=True, **layout),
+        source.batches(train, s.batch_size, **randomness, **layout),
+        other.batches(kept, s.batch_size, once=True, **layout),
     )
 
 # %% ../nbs/09_experiments.ipynb #c065-9de15c26
@@ -60,25 +66,27 @@ def epochs(
     tiles: Tile | Sequence[Tile],  # Training tiles with labels
     checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
     counts: np.ndarray | None = None,  # Pixels of each class from `check_job`; it is called when None
+    valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
 ) -> Iterator[Epoch]:  # A record per epoch; after the last the best weights are in the model
     "Train a model on tiles, one epoch at a time."
     s, tiles = self.settings, as_tiles(tiles)
+    valid = None if valid is None else as_tiles(valid)
     if counts is None:
-        counts = check_job(tiles, None, self.palette, [s])
+        counts = check_job(tiles, None, self.palette, [s], valid)
     seed_everything(s.seed)
-    train, valid = self.batches(tiles)
-    self.make(tiles[0])
+    self.make(tiles)
+    train_batches, valid_batches = self.batches(tiles, valid)
     for epoch in training.epochs(
         self.model,
-        OwnPart(train),
-        valid,
+        OwnPart(train_batches),
+        valid_batches,
         loss_fn=make_loss(s.loss, class_weights(counts, s.weights).to(self.device)),
         optimizer=make_optimizer(self.model, s.lr),
         epochs=s.epochs,
         patience=s.patience,
         dtype=self.dtype,
         checkpoint=checkpoint,
-        settings=origin(s, self.device, self.dtype, tiles, counts),
+        settings=origin(s, self.device, self.dtype, tiles, counts, valid),
         forward=in_step(self.forward()),
     ):
         self.history.append(epoch)
@@ -92,9 +100,10 @@ def fit(
     checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
     label: str = "",  # Printed in front of the progress
     counts: np.ndarray | None = None,  # Pixels of each class from `check_job`; it is called when None
+    valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
 ) -> ModelPipeline:  # Itself, trained
     "Train a model on tiles."
-    for _ in track(self.epochs(tiles, checkpoint, counts), self.settings.epochs, label):
+    for _ in track(self.epochs(tiles, checkpoint, counts, valid), self.settings.epochs, label):
         pass
     return self
 
@@ -108,14 +117,15 @@ def predict(
     tta: bool = False,  # Average over the eight orientations?
 ) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data; or `out`
     "Map a tile or an image file."
-    method = method or self.settings.method
+    method, out = method or self.settings.method, None if out is None else map_path(out)
+    image = image.read() if isinstance(image, LazyTile) else image
     if out is not None and method == "exact" and not isinstance(image, Tile):
         return predict_raster(self, image, out, tta=tta)
     tile = image if isinstance(image, Tile) else read_tile(image)
-    self.check_image(tile.name, tile.in_channels, str(tile.image.dtype))
+    self.check_image(tile)
     label_map = predict_tile(
         self.predictor(tta),
-        tile.image,
+        self.prepared(tile).image,
         method,
         self.settings.patch_size,
         device=self.device,
@@ -144,7 +154,8 @@ def evaluate(
         )
     matrix = 0
     for tile, label_map in zip(tiles, label_maps):
-        labels = np.where(label_map == IGNORE_INDEX, IGNORE_INDEX, tile.labels)
+        labels = tile.read_labels() if isinstance(tile, LazyTile) else tile.labels
+        labels = np.where(label_map == IGNORE_INDEX, IGNORE_INDEX, labels)
         matrix = matrix + confusion_matrix(labels, label_map, self.palette.num_classes)
     return Scores(matrix, self.palette.names)
 

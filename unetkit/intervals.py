@@ -26,8 +26,8 @@ def block_matrices(
     labels, label_map = np.asarray(labels), np.asarray(label_map)
     if labels.ndim != 2 or not labels.size or labels.shape != label_map.shape:
         raise ValueError(
-            f"blocks need a reference and a map of one shape (H, W), got {labels.shape} and {label_map.shape}: "
-            "pass one tile"
+            "blocks need a reference and a map of one shape (H, W), "
+            f"got {labels.shape} and {label_map.shape}: pass one tile"
         )
     whole("block", block, remedy="give the side of a block in pixels, such as 64")
     matrices = []
@@ -52,7 +52,8 @@ def bootstrap_interval(
     matrices = np.asarray(matrices)
     if matrices.ndim != 3 or matrices.dtype.kind not in 'iu':
         raise ValueError(
-            f"matrices must be (B, K, K) integer counts, got {matrices.shape} {matrices.dtype}: use block_matrices"
+            f"matrices must be (B, K, K) integer counts, got {matrices.shape} {matrices.dtype}: "
+            "use block_matrices"
         )
     matrices = matrices[matrices.any((1, 2))]
     size = len(matrices)
@@ -75,7 +76,8 @@ def mean_interval(
     values = values[~np.isnan(values)]
     if len(values) < 2 or not 0 < level < 1:
         raise ValueError(
-            f"an interval needs 2 or more runs and a level in (0, 1), got {len(values)} and {level}: run more seeds"
+            f"an interval needs 2 or more runs and a level in (0, 1), got {len(values)} and {level}: "
+            "run more seeds"
         )
     half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)

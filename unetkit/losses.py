@@ -36,7 +36,8 @@ def class_weights(
         raise ValueError(f"counts must be one number >= 0 for each class, got {counts.tolist()}")
     if not counts.any():
         raise ValueError(
-            f"the counts of all {len(counts)} classes are 0: no pixel would be scored; check the palette and the ignored colours"
+            f"the counts of all {len(counts)} classes are 0: no pixel would be scored; "
+            "check the palette and the ignored colours"
         )
     if not callable(scheme):
         scheme = SCHEMES[one_of('scheme', scheme, SCHEMES)]
@@ -49,7 +50,7 @@ def weighted_cross_entropy(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
     targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
-    normalisation: str = 'pixels',  # Divide by the number of scored 'pixels', or by the sum of their 'weights'
+    normalisation: str = 'pixels',  # Divide by the scored 'pixels' or by the sum of their 'weights'
 ) -> torch.Tensor:  # Scalar, float32, >= 0
     "Average weight times -log of the probability of the true class over the scored pixels."
     one_of('normalisation', normalisation, ('pixels', 'weights'))
@@ -111,7 +112,7 @@ def focal_loss(
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
     gamma: float = 2.0,  # How much a pixel that is right already is discounted, >= 0; 0: cross entropy
 ) -> torch.Tensor:  # Scalar, float32, >= 0
-    "Average cross entropy times (1 - p)**gamma over the scored pixels, p being the probability of the true class."
+    "Average cross entropy times (1 - p)**gamma over the scored pixels; p: probability of the true class."
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}: below 0, easy pixels would count most")
     charge = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction='none')

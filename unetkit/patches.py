@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .windows import Windows, check_window, clear_places, coverage, validation_count
+from .windows import Windows, apart, check_window, coverage, validation_count
 
 # %% ../nbs/04_patches.ipynb #c011-21c5d6f2
 def window_starts(
@@ -125,7 +125,8 @@ def overlap_leak(
     "Compute the share of the validation pixels that training has seen as well."
     if not len(valid) or valid.tile.max() >= len(sizes):
         raise ValueError(
-            f"{len(valid)} validation windows on {len(sizes)} tiles: give at least one window, and the size of every tile"
+            f"{len(valid)} validation windows on {len(sizes)} tiles: "
+            "give at least one window, and the size of every tile"
         )
     seen = total = 0
     for t, size in enumerate(sizes):
@@ -149,23 +150,36 @@ def blocked_split(
     _check_share(share)
     if guard < 0:
         raise ValueError(f"guard must be at least 0 pixels, got {guard}: 0 keeps the two just apart")
-    strips = []
-    for h, w in sizes:
-        rows, cols = round(h * share), round(w * share)
-        sides = [(0, rows, 0, w), (h - rows, h, 0, w), (0, h, 0, cols), (0, h, w - cols, w)]
-        strips.append(sides[rng.integers(4)])
+    strips = [(0, 0, 0, 0)] * len(sizes)
+    for t in range(len(sizes)):
+        side = rng.integers(4)
+        on_tile = windows[windows.tile == t]
+        if len(on_tile):
+            strips[t] = _strip(on_tile, share, side)
     r0, r1, c0, c1 = np.array(strips)[windows.tile].T
     row, col = windows.row + windows.patch_size / 2, windows.col + windows.patch_size / 2
     inside = (r0 <= row) & (row < r1) & (c0 <= col) & (col < c1)
-    valid, clear = windows[inside], np.zeros(len(windows), bool)
-    for t, size in enumerate(sizes):
-        places = clear_places(coverage(valid, t, size, guard) > 0, windows.patch_size)
-        on_tile = np.flatnonzero(windows.tile == t)
-        clear[on_tile] = places[windows.row[on_tile], windows.col[on_tile]]
-    train = windows[clear & ~inside]
+    valid = windows[inside]
+    train = windows[~inside]
+    if len(valid) and len(train):
+        train = train[apart(train, valid, guard)]
     if not len(train) or not len(valid):
         raise ValueError(
             f"a strip of {share:.0%} with a guard of {guard} pixels leaves {len(train)} training and "
             f"{len(valid)} validation windows: choose a smaller patch_size or guard, or another share"
         )
     return train, valid
+
+
+def _strip(windows, share, side):
+    "A strip along one side of the ground of some windows: first row, last, first column, last; last ones exclusive."
+    top, left = windows.row.min(), windows.col.min()
+    bottom, right = windows.row.max() + windows.patch_size, windows.col.max() + windows.patch_size
+    rows, cols = round((bottom - top) * share), round((right - left) * share)
+    strips = (
+        (top, top + rows, left, right),
+        (bottom - rows, bottom, left, right),
+        (top, bottom, left, left + cols),
+        (top, bottom, right - cols, right),
+    )
+    return strips[side]

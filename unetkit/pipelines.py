@@ -10,17 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .datasets import LazyTile
 from .jobs import model_header, read_header
 from .labels import Palette
 from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
 from .machine import wants_channels_last
 from .models import History, load_model, save_model
 from .networks import make_network
+from .raster import Raster
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
 from .tiling import best_core
 from .training import make_predictor
+from .values import check_values, measure
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-ef0e5372
 class TrainedModel:
@@ -30,6 +33,7 @@ class TrainedModel:
         self,
         palette: Palette,  # Classes and their colours
         settings: Settings | None = None,  # What the run depends on; the recommended recipe when None
+        limits: tuple[float, float] | None = None,  # Numbers that become 0 and 1; see `values.measure`
         **changes,  # Settings that differ, such as epochs=10
     ):
         self.palette = palette
@@ -38,7 +42,7 @@ class TrainedModel:
         self.dtype = pick_precision(self.settings.precision, self.device)
         on_gpu = self.device.type == "cuda"
         self.compiles = self.settings.compile == "on" or (self.settings.compile == "auto" and on_gpu)
-        self.model, self.history, self.image_dtype = None, History(), None
+        self.model, self.history, self.values, self.limits = None, History(), None, limits
 
     @property
     def channels_last(self) -> bool:  # True where the processor is faster so
@@ -47,13 +51,13 @@ class TrainedModel:
 
     def make(
         self,
-        tile: Tile,  # A training tile: its bands and type are those of the model
+        tiles: Sequence[Tile | LazyTile],  # Training tiles: their bands and values are those of the model
     ) -> None:
         "Start with a new network and an empty history."
-        s, bands, classes = self.settings, tile.in_channels, self.palette.num_classes
+        s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
-        self.image_dtype, self.history = str(tile.image.dtype), History()
+        self.values, self.history = measure(tiles, self.limits), History()
 
     def forward(self) -> Callable:  # float32 (N, C, H, W) -> logits
         "Give the network as training calls it: translated for batches of one size, or as it is."
@@ -70,17 +74,20 @@ class TrainedModel:
 
     def check_image(
         self,
-        name: str,  # What the image is called, for messages
-        in_channels: int,  # Its bands
-        dtype: str,  # "uint8" or "uint16"
-    ) -> None:  # Nothing; raises `ValueError` without a model, or for other bands than those of training
-        "Check that this model can predict an image."
+        image: Tile | Raster,  # A tile, or an open image
+    ) -> (
+        None
+    ):  # Nothing, or a remark; raises `ValueError` without a model, or for an image that it cannot read
+        "Check that an image looks like those of training (`values.check_values`)."
         self.needs_model()
-        if (in_channels, dtype) != (self.model.in_channels, self.image_dtype):
-            raise ValueError(
-                f"{name} has {in_channels} bands of {dtype}, the model was trained on {self.model.in_channels} "
-                f"of {self.image_dtype}: give it the same bands"
-            )
+        check_values(self.values, image)
+
+    def prepared(
+        self,
+        tile: Tile,  # A tile as it was read
+    ) -> Tile:  # The same with the pixels that the network sees
+        "Bring a tile onto the scale of the network, and fill its holes."
+        return replace(tile, image=self.values.scale(tile.image, tile.valid), dtypes=())
 
     def predictor(
         self,
@@ -106,7 +113,7 @@ class TrainedModel:
     ) -> Path:  # The file
         "Write the model with its palette, settings and history."
         self.needs_model()
-        header = model_header(self.palette, self.settings, self.image_dtype, self.history)
+        header = model_header(self.palette, self.settings, self.values, self.history)
         return save_model(path, self.model, header)
 
     @classmethod
@@ -118,17 +125,17 @@ class TrainedModel:
     ) -> "TrainedModel":  # A trained object of the class that was asked
         "Read a model with its palette, settings and history."
         model, about = load_model(path)
-        palette, settings, history, images = read_header(path, about, model.num_classes)
+        palette, settings, history, values = read_header(path, about, model)
         self = cls(palette, settings, device=device, precision=precision)
-        self.model, self.history, self.image_dtype = prepare(model, self.device), history, images
+        self.model, self.history, self.values = prepare(model, self.device), history, values
         return self
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-796c47c8
 def as_tiles(
-    tiles: Tile | Sequence[Tile],  # One tile or several
-) -> list[Tile]:  # A list of them
+    tiles: Tile | LazyTile | Sequence[Tile | LazyTile],  # One tile or several
+) -> list[Tile | LazyTile]:  # A list of them
     "Accept one tile where several are possible."
-    return [tiles] if isinstance(tiles, Tile) else list(tiles)
+    return [tiles] if isinstance(tiles, (Tile, LazyTile)) else list(tiles)
 
 
 def result_record(

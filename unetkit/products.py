@@ -19,6 +19,7 @@ import tempfile
 import warnings
 
 import numpy as np
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
@@ -30,7 +31,7 @@ from scipy.sparse.csgraph import connected_components
 from .metrics import Scores
 from .palettes import Palette
 from .raster import Georeference, Raster, atomic_path, check_file, check_grid, write_image
-from .rules import IGNORE_INDEX, number, one_line, one_of, strips
+from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 
 # %% ../nbs/library/products.ipynb #prod-09
 @contextmanager
@@ -39,8 +40,12 @@ def _open_map(label_map, georeference):
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(label_map, np.ndarray):
             check_grid("the label map", label_map, '(H, W)', ('uint8',))
+            name = "the label map"
             label_map = write_image(Path(folder) / 'map.tif', label_map[..., None], georeference)
+        else:
+            name = label_map
         with Raster(label_map) as raster:
+            raster.path = Path(name)  # what messages call it
             bands = 1 if raster.paletted else raster.in_channels
             if bands != 1 or raster.dtype != 'uint8':
                 raise ValueError(
@@ -58,7 +63,8 @@ def _map_strips(raster, num_classes):
         strangers = (labels >= num_classes) & (labels != IGNORE_INDEX)
         if strangers.any():
             raise ValueError(
-                f"{raster.path} holds the class {labels[strangers][0]}, but the palette has {num_classes} classes: "
+                f"{raster.path} holds the class {labels[strangers][0]}, "
+                f"but the palette has {num_classes} classes: "
                 "give the palette of the model that made the map"
             )
         yield rows.start, labels
@@ -68,7 +74,7 @@ _TOLERANCE = 0.01  # Largest share by which the plane of a projected system may 
 
 
 class Ground:
-    "How large the pixels of a grid are: on the plane of the map, or on the ground where the plane is misleading."
+    "How large the pixels of a grid are: on the plane of the map, or on the ground where the plane misleads."
 
     def __init__(
         self,
@@ -76,21 +82,30 @@ class Ground:
         size: tuple[int, int],  # (H, W) of the grid, in pixels
     ):
         self.size, self.georeference = size, georeference
-        self.unit = 'px'  # "m2" for square metres, or "px" for pixels where no place is known
+        self.unit = 'px'  # "m2" for square metres, or "px" for pixels where no place on the Earth is known
         self.pixel = 1  # Mean area of a pixel, in `unit`
         self.varies = False  # Does each pixel have its own area?
         if georeference is None or georeference.crs is None:
             return
-        self.unit = 'm2'
-        a, b, _, d, e, _ = georeference.transform
         crs = self._crs = CRS.from_wkt(georeference.crs)
+        if not (crs.is_geographic or crs.is_projected):
+            return
+        a, b, _, d, e, _ = georeference.transform
         plane = 0.0 if crs.is_geographic else abs(a * e - b * d) * crs.linear_units_factor[1] ** 2
-        if crs.is_geographic or crs.is_projected:
-            found = self._quads(*(np.linspace(0, length, 33) for length in size))
-            cell = size[0] * size[1] / found.size
-            self.varies = bool(np.abs(plane * cell / found - 1).max() > _TOLERANCE)
-            plane = found.mean() / cell if self.varies else plane
-        self.pixel = float(plane)
+        self.unit, self.pixel = 'm2', plane
+        try:
+            quads = self._quads(*(np.linspace(0, length, 33) for length in size))
+        except ValueError as error:
+            if crs.is_geographic:
+                raise
+            return remark(f"areas are those of the plane of the map, not of the ground: {error}")
+        on_ground = quads * quads.size / (size[0] * size[1])  # Mean area of a pixel in each part of the grid
+        off = float(np.abs(plane / on_ground - 1).max())
+        self.varies = off > _TOLERANCE
+        if self.varies:
+            self.pixel = float(on_ground.mean())
+        if self.varies and crs.is_projected:
+            remark(f"areas are measured on the ground: on the plane of the map they are off by {off:.0%}")
 
     def _to(self, crs, rows, cols):
         "Coordinates of the crossings of rows and columns in another system: two arrays (rows, cols)."
@@ -99,7 +114,7 @@ class Ground:
         x, y = a * col + b * row + c, d * col + e * row + f
         try:
             found = np.array(transform(self._crs, crs, x.ravel(), y.ravel())[:2])
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             raise ValueError(
                 f"the map lies nowhere on the Earth ({one_line(error)}): check its place"
             ) from None
@@ -144,7 +159,7 @@ def _sums(strips, size, path):
 
 
 def _inside(rings, table=None):
-    "The sum over the pixels of a polygon, or their number; rings are closed arrays (n, 2) of columns and rows."
+    "The sum over the pixels of a polygon, or their number; rings are closed (n, 2) columns and rows."
     total = 0
     for position, ring in enumerate(rings):
         (x, y), (after, below) = ring[:-1].T, ring[1:].T
@@ -185,9 +200,7 @@ def _features(labels, names, ground, areas=None, confidence=None, least=1):
         turned = [np.stack([a * x + b * y + c, d * x + e * y + f], 1) for x, y in (ring.T for ring in rings)]
         yield _Feature(turned, found)
     if dropped:
-        warnings.warn(
-            f"{dropped} objects smaller than min_area have no neighbour to join: left out", stacklevel=2
-        )
+        remark(f"{dropped} objects smaller than min_area have no neighbour to join: left out of the polygons")
 
 # %% ../nbs/library/products.ipynb #prod-21
 def _crs_member(georeference):
@@ -277,8 +290,11 @@ def _confidence_strips(confidence, size):
         yield 0, confidence
         return
     with Raster(confidence) as raster:
-        if raster.size != size:
-            raise ValueError(f"{confidence} is {raster.size}, the map {size}: give the file of the same map")
+        if raster.bands[0] != 'confidence' or raster.size != size:
+            raise ValueError(
+                f"{confidence} is no confidence of a map of {size[0]} x {size[1]} pixels: "
+                "give the file OUT_confidence.tif that `unetkit predict --confidence` wrote beside the map"
+            )
         for rows in strips(size, 2**24):
             height = min(rows.stop, size[0]) - rows.start
             yield rows.start, raster.stored((rows.start, 0, height, size[1]))[..., 0] / 254
@@ -294,7 +310,7 @@ def write_polygons(
     *,
     georeference: Georeference | None = None,  # For an array: place of its grid
     confidence: str | Path | np.ndarray | None = None,  # OUT_confidence.tif; or (H, W) float, 0 to 1
-    min_area: float = 0.0,  # Give smaller objects to their largest neighbour; square metres, or pixels without a place
+    min_area: float = 0.0,  # Objects below it join their largest neighbour; square metres, or pixels
 ) -> Path:  # `path`
     "Write the objects of a label map as polygons with their class, area and mean confidence."
     path = Path(path)
@@ -346,7 +362,8 @@ def read_scores(
         scores = Scores(np.array(found['confusion_matrix']), tuple(found['per_class']))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(
-            f"{path} holds no scores of one model ({one_line(error)}): write them with `unetkit evaluate --out`"
+            f"{path} holds no scores of one model ({one_line(error)}): "
+            "write them with `unetkit evaluate --out`"
         ) from None
     if names is not None and scores.names != tuple(names):
         raise ValueError(
@@ -431,6 +448,14 @@ def areas(
     }
     if errors is not None:
         adjusted, standard_error = adjusted_areas(errors.confusion_matrix, mapped)
+        unsampled = np.flatnonzero((mapped > 0) & (errors.confusion_matrix.sum(0) == 0))
+        if len(unsampled):
+            names = ', '.join(palette.names[index] for index in unsampled)
+            remark(f"areas cannot be adjusted: the scores hold no pixel that was mapped as {names}")
+        else:
+            remark(
+                "standard errors are lower bounds, unless the scored pixels are a random sample of the map"
+            )
         columns[f'adjusted_area_{unit}'] = adjusted.tolist()
         columns[f'standard_error_{unit}'] = standard_error.tolist()
     return [dict(zip(columns, row)) for row in zip(*columns.values())]

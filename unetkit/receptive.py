@@ -49,7 +49,7 @@ def receptive_field(
 def reach(
     depth: int = 4,  # Steps down; at least 1
     up: str = 'transposed',  # 'transposed' or 'nearest' up-sampling
-    aligned: bool = True,  # From the edge of a window cut at multiples of 2**depth? False: from any single pixel
+    aligned: bool = True,  # From a window cut at multiples of 2**depth? False: from any pixel
 ) -> int:  # Distance, in pixels
     "Compute the largest distance at which an input pixel can change the output of a window or a pixel."
     views = [seen_by(longest_route(depth, up), pixel) for pixel in range(2**depth)]

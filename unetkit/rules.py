@@ -119,8 +119,8 @@ def check_labels(
             at = np.unravel_index(outside.argmax(), outside.shape)
             place = (rows.start + int(at[0]), *map(int, at[1:]))
             raise ValueError(
-                f"{name} holds {labels[place]} at {place}, which is neither a class in [0, {num_classes - 1}] "
-                f"nor {IGNORE_INDEX}: {remedy}"
+                f"{name} holds {labels[place]} at {place}, "
+                f"which is neither a class in [0, {num_classes - 1}] nor {IGNORE_INDEX}: {remedy}"
             )
     return labels
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncio
 import hashlib
 import json
+import math
 import re
 import shutil
 import sys
@@ -31,7 +32,16 @@ from .labels import class_counts, read_labels
 from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
 from .stitching import core_logits, exact_windows
-from .raster import Raster, atomic_path, read_image, write_image, write_mosaic
+from unetkit.raster import (
+    Raster,
+    atomic_path,
+    lay_onto,
+    open_image,
+    opened,
+    read_image,
+    write_image,
+    write_mosaic,
+)
 from .tiling import image_tensor, logits_to_labels
 
 # %% ../nbs/library/scale.ipynb #s011-job
@@ -41,7 +51,8 @@ class RasterJob:
 
     model: str  # Path of the model file; empty for a pipeline in memory
     model_sum: str  # SHA-256 of what the pipeline predicts with
-    image: str  # Path of the image file
+    image: str  # Path of the image file; of an image of several files, one a line
+    height: str  # Path of a height model that is a band of the image; '' for none
     image_stamp: str  # Its size in bytes and the time of its last change
     core: int  # Pixels kept from each window
     halo: int  # Pixels read beyond each core
@@ -56,19 +67,13 @@ class RasterJob:
 def model_sum(
     pipeline: TrainedModel,  # A trained pipeline
 ) -> str:  # SHA-256, in hexadecimal digits
-    "Compute a fingerprint of the network, its weights, its classes and the type of its images."
-    about = [pipeline.model.settings, asdict(pipeline.palette), pipeline.image_dtype]
+    "Compute a fingerprint of the network, its weights, its classes and the values of its images."
+    about = [pipeline.model.settings, asdict(pipeline.palette), pipeline.values.as_dict()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, values in pipeline.model.state_dict().items():
         digest.update(name.encode())
         digest.update(values.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _stamp(path):
-    "Describe a file by its size and its last change."
-    found = Path(path).stat()
-    return f'{found.st_size} bytes, changed {found.st_mtime_ns}'
 
 # %% ../nbs/library/scale.ipynb #s019
 def raster_job(
@@ -81,13 +86,13 @@ def raster_job(
     memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
 ) -> RasterJob:  # What the map depends on
     "Check that the pipeline fits the image, and decide everything that the map depends on."
-    pipeline.check_image(str(raster.path), raster.in_channels, raster.dtype)
-    image = Path(raster.path).resolve()
+    pipeline.check_image(raster)
     return RasterJob(
         model=str(Path(model).resolve()) if model else '',
         model_sum=model_sum(pipeline),
-        image=str(image),
-        image_stamp=_stamp(image),
+        image='\n'.join(raster.files),
+        height=raster.height_file,
+        image_stamp=raster.stamp,
         **pipeline.windows(memory),
         device=str(pipeline.device).removesuffix(':0'),
         precision=str(pipeline.dtype).removeprefix('torch.'),
@@ -114,7 +119,7 @@ def predict_block(
     block = np.full((*valid.shape, bands), IGNORE_INDEX, np.uint8)
     if not valid.any():
         return block
-    pixels = image_tensor(_pixels(raster, (top, left, bottom - top, right - left)), pipeline.device)
+    pixels = image_tensor(_scaled(pipeline, raster, read), pipeline.device)
     logits = core_logits(pipeline.predictor(tta), pixels, read, kept, pipeline.model.multiple)
     block[valid, 0] = logits_to_labels(logits)[valid]
     shares = [logits.softmax(0)] * probabilities + [_confidence(logits)] * confidence
@@ -128,6 +133,24 @@ def _confidence(logits):
     "The probability of the most probable class, and how far the second lies behind it: (2, h, w)."
     best, second = logits.softmax(0).sort(0, descending=True)[0][:2]
     return torch.stack([best, best - second])
+
+
+def _scaled(pipeline, raster, read):
+    "Read a window on the scale of the network; holes are filled from so far around that the map of a whole tile comes out."
+    top, bottom, left, right = read
+    window = (top, left, bottom - top, right - left)
+    if not raster.masked or raster.valid(window).all():
+        return pipeline.values.scale(_pixels(raster, window))
+    # A kept pixel with data sees a hole at most as far as the reach, along both axes. The diagonal of that square is the
+    # farthest that the nearest pixel with data, which fills the hole there, can be.
+    margin = math.ceil(math.sqrt(2) * pipeline.model.reach) + 1
+    first_row, first_col = max(top - margin, 0), max(left - margin, 0)
+    last_row, last_col = (min(end + margin, n) for end, n in zip((bottom, right), raster.size))
+    wide = (first_row, first_col, last_row - first_row, last_col - first_col)
+    pixels = pipeline.values.scale(_pixels(raster, wide), raster.valid(wide))
+    return np.ascontiguousarray(
+        pixels[top - first_row : bottom - first_row, left - first_col : right - first_col]
+    )
 
 
 def _pixels(raster, window):
@@ -230,7 +253,7 @@ def _check_targets(job, out):
     for path in [out, *more]:
         if path.is_dir():
             raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
-        if str(path.resolve()) in (job.image, job.model):
+        if str(path.resolve()) in {*job.image.split('\n'), job.height, job.model}:
             raise ValueError(f"{path} is an input of this map and would be lost: choose another name")
 
 # %% ../nbs/library/scale.ipynb #s055b
@@ -286,7 +309,9 @@ def as_pipeline(
 
 def predict_raster(
     model: TrainedModel | str | Path,  # A trained pipeline, or its file
-    image: str | Path,  # Image of any size, best a GeoTIFF in blocks
+    image: str
+    | Path
+    | Raster,  # Image of any size, best a GeoTIFF in blocks; also as `raster.open_image` gives it
     out: str | Path,  # GeoTIFF to write; blocks are kept in the folder OUT.blocks until it is finished
     *,
     tta: bool = False,  # Average over eight orientations?
@@ -306,7 +331,7 @@ def predict_raster(
         raise ValueError(
             "workers of a cluster load the model themselves: save the pipeline, and give its file"
         )
-    with Raster(image) as raster:
+    with opened(image) as raster:
         wanted = dict(tta=tta, probabilities=probabilities, confidence=confidence)
         job = raster_job(pipeline, raster, model_file, **wanted, memory=memory)
         _check_targets(job, out)
@@ -339,17 +364,11 @@ def check_raster(
     reference: str | Path | None = None,  # Its reference, if it has one
 ) -> int:  # Pixels of the reference that have a class; 0 without a reference
     "Check that a pipeline can predict an image file and score it against its reference, before it is predicted."
-    with Raster(image) as raster:
-        pipeline.check_image(str(image), raster.in_channels, raster.dtype)
+    with opened(image) as raster:
+        pipeline.check_image(raster)
         if reference is None:
             return 0
-        with Raster(reference) as own:
-            if own.size != raster.size:
-                raise ValueError(
-                    f"{reference}: the image is {raster.size[0]} x {raster.size[1]} but the reference is "
-                    f"{own.size[0]} x {own.size[1]} (rows x columns): "
-                    "give a reference on the same pixels as the image"
-                )
+        with lay_onto(reference, raster) as own:
             scored = 0
             for _, (r0, r1, c0, c1) in exact_windows(raster.size, core=1024, halo=0, multiple=1):
                 labels = read_labels(own, pipeline.palette, (r0, c0, r1 - r0, c1 - c0))
@@ -376,7 +395,7 @@ def evaluate_raster(
         )
     matrix = np.zeros((palette.num_classes, palette.num_classes), np.int64)
     for part, own in pairs:
-        with Raster(part) as raster, Raster(own) as reference_raster:
+        with opened(part) as raster, lay_onto(own, raster) as reference_raster:
             for read, kept in exact_windows(raster.size, **pipeline.windows(memory)):
                 r0, r1, c0, c1 = kept
                 labels = read_labels(reference_raster, palette, (r0, c0, r1 - r0, c1 - c0))
@@ -413,8 +432,11 @@ def on_cluster(
 @lru_cache(maxsize=8)
 def _from_job(job, thread):
     "Make the pipeline, the open raster and the windows of a job: once per thread, which keeps them for its blocks."
-    pipeline, raster = TrainedModel.load(job.model, job.device, job.precision), Raster(job.image)
-    if model_sum(pipeline) != job.model_sum or _stamp(job.image) != job.image_stamp:
+    pipeline, raster = (
+        TrainedModel.load(job.model, job.device, job.precision),
+        open_image(job.image.split('\n'), job.height, True),
+    )
+    if model_sum(pipeline) != job.model_sum or raster.stamp != job.image_stamp:
         raise ValueError(
             f"{job.model} or {job.image} is not the file that this map was begun with: "
             "restore it, or start anew with --restart"

@@ -31,7 +31,7 @@ KINDS = {  # Kinds of settings, and what the help of the command line calls them
 def setting(
     default: Any,  # Value of the recommended recipe
     kind: str,  # A key of `KINDS`
-    **rule,  # `low` and `high` of a whole number, `above` and `below` of a number, `choices` of a name, `several`
+    **rule,  # `low`, `high` of a whole number; `above`, `below`; `choices` of a name; `several`
 ) -> Any:  # A dataclass field that carries its kind and its rule
     "Declare a field of `Settings`."
     return field(default=default, metadata={"kind": kind, **rule})
@@ -68,7 +68,8 @@ class Settings:
             object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
         if self.focus not in ("", "auto") and not self.crops:
             raise ValueError(
-                f"focus must be auto or empty unless crops are drawn, got {self.focus!r}: set crops (--crops) too"
+                f"focus must be auto or empty unless crops are drawn, got {self.focus!r}: "
+                "set crops (--crops) too"
             )
 
     @property

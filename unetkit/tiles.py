@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .raster import Georeference, Raster, check_grid, opened, read_reference
+from .raster import TYPES, Georeference, Raster, check_grid, opened, read_reference
 
 # %% ../nbs/01_tiles.ipynb #c015-89920033
 def normalise(
@@ -26,7 +26,7 @@ def normalise(
 
 # %% ../nbs/01_tiles.ipynb #c029-ea5fdea2
 _GRIDS = {  # Array of a tile -> its shape in words, and the types that it may have
-    'image': ('(H, W, C)', ('uint8', 'uint16')),
+    'image': ('(H, W, C)', TYPES),
     'reference': ('(H, W, 3)', ('uint8',)),
     'labels': ('(H, W)', ('uint8',)),
     'height': ('(H, W)', ('float32',)),
@@ -38,13 +38,15 @@ _GRIDS = {  # Array of a tile -> its shape in words, and the types that it may h
 class Tile:
     "One image and everything known about the same pixels."
 
-    image: np.ndarray  # (H, W, C) uint8 or uint16
+    image: np.ndarray  # (H, W, C), one of `raster.TYPES`
     reference: np.ndarray | None = None  # (H, W, 3) uint8, classes as colours
     labels: np.ndarray | None = None  # (H, W) uint8, class indices, 255 = ignored
     height: np.ndarray | None = None  # (H, W) float32, metres
     georeference: Georeference | None = None  # Place of the grid, None when unknown
     name: str = 'tile'  # Shown in titles and errors
     valid: np.ndarray | None = None  # (H, W) bool, False where the image holds no data; None: data everywhere
+    bands: tuple = ()  # Name of each band, '' for an unknown one
+    dtypes: tuple = ()  # Type of each band in the file, if it is not that of `image`
 
     def __post_init__(self):
         for kind, array in self._arrays():
@@ -55,6 +57,8 @@ class Tile:
                     f"tile {self.name!r}: the image is {height} x {width} but the {kind} is {rows} x {cols} "
                     f"(rows x columns): give a {kind} on the same pixels as the image"
                 )
+        object.__setattr__(self, 'bands', tuple(self.bands) or ('',) * self.in_channels)
+        object.__setattr__(self, 'dtypes', tuple(self.dtypes) or (self.image.dtype.name,) * self.in_channels)
 
     def _arrays(self):
         "List the arrays that the tile has, with their names."
@@ -74,6 +78,15 @@ class Tile:
         "Number of bands of the image."
         return self.image.shape[2]
 
+    def read(
+        self,
+        window: tuple[int, int, int, int],  # First row, first column, height, width
+    ) -> 'Tile':  # The arrays of the window, without a copy; its place is not kept
+        "Cut a window out of the tile."
+        row, col, height, width = window
+        cut = {kind: array[row : row + height, col : col + width] for kind, array in self._arrays()}
+        return Tile(**cut, name=self.name, bands=self.bands, dtypes=self.dtypes)
+
 # %% ../nbs/01_tiles.ipynb #c127-8dc712e5
 def read_tile(
     image: str | Path | Raster,  # Image file
@@ -83,29 +96,24 @@ def read_tile(
     "Read an image file and its reference as one tile."
     with opened(image) as raster:
         pixels, valid = raster.read(), raster.valid() if raster.masked else None
-        place, stem = raster.georeference, raster.path.stem
+        about = dict(georeference=raster.georeference, bands=raster.bands, dtypes=raster.dtypes)
+        name = name or raster.path.stem
     colours = None if reference is None else read_reference(reference)
     if valid is not None and valid.all():
         valid = None
-    return Tile(pixels, colours, georeference=place, name=name or stem, valid=valid)
+    return Tile(pixels, colours, name=name, valid=valid, **about)
 
 # %% ../nbs/01_tiles.ipynb #c170-3a98930b
 def band_statistics(
-    image: np.ndarray,  # (H, W, C) uint8 or uint16; may be memory-mapped
-) -> list[dict]:  # Per band: min, max, mean, std, p2, p98, in stored units
-    "Summarise every band, from its histogram."
+    image: np.ndarray,  # (H, W, C) of any type; may be memory-mapped
+) -> list[dict]:  # Per band: min, max, mean, std, p2, p98, in stored units; NaN is left out
+    "Summarise every band, from its sorted numbers."
     summaries = []
     for band in range(image.shape[2]):
-        counts = np.zeros(np.iinfo(image.dtype).max + 1, np.int64)
-        for row in range(0, len(image), 256):  # in strips, so that a memory-mapped tile needs little memory
-            counts += np.bincount(image[row : row + 256, :, band].ravel(), minlength=len(counts))
-        values, total, below = np.arange(len(counts)), counts.sum(), counts.cumsum()
-        mean = (counts * values).sum() / total
-        std = ((counts * (values - mean) ** 2).sum() / total) ** 0.5
-        low, p2, p98, high = (
-            int(np.searchsorted(below, wanted)) for wanted in (1, 0.02 * total, 0.98 * total, total)
-        )
-        summaries.append(
-            {'min': low, 'max': high, 'mean': float(mean), 'std': float(std), 'p2': p2, 'p98': p98}
-        )
+        numbers = np.sort(image[..., band], axis=None)
+        numbers = numbers[~np.isnan(numbers)]
+        p2, p98 = (numbers[int(np.ceil(share * len(numbers))) - 1].item() for share in (0.02, 0.98))
+        mean, std = (float(f(numbers, dtype=np.float64)) for f in (np.mean, np.std))
+        low, high = numbers[0].item(), numbers[-1].item()
+        summaries.append({'min': low, 'max': high, 'mean': mean, 'std': std, 'p2': p2, 'p98': p98})
     return summaries

@@ -167,7 +167,8 @@ def _html(flex='0 0 auto', widest='100%'):
 def _img(view):
     "A view's picture as an element that carries its own bytes."
     return (
-        f'<img class="unetkit-picture" alt="{escape(view.alt)}" style="width:100%;max-width:576px;height:auto" '
+        f'<img class="unetkit-picture" alt="{escape(view.alt)}" style="width:100%;'
+        'max-width:576px;height:auto" '
         f'src="data:image/png;base64,{base64.b64encode(view.png()).decode()}">'
     )
 
@@ -182,8 +183,8 @@ _STATES = {
 def _sign(state, text=''):
     "The line between controls and picture."
     return (
-        f'<div class="unetkit-sign" role="status" data-state="{state}" style="min-height:20px;line-height:1.35;'
-        f'color:{_STATES[state]}">{escape(text)}</div>'
+        f'<div class="unetkit-sign" role="status" data-state="{state}" '
+        f'style="min-height:20px;line-height:1.35;color:{_STATES[state]}">{escape(text)}</div>'
     )
 
 # %% ../nbs/library/widgets.ipynb #n3f3e475a295
@@ -484,8 +485,7 @@ def show_patch_choice(
     tile: Tile,  # A tile with labels
     patch_size: int,  # Side of a patch, in pixels
     stride: int,  # Step between patches, in pixels; 1 to `patch_size`
-    seconds: float
-    | None = None,  # Time of one optimiser step at this patch size, as from `step_seconds`; None: not measured
+    seconds: float | None = None,  # Time of one optimiser step, as from `step_seconds`; None: not measured
     palette: Palette = FIVE,  # Classes of the labels
     depth: int = 4,  # Steps down of the network whose receptive field is drawn
 ) -> View:  # Windows on the tile; patches, steps, bytes, shares, minutes
@@ -712,7 +712,8 @@ def show_leak(
         figure,
         numbers,
         _leak_table(numbers),
-        f'{numbers["seen"]:.1%} of the validation pixels are in training windows, {numbers["near"]:.1%} near one',
+        f'{numbers["seen"]:.1%} of the validation pixels are in training windows, '
+        f'{numbers["near"]:.1%} near one',
     )
 
 # %% ../nbs/library/widgets.ipynb #n6842c76c5e2
