@@ -1462,8 +1462,8 @@ def named(folder):
 
 
 DIFFERENT = {
-    'coarser': (dict(transform=GRID @ Affine.scale(4)), IMAGE, NAMED, 'resolution'),
-    'finer': (dict(transform=GRID @ Affine.scale(0.25)), IMAGE, NAMED, 'resolution'),
+    'coarser': (dict(transform=GRID @ Affine.scale(4)), IMAGE, NAMED, 'pixels of'),
+    'finer': (dict(transform=GRID @ Affine.scale(0.25)), IMAGE, NAMED, 'pixels of'),
     'degrees': (
         dict(crs='EPSG:4326', transform=Affine(4e-6, 0, 9, 0, -4e-6, 48)),
         IMAGE,
@@ -1471,8 +1471,8 @@ DIFFERENT = {
         'resolution',
     ),
     'reversed': ({}, IMAGE[..., ::-1], {'names': ('blue', 'green', 'red')}, 'band'),
-    'half as bright': ({}, IMAGE // 3, NAMED, 'bright'),
-    'all white': ({}, np.full_like(IMAGE, 255), NAMED, 'bright'),
+    'half as bright': ({}, IMAGE // 3, NAMED, 'mean'),
+    'all white': ({}, np.full_like(IMAGE, 255), NAMED, 'mean'),
 }
 
 
