@@ -95,8 +95,9 @@ def make_tile(bands=3, dtype=np.uint8, classes=range(5), height=96, width=128):
 def write_tile(folder, image, labels):
     "Write a tile as two GeoTIFF files; labels of 255 become black, which the palette does not score."
     folder.mkdir(parents=True, exist_ok=True)
-    write_image(folder / 'image.tif', image, Georeference(None, (0.09, 0, 0, 0, -0.09, 0)))
-    write_image(folder / 'reference.tif', labels_to_colours(labels, ISPRS))
+    place = Georeference(None, (0.09, 0, 0, 0, -0.09, 0))
+    write_image(folder / 'image.tif', image, place)
+    write_image(folder / 'reference.tif', labels_to_colours(labels, ISPRS), place)
     return folder
 
 
