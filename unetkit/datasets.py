@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'POLYGONS', 'MOST_PAIRS', 'ROLES', 'MEMORY', 'CELL', 'Reading', 'image_pairs', 'LazyTile', 'cells',
            'label_pieces', 'type_name', 'labelled_windows', 'ground_counts', 'Region', 'regions_of', 'StreamedBatches',
-           'Source', 'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled', 'read']
+           'Source', 'heights_of', 'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled',
+           'read']
 
 # %% ../nbs/library/datasets.ipynb #datase-25271429
 from collections.abc import Callable, Iterator, Sequence
@@ -830,7 +831,7 @@ class Source:
 def _lazy_tiles(image, reference, palette, reading, role=""):
     "The tiles of a data set, opened and not read."
     pairs = image_pairs(image, reference, reading.pairs, role)
-    heights = _heights([part for part, _ in pairs], reading.height, role)
+    heights = heights_of([part for part, _ in pairs], reading.height, role)
     tiles = [LazyTile(*pair, palette, reading, height) for pair, height in zip(pairs, heights)]
     for tile in tiles:
         if tile.in_channels != tiles[0].in_channels:
@@ -841,7 +842,11 @@ def _lazy_tiles(image, reference, palette, reading, role=""):
     return tiles
 
 
-def _heights(images, height, role):
+def heights_of(
+    images: Sequence[str | Path],  # Image files
+    height: str | Path,  # A file of heights, or a folder of them; '' for none
+    role: str = "",  # train, valid or test: the folder of that name in `height`, if there is one
+) -> list:  # The file of heights of each image, '' for none
     "The heights of each image: the same file for all, or the file of a folder that belongs to it."
     if not height or not images or not Path(height).is_dir():
         return [height] * len(images)
