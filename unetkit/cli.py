@@ -275,7 +275,7 @@ def predict(
     precision: str = "auto",  # auto, float32 or bfloat16
 ) -> None:  # Nothing; the map is written
     "Write the label map of an image, and what is made of it: polygons, areas, confidence."
-    pipeline = _load(model, device, precision, range)
+    pipeline = ModelPipeline.load(model, device, precision, parse_range(range))
     parts = [part for part, _ in image_pairs(image)]
     heights = heights_of(parts, height, "")
     for part, own in zip(parts, heights):
@@ -338,14 +338,6 @@ def _map_jobs(parts, out, polygons, table, exact, inputs):
     return jobs
 
 
-def _load(model, device, precision, limits=""):
-    "A model, for images whose numbers lie in the range LOW,HIGH if that is given."
-    pipeline, limits = ModelPipeline.load(model, device, precision), parse_range(limits)
-    if limits:
-        pipeline.values = pipeline.values.with_range(*limits)
-    return pipeline
-
-
 def _bytes(gigabytes):
     "Gigabytes of the command line as bytes; None for 0, which means: choose."
     if not 0 <= gigabytes < float("inf"):
@@ -378,7 +370,7 @@ def evaluate(
 ) -> None:  # Nothing; the scores are printed
     "Score a model on labelled tiles."
     _check_reference(image, reference)
-    pipeline = _load(model, device, precision, reading.range)
+    pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
     if out:
         _writable_file(out, model, *_inputs(image), reference)
     if method == "exact":
@@ -453,7 +445,7 @@ def inspect(
     if html:
         _writable_file(html, *_inputs(image), reference, palette, model)
     classes = read_palette(palette) if palette else None
-    pipeline = _load(model, "cpu", "float32", reading.range) if model else None
+    pipeline = ModelPipeline.load(model, "cpu", "float32", parse_range(reading.range)) if model else None
     found = inspect_files(image, reference, classes, pipeline, reading, settings)
     print(found.text)
     if html:
