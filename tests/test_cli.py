@@ -180,7 +180,7 @@ def test_no_data(method, folder, tmp_path):
     with rasterio.open(tmp_path / 'map.tif') as raster:
         assert ((raster.read(1) == 255) == (opacity[..., 0] == 0)).all()
     scores = works(f'evaluate {model} {holed} {folder}/scene/reference.tif --method {method}')
-    support = sum(int(line.split()[-1]) for line in scores.splitlines()[1:-1])
+    support = sum(int(line.split()[-1]) for line in scores.splitlines()[2:-1])
     assert support == np.count_nonzero(opacity)
 
 
