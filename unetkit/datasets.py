@@ -25,9 +25,9 @@ import numpy as np
 from fastcore.basics import patch
 
 from .batches import Batches, check_batches, cut_batch, to_device, turn_batch
-from .labels import class_counts, read_labels
+from .labels import class_counts, open_labels
 from .palettes import Palette
-from .raster import DRIVERS, check_file, lay_onto, open_image
+from .raster import DRIVERS, check_file, open_image
 from .rules import IGNORE_INDEX, Remark, number, one_line, remark
 from .tiles import Tile
 from .windows import Windows, clear_places, coverage
@@ -426,7 +426,7 @@ class LazyTile:
             raster = self._stack.enter_context(open_image(image, height, self._reading.remote))
             labels = None
             if reference is not None:
-                labels = lay_onto(reference, raster, remote=self._reading.remote)
+                labels = open_labels(reference, self._palette, raster, self._reading)
                 self._stack.enter_context(labels)
             self._open = raster, labels
         return self._open
@@ -469,7 +469,7 @@ class LazyTile:
 
     def _labels(self, labels, valid, window):
         "Labels of a window; 255 where the image holds no data."
-        found = read_labels(labels, self._palette, window)
+        found = labels.read(window)
         if valid is not None:
             found[~valid] = IGNORE_INDEX
         return found
