@@ -307,7 +307,9 @@ def _table(path):
         text, names = BytesIO(), [str(name) for name in meta['fields']]
         if len(geometry):
             options = dict(driver='GeoJSON', geometry_type='Unknown', COORDINATE_PRECISION='15', RFC7946='NO')
-            pyogrio.raw.write(text, geometry, [], [], crs=None, layer='polygons', **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # the coordinate system is passed on beside the text
+                pyogrio.raw.write(text, geometry, [], [], crs=None, layer='polygons', **options)
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # whatever GDAL or the reader makes of a damaged file
