@@ -30,6 +30,7 @@ from .palettes import Palette
 from .raster import DRIVERS, check_file, lay_onto, open_image
 from .rules import IGNORE_INDEX, Remark, number, one_line, remark
 from .tiles import Tile
+from .values import parse_range
 from .windows import Windows, clear_places, coverage
 
 # %% ../nbs/library/datasets.ipynb #datase-700d88cd
@@ -55,6 +56,7 @@ class Reading:
     def __post_init__(self):
         for one in fields(self):
             object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+        parse_range(self.range)
 
 
 def _checked(one, value):
