@@ -411,6 +411,7 @@ class LazyTile:
     ):
         self._files, self._palette, self._reading = (image, reference, height), palette, reading or Reading()
         self._lock, self._open, self._stack = Lock(), None, ExitStack()
+        self._holding = {}  # Answers of `holding`
         raster, labels = self._opened()
         with self._stack:
             self.name, self.size, self.in_channels = raster.path.stem, raster.size, raster.in_channels
@@ -472,6 +473,16 @@ class LazyTile:
         "Read the labels of a window, without its pixels."
         with self._reader() as (raster, labels):
             return self._labels(labels, raster.valid(window) if raster.masked else None, window)
+
+    def holding(
+        self,
+        windows: Windows,  # Windows on this tile
+    ) -> np.ndarray:  # (N,) bool: which of them hold a label
+        "Find the windows with a label, in one pass over the labels; the answer is kept."
+        key = windows.patch_size, windows.row.tobytes(), windows.col.tobytes()
+        if key not in self._holding:
+            self._holding[key] = _holding_label(self, windows)
+        return self._holding[key]
 
     def _labels(self, labels, valid, window):
         "Labels of a window; 255 where the image holds no data."
@@ -546,6 +557,17 @@ def _on_piece(windows, row, col, size):
     return Windows(p, windows.tile[touching], rows[touching], cols[touching], owned)
 
 
+def _holding_label(tile, windows):
+    "Which windows of a tile hold a pixel with a label."
+    holding = np.zeros(len(windows), bool)
+    for cell, labels in label_pieces(tile, windows.patch_size - 1):
+        at = _starting(windows, cell)
+        if at.any():
+            empty = clear_places(labels != IGNORE_INDEX, windows.patch_size)
+            holding[at] = ~empty[windows.row[at] - cell[0], windows.col[at] - cell[1]]
+    return holding
+
+
 def labelled_windows(
     windows: Windows,  # Windows on some tiles
     tiles: Sequence[Tile | LazyTile],  # The tiles, with labels
@@ -555,11 +577,7 @@ def labelled_windows(
     for index, tile in enumerate(tiles):
         of_tile = np.flatnonzero(windows.tile == index)
         own = windows[of_tile]
-        for cell, labels in label_pieces(tile, windows.patch_size - 1):
-            at = _starting(own, cell)
-            if at.any():
-                empty = clear_places(labels != IGNORE_INDEX, windows.patch_size)
-                holding[of_tile[at]] = ~empty[own.row[at] - cell[0], own.col[at] - cell[1]]
+        holding[of_tile] = tile.holding(own) if isinstance(tile, LazyTile) else _holding_label(tile, own)
     return windows[holding]
 
 
