@@ -3,7 +3,7 @@
 
 usage: scripts/bench.py [--quick] [--out FILE | --record] [--only PART ...]
 
-Parts, in this order; the ceiling is always measured:
+Parts, in this order; the ceiling is measured unless only the data are asked for:
   bounds     memory of training at stride 8 and time of a scene, against their bounds
   ceiling    best convolution and matrix product of each number format
   training   unetkit beside the plain float32 loop, by width, patch and batch
@@ -11,12 +11,14 @@ Parts, in this order; the ceiling is always measured:
   inference  exact halo, whole patches and blending beside MONAI's sliding window, and how far each is from the whole-image forward
   curves     time and memory against core, tile size, stride and width
   profile    where the time of a training step goes
+  data       training on more data than memory: 2 000 chips and a tile of 20 000 x 20 000 under 2 GB, and the speed beside memory
 
 What is compared runs in turn, and medians are reported: trust the ratios of one run, not its absolute values. The memory of a piece of work
 is the peak resident set of a fresh process that does only this, libraries included. The plain loop is what a first notebook does: patches
 sliced from a numpy array, float32, default memory layout, Adam as it comes. FLOP are counted, not estimated (a multiply-add is two). The
 number of threads is torch's choice unless OMP_NUM_THREADS says otherwise.
-Writes JSON after every part; --record writes it to unetkit/recorded/bench/. Exits with 1 if a bound is exceeded.
+Writes JSON after every part; --record writes it to unetkit/recorded/bench/, where parts that are not measured stay as they are. Exits with 1
+if a bound is exceeded.
 """
 
 import argparse
@@ -42,8 +44,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from unetkit.datasets import LazyTile, Reading, image_pairs, training_tiles
 from unetkit.experiments import ModelPipeline
-from unetkit.labels import ISPRS, class_counts
+from unetkit.labels import ISPRS, class_counts, labels_to_colours
 from unetkit.losses import class_weights, make_loss
 from unetkit.batches import Batches, as_batch, to_device
 from unetkit.patches import grid_windows, random_split
@@ -62,7 +65,8 @@ from unetkit.unet import UNet
 SIZE, STRIDE = (2565, 1919), 8  # tile of the report: rows and columns, and its stride, in pixels
 BOUND_GB, BOUND_SCENE = 1.2, 3.0  # gigabytes, seconds
 BATCH, TURN = 10, 10 * 128**2  # windows of a step; least pixels that a turn of training takes
-PARTS = ('bounds', 'training', 'peers', 'inference', 'curves', 'profile')
+BOUND_DATA_GB, BOUND_DATA_SPEED = 2.0, 0.9  # gigabytes, share of the speed in memory
+PARTS = ('bounds', 'training', 'peers', 'inference', 'curves', 'profile', 'data')
 
 
 # ---- clocks and processes
@@ -732,6 +736,79 @@ def measure_bounds(quick):
     ]
 
 
+# ---- data larger than memory
+
+
+def write_set(folder, side, count):
+    "Images and references of side x side pixels in blocks of 256, a scene repeated: the folders of both."
+    scene = synthetic_scene(1024, seed=2)
+    kinds = {'images': scene.image, 'references': labels_to_colours(scene.labels, ISPRS)}
+    for kind, pixels in kinds.items():
+        (Path(folder) / kind).mkdir(parents=True)
+        pixels = np.tile(pixels.transpose(2, 0, 1), (1, 1, -(-side // 1024)))[..., :side]
+        look = dict(driver='GTiff', height=side, width=side, count=3, dtype='uint8', compress='deflate')
+        look |= dict(
+            tiled=True, blockxsize=256, blockysize=256, transform=rasterio.Affine(1, 0, 0, 0, -1, side)
+        )
+        for number in range(count):
+            with rasterio.open(f'{folder}/{kind}/{number:04}.tif', 'w', **look) as file:
+                for top in range(0, side, 1024):
+                    rows = min(1024, side - top)
+                    file.write(pixels[:, :rows], window=rasterio.windows.Window(0, top, side, rows))
+    return [f'{folder}/{kind}' for kind in kinds]
+
+
+def epoch_here(images, references, memory):
+    "Child: open a data set as the command does, and train for an epoch; a tiny network, for the memory is that of the data."
+    tiles, _ = training_tiles(images, references, ISPRS, Reading(memory=memory))
+    pipeline = ModelPipeline(ISPRS, width=2, depth=1, epochs=1)
+    took = seconds(lambda: pipeline.fit(tiles))
+    return {
+        'seconds': took,
+        'epoch_seconds': pipeline.history[0].seconds,
+        'from_disk': isinstance(tiles[0], LazyTile),
+        'megapixels': sum(tile.size[0] * tile.size[1] for tile in tiles) / 1e6,
+    }
+
+
+def beside_memory(images, references, memory, budget):
+    "Child: epochs of the recommended recipe from the disk and from memory, in turn."
+    pairs, works = image_pairs(images, references), {}
+    lazy = [LazyTile(*pair, ISPRS, Reading(memory=memory)) for pair in pairs]
+    for how, tiles in (('from disk', lazy), ('in memory', [tile.read() for tile in lazy])):
+        pipeline = ModelPipeline(ISPRS)
+        train, _ = pipeline.batches(tiles)
+        pipeline.make(tiles[0])
+        loop = dict(
+            loss_fn=make_loss('cross_entropy'), optimizer=make_optimizer(pipeline.model), dtype=pipeline.dtype
+        )
+        works[how] = partial(train_epoch, pipeline.model, train, **loop)
+    times = race(works, budget)
+    return {
+        'megapixels': sum(tile.size[0] * tile.size[1] for tile in lazy) / 1e6,
+        'epoch_seconds': statistics.median(times['from disk']),
+        'epoch_seconds_in_memory': statistics.median(times['in memory']),
+        'speed_beside_memory': ratio(times['in memory'], times['from disk']),
+        'rounds': len(times['from disk']),
+    }
+
+
+def measure_data(quick, folder):
+    "Memory of an epoch on sets of the sizes that are promised, and the speed of a smaller tile beside memory."
+    sizes = [(1500, 1), (256, 40)] if quick else [(20_000, 1), (512, 2000)]
+    rows, budget = [], 0.01 if quick else 0
+    for number, (side, count) in enumerate(sizes):
+        files = write_set(f'{folder}/set{number}', side, count)
+        found = child('epoch', images=files[0], references=files[1], memory=budget)
+        kept = found['from_disk'] and found['peak_gigabytes'] <= BOUND_DATA_GB
+        rows.append({'tiles': count, 'side': side, 'bound_gigabytes': BOUND_DATA_GB, 'kept': kept} | found)
+    side, memory, seconds_to_spend = (1500, 0.02, 5) if quick else (3072, 0.05, 120)
+    files = write_set(f'{folder}/beside', side, 1)
+    found = child('beside', images=files[0], references=files[1], memory=memory, budget=seconds_to_spend)
+    kept = quick or found['speed_beside_memory'] >= BOUND_DATA_SPEED
+    return [*rows, {'tiles': 1, 'side': side, 'bound_speed': BOUND_DATA_SPEED, 'kept': kept} | found]
+
+
 # ---- the whole
 
 CHILDREN = {
@@ -740,6 +817,8 @@ CHILDREN = {
     'raster': raster_here,
     'verbose': verbose_here,
     'memory': memory_here,
+    'epoch': epoch_here,
+    'beside': beside_memory,
 }
 TABLES = {
     'bounds': {
@@ -804,6 +883,17 @@ TABLES = {
         'shares of its time': '{share}',
         'GFLOP/s': '{gflops}',
     },
+    'data': {
+        'tiles': '{tiles}',
+        'side': '{side}',
+        'Mpixel': '{megapixels:.0f}',
+        'epoch, s': '{epoch_seconds:.1f}',
+        'in memory, s': '{epoch_seconds_in_memory:.1f}',
+        'speed beside memory': '{speed_beside_memory:.2f}',
+        'GB': '{peak_gigabytes:.2f}',
+        'bound, GB': '{bound_gigabytes}',
+        'kept': '{kept}',
+    },
 }
 
 
@@ -859,6 +949,7 @@ def measure(part, quick, folder, document):
         'inference': partial(measure_inference, quick, folder),
         'curves': partial(measure_curves, quick, folder, training),
         'profile': partial(measure_profile, quick),
+        'data': partial(measure_data, quick, folder),
     }
     return works[part]()
 
@@ -907,17 +998,25 @@ def main():
     document = new_document(args)
     out = out_path(args, document['machine'])
     out.parent.mkdir(parents=True, exist_ok=True)
+    if args.record and out.exists():
+        recorded = json.loads(out.read_text())
+        if recorded['machine']['cpu'] == document['machine']['cpu']:
+            document = recorded  # parts that are not measured now stay
     print(', '.join(f'{key} {value}' for key, value in document['machine'].items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for part in (part for part in TABLES if part == 'ceiling' or part in args.only):
+        for part in TABLES:
+            if part not in args.only and (part != 'ceiling' or args.only == ['data']):
+                continue
             start = time.perf_counter()
             document[part] = measure(part, args.quick, folder, document)
             document['seconds'][part] = time.perf_counter() - start
+            document.setdefault('dates', {})[part] = time.strftime('%Y-%m-%d')
             out.write_text(json.dumps(document, indent=1) + '\n')
             show(rows_of(part, document[part]), TABLES[part])
             print(f'({part}: {document["seconds"][part]:.0f} s)\n', flush=True)
     print(f'wrote {out}')
-    return not all(row['kept'] for row in document.get('bounds', []))
+    rows = [row for part in ('bounds', 'data') if part in args.only for row in document[part]]
+    return not all(row['kept'] for row in rows)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 "Files of a data set: who belongs to whom, what is left out, and what is read when it does not fit into memory."
 
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from unetkit.datasets import (
     image_pairs,
     labelled_windows,
     open_labelled,
+    read,
     read_labelled,
     training_tiles,
 )
@@ -28,6 +31,7 @@ from unetkit.raster import write_image
 from unetkit.rules import Remark
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
+from unetkit.values import measure
 from unetkit.windows import Windows, clear_places, coverage
 
 
@@ -347,6 +351,24 @@ def test_windows_of_a_stream_have_the_pixels_that_they_have_in_memory(lazy, how,
         assert sum((targets == 4).any((1, 2)).sum() for _, targets in batches) >= len(windows) // 2
 
 
+@pytest.mark.parametrize('stored', ['uint8', 'int16'])
+def test_holes_are_filled_as_in_memory(lazy, stored):
+    "A hole of 40 x 50 pixels lies across the borders of regions."
+    tiles, held = lazy
+    values = measure(held)
+    if stored == 'int16':  # on another scale, as float32
+        values = values.with_range(-20, 300)
+    prepare = lambda tile: replace(tile, image=values.scale(tile.image, tile.valid), dtypes=())
+    assert any(tile.valid is not None for tile in held)
+    windows = labelled_windows(grid_windows([tile.size for tile in held], 32, 8), held)
+    stream = StreamedBatches(tiles, windows, 7, memory=3e5, shuffle=True, prepare=prepare)
+    batches, shown, _ = in_memory(stream, held)
+    pairs = to_device([prepare(tile) for tile in held])
+    for index, (batch, _) in enumerate(batches):
+        for at, one in enumerate(batch):
+            assert (one == cut_batch(pairs, shown[7 * index + at])[0][0]).all()
+
+
 def test_on_one_tile_a_stream_gives_the_batches_of_memory(lazy):
     tiles, held = lazy[0][:1], lazy[1][:1]
     windows = grid_windows([held[0].size], 32, 24)
@@ -372,7 +394,7 @@ def test_crops_of_a_stream_are_uniform_over_the_training_ground(lazy):
     starts = np.cumsum([0, *(place.size for place in places)])
     weights = np.concatenate([place.ravel() for place in places]).astype(float)
     found = np.zeros(len(weights))
-    for _ in range(150):
+    for _ in range(60):
         stream._windows_of = type(stream)._windows_of.__get__(stream)
         _, shown, _ = in_memory(stream, held)
         wide = np.array([place.shape[1] for place in places])[shown.tile]
@@ -450,3 +472,51 @@ def test_training_and_validation_tiles(folders, tmp_path):
         assert [[tile.name for tile in some] for some in (tiles, valid)] == [['0', '1'], ['2']]
     with pytest.raises(ValueError, match='both --valid-image and --valid-reference'):
         training_tiles(*folders, ISPRS, None, one[0])
+
+
+def test_a_list_of_pairs_is_a_list_of_tiles(folders, tmp_path):
+    images, references = folders
+    lines = [f'{images}/{n}.tif,{references}/{n}.tif' for n in (2, 0)]
+    (tmp_path / 'pairs.csv').write_text('\n'.join(['image,reference', *lines]))
+    assert [tile.name for tile in read(tmp_path / 'pairs.csv', palette=ISPRS)] == ['2', '0']
+    lone = [images / '2.tif', images / '2.tif']
+    assert read(lone).in_channels == 6
+
+
+MEMORY_OF_AN_EPOCH = """
+import sys
+from pathlib import Path
+from unetkit.datasets import Reading, training_tiles
+from unetkit.experiments import ModelPipeline
+from unetkit.labels import ISPRS
+from unetkit.scenes import synthetic_scene
+
+def peak():
+    line = next(one for one in Path('/proc/self/status').read_text().splitlines() if one.startswith('VmHWM'))
+    return int(line.split()[1]) / 1000
+
+how = dict(width=2, depth=1, epochs=1, device='cpu', precision='float32')
+ModelPipeline(ISPRS, **how).fit(synthetic_scene(192))
+before = peak()
+tiles, _ = training_tiles(*sys.argv[1:3], ISPRS, Reading(memory=0.1))
+ModelPipeline(ISPRS, **how).fit(tiles)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak is read from /proc')
+def test_training_on_a_tile_that_is_larger_than_the_memory_allowed(tmp_path):
+    """36 megapixels would take 800 MB in memory. Two groups of at most 30 MB or one piece (27 MB) each, GDAL's blocks (64 MB), and at most
+    40 bytes for a pixel of the piece in hand (180 MB) are 330 MB; half as much again is left for the allocator."""
+    scene = synthetic_scene(1024, seed=2)
+    for name, pixels in [('image', scene.image), ('reference', labels_to_colours(scene.labels, ISPRS))]:
+        write_image(tmp_path / f'{name}.tif', np.tile(pixels, (6, 6, 1))[:6000, :6000])
+    files = [str(tmp_path / f'{name}.tif') for name in ('image', 'reference')]
+    run = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', MEMORY_OF_AN_EPOCH, *files],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(run.stdout.splitlines()[-1]) < 500

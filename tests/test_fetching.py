@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import TINY, shell
 from unetkit import fetching
 from unetkit.datasets import image_pairs
 from unetkit.fetching import SETS, fetch
+from unetkit.palettes import Palette
 from unetkit.raster import read_label_map
 
 CHIPS = {part: [f'N-33_{part}_{number}' for number in range(2)] for part in ('train', 'val', 'test')}
@@ -195,3 +197,14 @@ def test_folders_of_others_are_left_alone(shop, tmp_path):
     with pytest.raises(ValueError, match="must be one of landcoverai100, landcoverai, loveda, got 'potsdam'"):
         fetch('potsdam', tmp_path / 'mine')
     assert shop.asked == []
+
+
+@pytest.mark.skipif(
+    'values' not in Palette.__dataclass_fields__, reason='palettes do not know class numbers yet'
+)
+def test_train_takes_the_folder(shop, tmp_path):
+    shop.offer('landcoverai100', 0, members_of_chips()[0])
+    out = fetch('landcoverai100', tmp_path / 'poland')
+    words = ['train', out / 'images', out / 'masks', '--palette', out / 'palette.json', '--patch-size', 32]
+    code, _, err = shell(*words, '--out', tmp_path / 'model.safetensors', *TINY)
+    assert code == 0, err

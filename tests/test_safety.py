@@ -103,11 +103,11 @@ def test_bomb_where_a_tile_is_held_in_memory(model, tile, bomb, refused, tmp_pat
         reference,
     ]
     refused('report', *four, '--out', tmp_path / 'no', *TINY, said=['bomb.tif announces'])
-    parts = announce(tmp_path / 'parts' / 'image.tif', 60_000, 256).parent
+    parts, others = (announce(tmp_path / name / 'image.tif', 60_000, 256).parent for name in ('parts', 'others'))
     refused(
         'train',
         parts,
-        parts,
+        others,
         '--out',
         tmp_path / 'no.safetensors',
         *SMALL,

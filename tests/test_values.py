@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from unetkit.datasets import Reading
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS
 from unetkit.raster import Raster, write_image
@@ -15,7 +16,7 @@ from unetkit.scale import predict_raster
 from unetkit.raster import Georeference, open_image, read_label_map
 from unetkit.scenes import synthetic_scene
 from unetkit.tiles import Tile, read_tile
-from unetkit.values import measure
+from unetkit.values import Values, measure
 
 SCENE = synthetic_scene(192, 224, seed=3)
 SMALL = dict(
@@ -84,6 +85,71 @@ def test_two_types_of_one_range_train_alike():
     eight = ModelPipeline(ISPRS, **SMALL).fit(SCENE).model.state_dict()
     for name in one:  # divided by 255 before or after the change to float32: the last digit may differ
         np.testing.assert_allclose(one[name], eight[name], rtol=0.05, atol=5e-3)
+
+
+@pytest.mark.parametrize('name', AFFINE)
+def test_a_range_makes_a_stretched_scene_the_scene(name):
+    "Told what stands for 0 and 255, the network sees the 8-bit scene, up to half a stored unit."
+    dtype, gain, offset = AFFINE[name]
+    scaled = measure([Tile(stored(name))], (offset, 255 * gain + offset)).scale(stored(name))
+    rounding = 0 if dtype.startswith('float') else 0.5 / (255 * gain)
+    np.testing.assert_allclose(scaled, SCENE.image / np.float32(255), atol=rounding + 1e-5)
+
+
+def test_types_learn_the_same_map():
+    "Two stretched copies, each measured by its own percentiles: only rounding differs, to 1/6000 of the range."
+    maps = []
+    for name in ('uint16 of 0 to 3000', 'float32 of 0 to 1'):
+        tile = replace(SCENE, image=stored(name), dtypes=())
+        maps.append(ModelPipeline(ISPRS, **SMALL).fit(tile).predict(tile))
+    assert (maps[0] == maps[1]).mean() > 0.97
+
+
+def test_a_range_is_kept_by_checkpoints_and_refused_for_8_bits(tmp_path):
+    tile = replace(SCENE, image=stored('int16 below 0'), dtypes=())
+    kept = tmp_path / 'run.safetensors'
+    ModelPipeline(ISPRS, **SMALL, limits=(-1500, 1050)).fit(tile, checkpoint=kept)
+    ModelPipeline(ISPRS, **SMALL, limits=(-1500, 1050)).fit(tile, checkpoint=kept)  # nothing left to do
+    with pytest.raises(ValueError, match='values'):
+        ModelPipeline(ISPRS, **SMALL, limits=(-1500, 2000)).fit(tile, checkpoint=kept)
+    with pytest.raises(ValueError, match='8 bits, whose range is 0 to 255 always'):
+        ModelPipeline(ISPRS, **SMALL, limits=(0, 100)).fit(SCENE)
+
+
+def test_a_range_of_the_image(trained, tmp_path):
+    "A model of 8 bits maps an image of 12 bits, from a file and in memory."
+    path = write_image(tmp_path / 'deep.tif', stored('uint16 of 0 to 3000'))
+    model = trained.save(tmp_path / 'model.safetensors')
+    wide = ModelPipeline.load(model, 'cpu', 'float32', (0, 3000))
+    assert remarks(wide.predict, path) == []
+    out = predict_raster(wide, path, tmp_path / 'map.tif')
+    np.testing.assert_array_equal(read_label_map(out), wide.predict(path))
+
+
+def test_plugins_scale_as_we_do():
+    "Deepness divides by 255, whatever the type, subtracts the mean and divides by the standard deviation."
+    from unetkit.deploy import _for_deepness
+
+    pipeline = ModelPipeline(ISPRS, **SMALL)
+    pipeline.make([Tile(stored('uint16 of 1000 to 4000'))])
+    about, pixels = _for_deepness(pipeline, None, None), stored('uint16 of 1000 to 4000')
+    seen = (pixels / 255 - about['standardization_mean']) / about['standardization_std']
+    np.testing.assert_allclose(np.clip(seen, -0.5, 1.5), pipeline.values.scale(pixels), atol=1e-4)
+
+
+def test_nan_in_an_array_is_no_data(trained):
+    image = SCENE.image.astype(np.float32)
+    image[20:40, 30:60, 1] = np.nan
+    tile = Tile(image, labels=SCENE.labels)
+    assert not tile.valid[20:40, 30:60].any() and tile.valid.sum() == tile.valid.size - 600
+    assert ((trained.predict(tile) == 255) == ~tile.valid).all()
+    with pytest.raises(ValueError, match='no pixel holds data'):
+        trained.predict(Tile(image * np.nan))
+
+
+def test_models_of_earlier_versions():
+    assert Values.of_type('uint16', 3).high == (65535,) * 3
+    assert Values.of_type('uint8', 3).plain
 
 
 def test_image_of_another_type(trained):
@@ -160,7 +226,7 @@ def test_no_data_is_neither_learnt_nor_scored(tmp_path):
     model = ModelPipeline(ISPRS, **SMALL).fit(tile)
     assert np.isfinite([epoch.train_loss for epoch in model.history]).all()
     assert model.evaluate(tile).confusion_matrix.sum() == (labels != 255).sum()
-    with pytest.raises(ValueError, match='no pixel of the sample holds data'):
+    with pytest.raises(ValueError, match='no pixel holds data'):
         ModelPipeline(ISPRS, **SMALL).make([replace(tile, valid=np.zeros_like(empty))])
 
 
@@ -178,3 +244,9 @@ def test_a_height_band_beside_colours(tmp_path):
     with open_image(image, height=heights) as raster:
         out = predict_raster(saved, raster, tmp_path / 'map.tif', memory=2e6)
     np.testing.assert_array_equal(read_label_map(out), model.predict(tile))
+
+
+@pytest.mark.parametrize('text', ['5', '5,5', '9,3', 'nan,1', '1,inf', '1,2,3'])
+def test_a_range_is_checked_when_it_is_given(text):
+    with pytest.raises(ValueError, match='range'):
+        Reading(range=text)

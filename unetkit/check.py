@@ -336,18 +336,21 @@ class Exercise:
 
     name: str  # Name of the student's function
     cases: Callable  # numpy Generator -> list of (why, arguments): simple, then edge, then random cases
-    expected: Callable  # The oracle: arguments -> value, or `ValueError` where the input has to be refused
+    expected: Callable  # Reference solution: arguments -> value, or `ValueError` to refuse them
     mistakes: Sequence[Mistake] = ()  # Usual mistakes; the first that explains a wrong value gives the hint
     judge: Callable = compare  # (given, expected, *arguments) -> None if right, else one sentence
     seconds: float = 2.0  # Time limit of one case
 
 # %% ../nbs/library/check.ipynb #n8d698b2844d
 def _fault(exercise, args, got, want):
-    "How the outcome of a student's function differs from the oracle's, or None."
+    "How the outcome of a student's function differs from the reference solution's, or None."
     if got.late:
         return f"it was stopped after {exercise.seconds:g} seconds"
     if want.error:
-        return None if isinstance(got.error, type(want.error)) else _not_refused(got, want)
+        if isinstance(got.error, type(want.error)):
+            return None
+        found = f"it raised {type(got.error).__name__}" if got.error else "it returned a value"
+        return f"{found} where a {type(want.error).__name__} is expected"
     if got.error:
         return f"it raised {type(got.error).__name__}"
     judged = run_limited(exercise.judge, (got.value, want.value, *args), exercise.seconds)
@@ -357,17 +360,11 @@ def _fault(exercise, args, got, want):
         return f"{judged.value}; and {got.changed}" if got.changed else judged.value
     return got.changed and f"the value is right, but {got.changed}"
 
-# %% ../nbs/library/check.ipynb #neb9ddf8cee2
-def _not_refused(got, want):
-    "The sentence for an input that should have been refused."
-    found = f"it raised {type(got.error).__name__}" if got.error else "it returned a value"
-    return f"{found} where a {type(want.error).__name__} is expected"
-
 # %% ../nbs/library/check.ipynb #n8233a01bfa8
-def _ask(oracle, args):
-    "The outcome of the oracle."
+def _ask(reference, args):
+    "The outcome of the reference solution."
     try:
-        return Outcome(oracle(*copy.deepcopy(tuple(args))))
+        return Outcome(reference(*copy.deepcopy(tuple(args))))
     except ValueError as error:
         return Outcome(error=error)
 
@@ -516,12 +513,6 @@ def _likely_cause(exercise, args, got, want):
         or "Work this case out by hand, and compare each step with your code."
     )
 
-# %% ../nbs/library/check.ipynb #arghint-code
-def _argument_hint(error, name):
-    "Who got the wrong arguments: the student's function, or one that it calls?"
-    own = f"{name}()" in _message(error) or len(traceback.extract_tb(error.__traceback__)) < 2
-    return _PARAMETERS if own else _CALL
-
 # %% ../nbs/library/check.ipynb #n348ba4c9ac2
 def _general_cause(got, want, name):
     "A likely cause that needs no knowledge of the exercise, or None."
@@ -530,7 +521,8 @@ def _general_cause(got, want, name):
     if got.late:
         return "A loop does not end: does its condition ever become false?"
     if isinstance(got.error, TypeError) and not want.error and "positional argument" in _message(got.error):
-        return _argument_hint(got.error, name)
+        own = f"{name}()" in _message(got.error) or len(traceback.extract_tb(got.error.__traceback__)) < 2
+        return _PARAMETERS if own else _CALL
     if got.error and not want.error:
         return next((hint for types_, hint in _ERRORS if isinstance(got.error, types_)), None)
     if want.error:
@@ -585,9 +577,9 @@ def _message(error):
         return ""
 
 # %% ../nbs/library/check.ipynb #n9e424a68488
-def _named(fn, oracle, args):
+def _named(fn, reference, args):
     "Pairs of parameter name and shown value."
-    for f in (fn, oracle):
+    for f in (fn, reference):
         try:
             names = list(inspect.signature(f).bind(*args).arguments)
         except (TypeError, ValueError):
@@ -712,7 +704,7 @@ def assert_sound(
     wrong: Sequence = (),  # Pairs (name of the exercise, wrong function) beyond the mistakes
     seeds: Sequence[int] = (1, 2),  # Seeds of the random cases
 ) -> int:  # How many wrong answers were rejected
-    "Assert that a checker accepts its oracles, and rejects everything else with a hint."
+    "Assert that a checker accepts its reference solutions, and rejects everything else with a hint."
     for exercise in check.exercises.values():
         quick = Checker([replace(exercise, seconds=min(exercise.seconds, 0.5))])
         assert len(exercise.mistakes) >= 5, (
@@ -720,7 +712,7 @@ def assert_sound(
         )
         for seed in seeds:
             assert (verdict := check.verdict(exercise.expected, exercise.name, seed)), (
-                f"the oracle fails: {verdict.text}"
+                f"the reference solution fails: {verdict.text}"
             )
             for mistake in exercise.mistakes:
                 _assert_hint(check, exercise.name, mistake.answer, seed, mistake.hint)

@@ -30,6 +30,7 @@ from .palettes import Palette
 from .raster import DRIVERS, check_file, open_image
 from .rules import IGNORE_INDEX, Remark, number, one_line, remark
 from .tiles import Tile
+from .values import parse_range
 from .windows import Windows, clear_places, coverage
 
 # %% ../nbs/library/datasets.ipynb #datase-700d88cd
@@ -55,6 +56,7 @@ class Reading:
     def __post_init__(self):
         for one in fields(self):
             object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+        parse_range(self.range)
 
 
 def _checked(one, value):
@@ -280,7 +282,7 @@ def _beside(path, text):
     "A path that starts at the folder of a file; an address as it is."
     return text if "://" in text or text.startswith("/vsi") else path.parent / text
 
-# %% ../nbs/library/datasets.ipynb #datase-c7cd346a
+# %% ../nbs/library/datasets.ipynb #datase-c05e5bdf
 ROLES = {  # Use of a part of a data set -> names of its folder, in small letters
     "train": ("train", "training"),
     "valid": ("val", "valid", "validation"),
@@ -337,7 +339,9 @@ def _folders(images, references, role, split):
 
 
 def image_pairs(
-    image: str | Path,  # Image file, folder, or CSV file with the header image,reference
+    image: str
+    | Path
+    | Sequence,  # Image file or files with its bands, folder, or CSV file with the header image,reference
     reference: str | Path | None = None,  # Reference file, or folder; the same folder if both are in one
     pairs: str = "",  # IMAGES:REFERENCES: a pattern for the names of each, with a star for what they share
     role: str = "",  # train, valid or test: the folders of that name are used, if there are some
@@ -345,6 +349,8 @@ def image_pairs(
     tuple
 ]:  # Per part, sorted by name: the image and its reference or None; none if no validation folder is there
     "Pair the files of a data set by name."
+    if not isinstance(image, (str, Path)):  # several files are one image
+        return [] if role == "valid" else [(image, reference or None)]
     images, references = Path(image), None if reference in (None, "") else Path(reference)
     if images.suffix.lower() == ".csv":
         if references not in (None, images):
@@ -405,6 +411,7 @@ class LazyTile:
     ):
         self._files, self._palette, self._reading = (image, reference, height), palette, reading or Reading()
         self._lock, self._open, self._stack = Lock(), None, ExitStack()
+        self._holding = {}  # Answers of `holding`
         raster, labels = self._opened()
         with self._stack:
             self.name, self.size, self.in_channels = raster.path.stem, raster.size, raster.in_channels
@@ -466,6 +473,16 @@ class LazyTile:
         "Read the labels of a window, without its pixels."
         with self._reader() as (raster, labels):
             return self._labels(labels, raster.valid(window) if raster.masked else None, window)
+
+    def holding(
+        self,
+        windows: Windows,  # Windows on this tile
+    ) -> np.ndarray:  # (N,) bool: which of them hold a label
+        "Find the windows with a label, in one pass over the labels; the answer is kept."
+        key = windows.patch_size, windows.row.tobytes(), windows.col.tobytes()
+        if key not in self._holding:
+            self._holding[key] = _holding_label(self, windows)
+        return self._holding[key]
 
     def _labels(self, labels, valid, window):
         "Labels of a window; 255 where the image holds no data."
@@ -540,6 +557,17 @@ def _on_piece(windows, row, col, size):
     return Windows(p, windows.tile[touching], rows[touching], cols[touching], owned)
 
 
+def _holding_label(tile, windows):
+    "Which windows of a tile hold a pixel with a label."
+    holding = np.zeros(len(windows), bool)
+    for cell, labels in label_pieces(tile, windows.patch_size - 1):
+        at = _starting(windows, cell)
+        if at.any():
+            empty = clear_places(labels != IGNORE_INDEX, windows.patch_size)
+            holding[at] = ~empty[windows.row[at] - cell[0], windows.col[at] - cell[1]]
+    return holding
+
+
 def labelled_windows(
     windows: Windows,  # Windows on some tiles
     tiles: Sequence[Tile | LazyTile],  # The tiles, with labels
@@ -549,11 +577,7 @@ def labelled_windows(
     for index, tile in enumerate(tiles):
         of_tile = np.flatnonzero(windows.tile == index)
         own = windows[of_tile]
-        for cell, labels in label_pieces(tile, windows.patch_size - 1):
-            at = _starting(own, cell)
-            if at.any():
-                empty = clear_places(labels != IGNORE_INDEX, windows.patch_size)
-                holding[of_tile[at]] = ~empty[own.row[at] - cell[0], own.col[at] - cell[1]]
+        holding[of_tile] = tile.holding(own) if isinstance(tile, LazyTile) else _holding_label(tile, own)
     return windows[holding]
 
 
@@ -684,9 +708,23 @@ class StreamedBatches:
         "Tensors of the regions of a group, and where crops may start in each: in focus, and anywhere."
         tiles, places = [], []
         for region in (self.regions[index] for index in group):
-            tiles.append(self.prepare(self.tiles[region.tile].read(region.window)))
+            tiles.append(self._prepared(self.tiles[region.tile], region.window))
             places.append(self._places(region, tiles[-1].labels) if self.crops else None)
         return to_device(tiles, self.device), places
+
+    def _prepared(self, tile, window):
+        "A part of a tile with the pixels that the network sees; its holes are filled as in the whole tile."
+        piece = tile.read(window)
+        if piece.valid is None:
+            return self.prepare(piece)
+        row, col, height, width = window
+        margin = math.ceil(
+            math.sqrt(2) * self.windows.patch_size
+        )  # no two pixels of a window are further apart
+        top, left = max(row - margin, 0), max(col - margin, 0)
+        bottom, right = min(row + height + margin, tile.size[0]), min(col + width + margin, tile.size[1])
+        wide = self.prepare(tile.read((top, left, bottom - top, right - left)))
+        return wide.read((row - top, col - left, height, width))
 
     def _places(self, region, labels):
         "Where crops may start: with a pixel of the class in focus, and anywhere."
@@ -826,12 +864,15 @@ class Source:
         where = dict(device=self.device, memory=memory, prepare=self.prepare)
         return StreamedBatches(self.tiles, windows, batch_size, **how, **where)
 
-# %% ../nbs/library/datasets.ipynb #datase-7adf58c8
+# %% ../nbs/library/datasets.ipynb #datase-f61a8674
 def _lazy_tiles(image, reference, palette, reading, role=""):
     "The tiles of a data set, opened and not read."
     pairs = image_pairs(image, reference, reading.pairs, role)
     heights = _heights([part for part, _ in pairs], reading.height, role)
-    tiles = [LazyTile(*pair, palette, reading, height) for pair, height in zip(pairs, heights)]
+    tiles = [
+        LazyTile(part, None if palette is None else own, palette, reading, height)
+        for (part, own), height in zip(pairs, heights)
+    ]
     for tile in tiles:
         if tile.in_channels != tiles[0].in_channels:
             raise ValueError(
@@ -926,17 +967,21 @@ def read_labelled(
 
 
 def read(
-    image: str | Path,  # Image file, or folder of parts
-    reference: str | Path | None = None,  # Reference file, or folder of parts
+    image: str | Path | Sequence,  # Image file or files with its bands, folder, or CSV file of pairs
+    reference: str | Path | None = None,  # Reference file, or folder
     palette: Palette | None = None,  # Classes of the reference
     **reading: Any,  # How files are read: fields of `Reading`, such as pairs='IMG_*.tif:MSK_*.tif'
-) -> Tile | list[Tile]:  # A tile for a file, a list for a folder; with labels if a reference is given
+) -> (
+    Tile | list[Tile]
+):  # A tile for a file, a list for a folder or a CSV file; with labels if a reference is given
     "Read an image, or a folder of images, with labels if a reference is given."
-    if (reference is None) != (palette is None):
+    listed = isinstance(image, (str, Path)) and Path(image).suffix.lower() == ".csv"
+    if (reference is None) != (palette is None) and not (listed and reference is None):
         raise ValueError(
             "a reference and its palette belong together, got one of them: "
             "give both, for example read('image.tif', 'reference.tif', ISPRS)"
         )
     how = Reading(**reading)
-    tiles = read_tiles(image, how) if reference is None else read_labelled(image, reference, palette, how)
-    return tiles if Path(image).is_dir() else tiles[0]
+    tiles = read_tiles(image, how) if palette is None else read_labelled(image, reference, palette, how)
+    several = listed or (isinstance(image, (str, Path)) and Path(image).is_dir())
+    return tiles if several else tiles[0]

@@ -86,7 +86,7 @@ def epochs(
         patience=s.patience,
         dtype=self.dtype,
         checkpoint=checkpoint,
-        settings=origin(s, self.device, self.dtype, tiles, counts, valid),
+        settings=origin(s, self.device, self.dtype, tiles, counts, valid, self.values),
         forward=in_step(self.forward()),
     ):
         self.history.append(epoch)

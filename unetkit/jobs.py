@@ -10,6 +10,7 @@ __all__ = ['SCENE_SIZE', 'built_in', 'checksum', 'check_tiles', 'split_windows',
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from zlib import crc32
+import warnings
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .machine import pick_device, pick_precision
 from .models import History
 from .patches import GUARD, blocked_split, grid_windows, random_split
-from .rules import one_line, remark
+from .rules import Remark, one_line, remark
 from .scenes import synthetic_scene
 from .settings import Settings
 from .tiles import Tile
@@ -87,7 +88,9 @@ def _check_bands(train, test):
             )
     for tile in test:
         if tile.dtypes != first.dtypes:
-            check_values(measure(train), tile)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Remark)  # they are made again when the tile is predicted
+                check_values(measure(train), tile)
 
 # %% ../nbs/library/jobs.ipynb #jobs-8d833809
 def split_windows(
@@ -245,6 +248,7 @@ def origin(
     counts: np.ndarray,  # Pixels of each class
     valid: Sequence[Tile | LazyTile]
     | None = None,  # Validation tiles; a part of the training tiles when None
+    values: Values | None = None,  # What the numbers of the images mean; the whole range of 8 bits when None
 ) -> dict:  # JSON-ready
     "Say what the epochs of a training run depend on."
     about = settings.of_kind("data", "network", "optimiser") | {
@@ -253,6 +257,8 @@ def origin(
         "class counts": counts.tolist(),
         "pixels": [checksum(tile) for tile in tiles],
     }
+    if values is not None and not values.plain:
+        about["values"] = values.as_dict()
     return about if valid is None else about | {"validation pixels": [checksum(tile) for tile in valid]}
 
 # %% ../nbs/library/jobs.ipynb #jobs-282457c9

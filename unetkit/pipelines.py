@@ -122,12 +122,15 @@ class TrainedModel:
         path: str | Path,  # File written by `save`
         device: str = "auto",  # Where to predict
         precision: str = "auto",  # Number format inside the network
+        limits: tuple[float, float]
+        | None = None,  # Numbers of the images to map that stand for the range of training; its own when None
     ) -> "TrainedModel":  # A trained object of the class that was asked
         "Read a model with its palette, settings and history."
         model, about = load_model(path)
         palette, settings, history, values = read_header(path, about, model)
         self = cls(palette, settings, device=device, precision=precision)
-        self.model, self.history, self.values = prepare(model, self.device), history, values
+        self.model, self.history = prepare(model, self.device), history
+        self.values = values if limits is None else values.with_range(*limits)
         return self
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-796c47c8

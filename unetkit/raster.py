@@ -26,7 +26,6 @@ import rasterio.shutil
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Compression, MaskFlags, Resampling
 from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
-from rasterio._path import _parse_path
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_points
@@ -152,9 +151,16 @@ def atomic_path(
 
 # %% ../nbs/library/raster.ipynb #raster-strict
 @contextmanager
-def _strict():
+def _strict(remote=False):
     "Let GDAL read and write strictly and with a small cache, without two warnings that are no faults here."
     options = dict(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_PNG_WHOLE_IMAGE_OPTIM=False, GDAL_CACHEMAX=64)
+    options |= dict(
+        GDAL_DISABLE_READDIR_ON_OPEN='TRUE'
+    )  # files beside an image are known by their exact names
+    if remote:
+        options |= dict(GDAL_HTTP_TIMEOUT=30, GDAL_HTTP_CONNECTTIMEOUT=10, GDAL_HTTP_MAX_RETRY=2)
+    else:
+        options |= dict(CPL_VSIL_CURL_ALLOWED_FILENAME='none')
     with warnings.catch_warnings(), rasterio.Env(**options):
         for warning in (NotGeoreferencedWarning, NodataShadowWarning):
             warnings.simplefilter('ignore', warning)
@@ -165,8 +171,8 @@ def _unreadable(path, why):
     "The error for a file that cannot be read."
     if 'not recognized' in why:
         return ValueError(
-            f"cannot read {path}: it is of no format that is read ({', '.join(DRIVERS)}), or its beginning is "
-            "damaged: save it as GeoTIFF"
+            f"cannot read {path}: it is of no format that is read ({', '.join(DRIVERS)}), "
+            "or its beginning is damaged: save it as GeoTIFF"
         )
     return ValueError(
         f"cannot read {path}: damaged or cut short ({why}); copy it again or save it as GeoTIFF"
@@ -174,10 +180,10 @@ def _unreadable(path, why):
 
 
 @contextmanager
-def _errors_named(path):
+def _errors_named(path, remote=False):
     "Turn every error of the raster library into one line about `path`."
     try:
-        with _strict():
+        with _strict(remote):
             yield
     except (RasterioError, CPLE_BaseError) as error:
         while error.__cause__ is not None:  # the innermost error says what happened
@@ -194,9 +200,17 @@ DRIVERS = {  # Formats that are read: GDAL's name, and usual endings
     'JP2OpenJPEG': ('.jp2', '.j2k'),
     'HFA': ('.img',),
     'ENVI': ('.dat', '.bsq', '.bil', '.bip'),
+    'AAIGrid': ('.asc',),
     'VRT': ('.vrt',),
 }
 PLAIN = [driver for driver in DRIVERS if driver != 'VRT']  # These point to no other image
+_SURE = [driver for driver in PLAIN if driver not in ('ENVI', 'AAIGrid')]  # Known by their first bytes
+_SERVERS = {
+    'http://': '/vsicurl/http://',
+    'https://': '/vsicurl/https://',
+    's3://': '/vsis3/',
+    'gs://': '/vsigs/',
+}
 
 
 def check_file(
@@ -221,59 +235,117 @@ def is_remote(
 
 
 def _open(path, drivers):
-    "Open a file with one of some drivers."
-    return DatasetReader(_parse_path(str(path)), driver=drivers)
+    "Open a file with one of some drivers; what is no address is a path and nothing else."
+    name = str(path)
+    for begin, there in _SERVERS.items():
+        if name.startswith(begin):
+            name = there + name.removeprefix(begin)
+    return DatasetReader(name if is_remote(name) else os.path.abspath(name), driver=drivers)
 
 
-_VRT_PARTS = ('VRTDataset', 'VRTWarpedDataset', 'VRTSourcedRasterBand', 'VRTWarpedRasterBand')
+def _check_beside(path):
+    "Raise `ValueError` if a mask, overviews or notes beside an image may lead elsewhere."
+    for ending in ('.msk', '.MSK', '.ovr', '.OVR', '.aux.xml'):
+        beside = Path(f'{path}{ending}')
+        if not beside.is_file():
+            continue
+        if ending == '.aux.xml':
+            if beside.stat().st_size > 2**24 or _names_a_file(beside):
+                raise ValueError(f"{beside} is no plain note about {path.name}: remove it")
+        else:
+            _check_beside(beside)
+            with _errors_named(beside):
+                _open(beside, ['GTiff']).close()
+
+
+def _names_a_file(notes):
+    "Do GDAL's notes about an image name a file of overviews, or are they unreadable?"
+    try:
+        elements = list(ElementTree.fromstring(notes.read_bytes()).iter())
+    except ElementTree.ParseError:
+        return True
+    texts = [text for element in elements for text in (*element.attrib.values(), element.text or '')]
+    return any('overview_file' in text.lower() for text in texts)
+
+# %% ../nbs/library/raster.ipynb #raster-vrt-rules
+_VRT_TAGS = set(
+    'vrtdataset srs geotransform metadata mdi vrtrasterband description colorinterp nodatavalue '
+    'hidenodatavalue unittype offset scale colortable entry categorynames category overviewlist overview '
+    'maskband simplesource complexsource sourcefilename sourceband sourceproperties srcrect dstrect nodata '
+    'scaleoffset scaleratio colortablecomponent usemaskband gcplist gcp histograms'.split()
+)
+_VRT_ATTRIBUTES = set(
+    'rasterxsize rasterysize subclass datatype band blockxsize blockysize relativetovrt shared xoff yoff '
+    'xsize ysize domain key c1 c2 c3 c4 dataaxistosrsaxismapping coordinateepoch resampling id info pixel '
+    'line x y z projection'.split()
+)
 
 
 def _check_vrt(path, remote, above=()):
-    "Raise `ValueError` unless a virtual raster names only images beside or below it."
+    "Raise `ValueError` unless a virtual raster is a plain mosaic of allowed files; is one of them lossy?"
     path = Path(path).resolve()
-    if path in above or len(above) > 8:
+    if path in above or len(above) >= 8:
         raise ValueError(
             f"{path} is a virtual raster that leads back to itself or through more than 8 others"
         )
-    text = path.read_bytes()
-    if len(text) > 2**24 or b'<!' in text.replace(b'<!--', b''):
-        raise ValueError(
-            f"{path} is larger than 16 MB or declares a document type: build it with gdalbuildvrt"
-        )
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise _unreadable(path, one_line(error)) from None
-    for element in root.iter():
-        kind = element.get('subClass')
-        if element.tag.startswith('PixelFunction') or kind not in (None, *_VRT_PARTS):
+    _check_beside(path)
+    sources = set()
+    for element in _vrt_elements(path):
+        about = {name.lower(): value for name, value in element.attrib.items()}
+        strange = about.keys() - _VRT_ATTRIBUTES or {element.tag.lower()} - _VRT_TAGS
+        if about.get('domain', '').lower() not in ('', 'image_structure', 'rpc'):
+            strange = {about['domain']}
+        if about.get('subclass', 'VRTSourcedRasterBand') != 'VRTSourcedRasterBand':
+            strange = {about['subclass']}
+        if strange or len(about) < len(element.attrib):
+            what = one_line(' '.join(strange) or element.tag)
             raise ValueError(
-                f"{path} computes its pixels ({kind or element.tag}), and only plain mosaics are read: "
+                f"{path} has {what} in it, and only plain mosaics are read: "
                 "save it as GeoTIFF (gdal_translate)"
             )
-        if element.tag in ('SourceFilename', 'SourceDataset'):
-            beside = element.get('relativeToVRT', element.get('relativetoVRT')) == '1'
-            _check_source(path, element.text or '', beside, remote, above)
+        if element.tag.lower() == 'sourcefilename':
+            sources.add((element.text or '', about.get('relativetovrt', '0')))
+    return any([_check_source(path, *source, remote, (*above, path)) for source in sorted(sources)])
 
 
-def _check_source(vrt, name, beside, remote, above):
-    "Raise `ValueError` unless a file that a virtual raster names may be opened."
-    if is_remote(name):
-        if not remote:
-            raise ValueError(
-                f"{vrt} names {name!r}, which is no file beside it: allow it with remote (--remote)"
-            )
-        return
-    source = (vrt.parent / name if beside else Path(name)).resolve()
-    if not source.is_relative_to(vrt.parent):
+def _vrt_elements(path):
+    "Parse a virtual raster into its elements, in one way only: GDAL takes the text as this parser does."
+    text = path.read_bytes()
+    if len(text) > 2**24 or b'<!' in text or b'<?' in text[1:]:
         raise ValueError(
-            f"{vrt} names {name!r}, which is not beside or below it: copy it there, or save it as GeoTIFF"
+            f"{path} is larger than 16 MB, or has comments or declarations in it: build it with gdalbuildvrt"
         )
-    check_file(source)
-    if source.suffix.lower() == '.vrt':
-        _check_vrt(source, remote, (*above, vrt))
-    else:
-        _open(source, PLAIN).close()
+    try:
+        elements = list(ElementTree.fromstring(text.decode()).iter())
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise _unreadable(path, one_line(error)) from None
+    bands = sum(element.tag.lower() == 'vrtrasterband' for element in elements)
+    if bands > 1000:
+        raise ValueError(f"{path} has {bands} bands, and at most 1000 are read: choose some of them")
+    return elements
+
+
+def _check_source(vrt, name, relative, remote, above):
+    "Raise `ValueError` unless a file that a virtual raster names may be opened; is it lossy?"
+    far = is_remote(name)
+    source = name if far else (vrt.parent / name if relative == '1' else Path(name)).resolve()
+    if not remote and (far or not source.is_relative_to(vrt.parent)):
+        raise ValueError(
+            f"{vrt} names {one_line(name)!r}, which is not beside or below it: copy it there, "
+            "or allow it with remote=True (--remote)"
+        )
+    if relative not in ('0', '1') or name != name.strip() or (not far and ':' in os.path.splitdrive(name)[1]):
+        raise ValueError(
+            f"{vrt} names {one_line(name)!r}, which is no plain path: build it with gdalbuildvrt"
+        )
+    if not far:
+        check_file(source)
+        if source.suffix.lower() == '.vrt':
+            return _check_vrt(source, remote, above)
+        _check_beside(source)
+    with _errors_named(source, remote), _open(source, _SURE) as file:
+        _check_stored(source, file)
+        return _is_lossy(file)
 
 # %% ../nbs/library/raster.ipynb #raster-limit
 MAX_PIXELS = 2**29  # Pixels of up to 4 bytes that are read at once (2 GiB); UNETKIT_MAX_PIXELS overrides it
@@ -289,20 +361,45 @@ def max_pixels() -> int:  # `MAX_PIXELS`, or the number in the environment varia
     return int(text)
 
 # %% ../nbs/library/raster.ipynb #raster-alpha
-def _has_opacity(file):
-    "Is the last band opacity, by what the file declares and by its values in nine places?"
-    if file.count < 2 or file.colorinterp[-1] != ColorInterp.alpha:
-        return False
-    if file.driver not in ('GTiff', 'VRT'):
+def _sample(file, bands):
+    "Read some bands of an image, whole or in 25 places: (bands, N)."
+    height, width = file.shape
+    if height * width <= 2**20:
+        return file.read(bands).reshape(len(bands), -1)
+    rows, cols = (np.linspace(0, length - min(length, 64), 5).astype(int) for length in (height, width))
+    windows = [Window(col, row, min(width, 64), min(height, 64)) for row in rows for col in cols]
+    return np.concatenate([file.read(bands, window=one).reshape(len(bands), -1) for one in windows], axis=1)
+
+
+def _has_opacity(file, path):
+    "Is the last band opacity, by what the file declares and by its values?"
+    last, types = file.count, set(file.dtypes)
+    declared = last > 1 and file.colorinterp[-1] == ColorInterp.alpha
+    if declared and file.driver not in ('GTiff', 'VRT'):
         return True
-    height, width = min(file.height, 128), min(file.width, 128)
-    extreme = (0, 1, 255, 65535) if file.dtypes[-1] not in ('uint8', 'int8') else (0, 255)
-    other = []
-    for row in (0, (file.height - height) // 2, file.height - height):
-        for col in (0, (file.width - width) // 2, file.width - width):
-            values = file.read(file.count, window=Window(col, row, width, height))
-            other.append(~np.isin(values, extreme))
-    return np.mean(other) <= 0.05
+    if declared:
+        shown = _sample(file, [last])
+        shown = shown[shown > 0]
+        return shown.size == 0 or np.mean(shown >= 0.98 * shown.max()) >= 0.5
+    if last not in (2, 4, 5) or len(types) > 1 or not types <= {'uint8', 'uint16'}:
+        return False
+    *picture, shown = _sample(file, file.indexes)
+    hidden = shown == 0
+    if set(np.unique(shown)) != {0, np.iinfo(shown.dtype).max}:
+        return False
+    if not all(np.ptp(band[hidden]) == 0 for band in picture):
+        return False
+    remark(
+        f"{path}: band {last} is taken as opacity: it is 0 where the other bands are empty, "
+        "and full elsewhere"
+    )
+    return True
+
+
+def _is_lossy(file):
+    "Has the compression of a file changed its pixels?"
+    how = file.tags(ns='IMAGE_STRUCTURE').get('COMPRESSION_REVERSIBILITY', '')
+    return file.driver == 'JPEG' or file.compression == Compression.jpeg or how.startswith('LOSSY')
 
 # %% ../nbs/library/raster.ipynb #raster-class
 TYPES = ('uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'uint64', 'int64', 'float32', 'float64')
@@ -322,58 +419,73 @@ class Raster:
         self.path, self.name = Path(path), str(path)
         self.files, self.height_file = (str(path) if is_remote(path) else str(Path(path).resolve()),), ''
         self.remote = data is None and is_remote(path)
+        self._allowed = remote  # May servers be asked?
         if self.remote and not remote:
             raise ValueError(f"{path} is an address, which is read only with remote=True (--remote)")
-        with ExitStack() as stack, _errors_named(path):
-            if data is not None:
-                file = stack.enter_context(MemoryFile(data)).open(driver=PLAIN)
-            elif self.remote:
-                file = _open(str(path), PLAIN)
-            elif check_file(path).suffix.lower() == '.vrt':
-                _check_vrt(path, remote)
-                file = _open(path, ["VRT"])
-            else:
-                file = _open(path, PLAIN)
-            self._file = self._source = stack.enter_context(file)
-            self.alpha = _has_opacity(file)  # Is the last stored band opacity?
+        with ExitStack() as stack, _errors_named(path, remote):
+            file = stack.enter_context(self._opened(path, data, stack))
+            self._file = self._source = file
+            _check_stored(path, file)
+            self.alpha = _has_opacity(file, path)  # Is the last stored band opacity?
             self.paletted = (
                 file.count == 1 and file.colorinterp[0] == ColorInterp.palette
             )  # Indices of colours?
             self.driver = file.driver  # A key of `DRIVERS`
-            self.lossy = file.driver == 'JPEG' or file.compression in _LOSSY  # Have pixels been changed?
-            self._outside = None  # Band that tells what lies outside a file that is laid onto a grid
+            self._describe()
             if onto is not None:
                 self._file = stack.enter_context(self._warped(onto, resampling))
-            self._describe()
+            self.size = self._file.shape  # (H, W), in pixels
+            self.georeference = _georeference(self._file, path)  # Place of the grid, None when unknown
+            self._check_size()
             self._stack = stack.pop_all()
 
+    def _opened(self, path, data, stack):
+        "Open the file with the drivers that it may be read with."
+        self.lossy = False
+        if data is not None:
+            file = stack.enter_context(MemoryFile(data)).open(driver=_SURE)
+        elif self.remote:
+            file = _open(path, _SURE)
+        elif check_file(path).suffix.lower() == '.vrt':
+            self.lossy = _check_vrt(path, self._allowed)
+            file = _open(path, ['VRT'])
+        else:
+            _check_beside(self.path)
+            file = _open(path, PLAIN)
+        self.lossy = self.lossy or _is_lossy(file)  # Has compression changed the pixels?
+        return file
+
     def _describe(self):
-        "Look up what is known before a pixel is read."
-        file, source = self._file, self._source
-        bands = 1 if self.paletted else source.count - self.alpha
+        "Look up what is known of the bands before a pixel is read."
+        file = self._source
+        bands = 1 if self.paletted else file.count - self.alpha
         self._bands = list(range(1, bands + 1))  # Stored bands of the picture
-        self.dtypes = source.dtypes[:bands]  # Type of each of them, as stored
+        types = file.dtypes[:bands]
+        self.dtypes = ('uint8',) * 3 if self.paletted else types  # Type of each band, as stored
         self.dtype = common_type(self.dtypes)  # Type that `read` gives
-        self._check()
-        if self.paletted:
-            self.dtypes, self.dtype = ('uint8',) * 3, 'uint8'
         self.in_channels = len(self.dtypes)  # Bands that `read` gives
-        names = ['', '', ''] if self.paletted else source.descriptions[:bands]
-        colours = (
-            ['red', 'green', 'blue'] if self.paletted else [one.name for one in source.colorinterp[:bands]]
-        )
+        names, colours = file.descriptions[:bands], [one.name for one in file.colorinterp[:bands]]
+        if self.paletted:
+            names, colours = ('',) * 3, ('red', 'green', 'blue')
+        known = ('red', 'green', 'blue', 'nir', 'swir', 'rededge', 'pan', 'coastal')
         self.bands = tuple(  # Name of each band, '' if the file does not tell
-            name or (colour if colour in ('red', 'green', 'blue', 'nir', 'swir') else '')
+            one_line(name or '', 80) or (colour if colour in known else '')
             for name, colour in zip(names, colours)
         )
-        self.size = file.shape  # (H, W), in pixels
-        self.georeference = _georeference(file)  # Place of the grid, None when unknown
-        flags = {flag for band in source.mask_flag_enums[:bands] for flag in band}
-        told = not flags & {MaskFlags.all_valid, MaskFlags.alpha}
-        self._told = told  # Do nodata values or masks tell what holds no data?
-        floats = any(np.dtype(one).kind == 'f' for one in self.dtypes)
-        self.masked = bool(self.alpha or told or floats or self._outside)  # See `valid`
-        self.windowed = self.driver != 'PNG' and self.driver != 'JPEG'  # Can windows be read by themselves?
+        flags, nodata = file.mask_flag_enums, file.nodatavals
+        told = [n for n in self._bands if not {MaskFlags.all_valid, MaskFlags.alpha} & set(flags[n - 1])]
+        self._together = [  # Bands whose nodata value may be a measurement
+            n
+            for n in told
+            if MaskFlags.nodata in flags[n - 1] and (nodata[n - 1] == 0 or np.dtype(types[n - 1]).kind == 'u')
+        ]
+        self._alone = [n for n in told if n not in self._together]  # Here one band is enough for no data
+        self._floats = [n for n in self._bands if np.dtype(types[n - 1]).kind == 'f']
+        self._outside = None  # Band that tells what lies outside a file that is laid onto a grid
+        self._clear = self.paletted and [n for n, colour in file.colormap(1).items() if colour[3] == 0]
+        found = self.alpha or self._together or self._alone or self._floats or self._clear
+        self.masked = bool(found)  # Can pixels be without data? See `valid`
+        self.windowed = self.driver not in ('PNG', 'JPEG', 'WEBP')  # Can windows be read by themselves?
 
     def __enter__(self):
         return self
@@ -383,7 +495,8 @@ class Raster:
 
     def __repr__(self):
         height, width = self.size
-        return f"{type(self).__name__}({self.path.name!r}: {height} x {width} pixels, {self.in_channels} bands, {self.dtype})"
+        about = f"{height} x {width} pixels, {self.in_channels} bands, {self.dtype}"
+        return f"{type(self).__name__}({self.path.name!r}: {about})"
 
     def close(self):
         "Close the file."
@@ -410,9 +523,6 @@ class Raster:
         return np.array([table[index][:3] for index in range(len(table))], np.uint8)
 
 
-_LOSSY = (Compression.jpeg, Compression.webp, Compression.jpeg2000)
-
-
 def common_type(
     types: Iterable[str],  # Names of number types
 ) -> str:  # Name of the smallest type that holds them all; float32 instead of float64
@@ -421,12 +531,12 @@ def common_type(
     return 'float32' if found == 'float64' else found
 
 # %% ../nbs/library/raster.ipynb #raster-georef-of
-def _georeference(file):
+def _georeference(file, path):
     "The place of a raster, None when the file does not say."
     if file.crs is None and file.transform.is_identity:
         if file.gcps[0]:
             remark(
-                f"{file.name} has ground control points but no grid on the ground, so its place is not used: "
+                f"{path} has ground control points but no grid on the ground, so its place is not used: "
                 "warp it first (gdalwarp)"
             )
         return None
@@ -435,15 +545,20 @@ def _georeference(file):
 
 @patch
 def _warped(self: Raster, onto, resampling):
-    "Lay the file onto the grid of an image: nearest for labels; what lies outside is no data."
+    "Lay the file onto the grid of an image; what lies outside is no data."
     source, place = self._source, onto.georeference
     if not self.alpha and source.colorinterp[-1] == ColorInterp.alpha:
         raise ValueError(
             f"{self.path}: its last band is declared opacity but is none: correct its colour interpretation"
         )
     crs = CRS.from_wkt(place.crs) if place.crs else source.crs
-    whole = source.nodata is None and not self.alpha
-    self._outside = source.count + 1 if whole else None
+    own = source.nodata is not None and bool(self._alone)  # the nodata value marks the outside, band by band
+    options = dict(UNIFIED_SRC_NODATA='NO' if own else 'YES')
+    if self._floats and source.nodata is None:
+        options |= dict(src_nodata=np.nan)
+    if not own and not self.alpha:
+        self._outside, self._together, self._alone = source.count + 1, [], []
+    self.masked = True
     return WarpedVRT(
         source,
         src_crs=source.crs or crs,
@@ -451,49 +566,65 @@ def _warped(self: Raster, onto, resampling):
         transform=rasterio.Affine(*place.transform),
         height=onto.size[0],
         width=onto.size[1],
-        resampling=Resampling[resampling],
-        add_alpha=whole,
+        resampling=Resampling['nearest' if self.paletted else resampling],
+        tolerance=0.01,
+        add_alpha=self._outside is not None,
+        **options,
     )
 
 # %% ../nbs/library/raster.ipynb #raster-check
-@patch
-def _check(self: Raster):
+def _check_stored(path, file):
     "The pixels are of a type that this module promises, and can be read in pieces."
-    file, most = self._file, 128 * max_pixels()
-    if self._source.subdatasets:
-        raise ValueError(
-            f"{self.path} has {len(self._source.subdatasets)} pages: save the one you want on its own"
-        )
-    strange = sorted(set(self._source.dtypes) - set(TYPES))
+    if file.subdatasets:
+        raise ValueError(f"{path} has {len(file.subdatasets)} pages: save the one you want on its own")
+    strange = sorted(set(file.dtypes) - set(TYPES))
     if strange:
         raise ValueError(
-            f"{self.path} holds {', '.join(strange)} values, which are no real numbers: save its magnitude"
+            f"{path} holds {', '.join(strange)} values, which are no real numbers: save its magnitude"
         )
-    self._check_memory(*file.block_shapes[0], 'is stored in blocks of', 'save it in blocks of 256 x 256')
-    if file.height * file.width > most:
+    _check_pixels(
+        path, file, *file.block_shapes[0], 'is stored in blocks of', 'save it in blocks of 256 x 256'
+    )
+
+
+def _check_pixels(path, file, height, width, announced, remedy):
+    "So many rows and columns may be held in memory."
+    pixel = _pixel_bytes(file)
+    needed, limit = -(-height * width * max(4, pixel) // 4), max_pixels()
+    if needed > limit:
         raise ValueError(
-            f"{self.path} announces {file.height} x {file.width} pixels, more than the {most} that are read "
-            f"even by windows: cut it into parts, or set UNETKIT_MAX_PIXELS={file.height * file.width // 128 + 1} "
-            "if you trust it"
+            f"{path} {announced} {height} x {width} pixels of {pixel} bytes, but at most "
+            f"{limit * 4 // max(4, pixel)} such pixels are read at once: {remedy}, "
+            f"or set UNETKIT_MAX_PIXELS={needed} if you trust the file"
         )
+
+
+def _pixel_bytes(file):
+    "Bytes of a pixel with all its bands, in memory."
+    return file.count * max(np.dtype(one).itemsize for one in file.dtypes)
 
 
 @patch
 def _check_memory(self: Raster, height, width, announced, remedy):
     "So many rows and columns may be held in memory."
-    pixel = self._source.count * np.dtype(self.dtype).itemsize
-    needed, limit = -(-height * width * max(4, pixel) // 4), max_pixels()
-    if needed > limit:
+    _check_pixels(self.path, self._source, height, width, announced, remedy)
+
+
+@patch
+def _check_size(self: Raster):
+    "So many pixels are read, if only by windows."
+    (height, width), most = self.size, 128 * max_pixels()
+    if height * width > most:
         raise ValueError(
-            f"{self.path} {announced} {height} x {width} pixels of {pixel} bytes, but at most "
-            f"{limit * 4 // max(4, pixel)} such pixels are read at once: {remedy}, "
-            f"or set UNETKIT_MAX_PIXELS={needed} if you trust the file"
+            f"{self.path} announces {height} x {width} pixels, more than the {most} that are read "
+            f"even by windows: cut it into parts, or set UNETKIT_MAX_PIXELS={height * width // 128 + 1} "
+            "if you trust it"
         )
 
 # %% ../nbs/library/raster.ipynb #raster-window
 @patch
 def _strips(self: Raster, window):
-    "Check a window, then cut it into strips of whole rows: pairs of a slice of its rows and a window to read."
+    "Check a window, then cut it into strips: pairs of a slice of its rows and a window to read."
     top, left, height, width = (0, 0, *self.size) if window is None else window
     rows, cols = self.size
     if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > cols:
@@ -506,7 +637,7 @@ def _strips(self: Raster, window):
     else:
         self._check_memory(height, width, 'would give a window of', 'take a smaller one')
     block = self._file.block_shapes[0][0]
-    step = block * max(1, 2**22 // (block * width * self._source.count * np.dtype(self.dtype).itemsize))
+    step = block * max(1, 2**22 // (block * width * _pixel_bytes(self._source)))
     cuts = [top, *range((top // step + 1) * step, top + height, step), top + height]
     return (height, width), [
         (slice(start - top, stop - top), Window(left, start, width, stop - start))
@@ -527,11 +658,14 @@ def stored(
 def _numbers(self: Raster, bands, window):
     "Read some stored bands."
     size, strips = self._strips(window)
-    numbers = np.empty((*size, len(bands)), common_type(self._source.dtypes[band - 1] for band in bands))
-    with _errors_named(self.path):
+    types = {self._source.dtypes[band - 1] for band in bands}
+    numbers = np.empty((*size, len(bands)), common_type(types))
+    groups = [bands] if len(types) == 1 else [[band] for band in bands]  # rasterio reads one type at a time
+    with _errors_named(self.path, self._allowed):
         for rows, strip in strips:
-            found = self._file.read(bands, window=strip, out_dtype=numbers.dtype)
-            numbers[rows] = found.transpose(1, 2, 0)
+            for group in groups:
+                found = self._file.read(group, window=strip, out_dtype=numbers.dtype)
+                numbers[rows, :, group[0] - bands[0] : group[-1] - bands[0] + 1] = found.transpose(1, 2, 0)
     return numbers
 
 
@@ -563,33 +697,43 @@ def valid(
     found = np.ones(size, bool)
     if not self.masked:
         return found
-    file, some = self._file, np.any if np.dtype(self.dtype).itemsize == 1 else np.all
-    floats = [band for band in self._bands if np.dtype(self._source.dtypes[band - 1]).kind == 'f']
-    with _errors_named(self.path):
+    file = self._file
+    with _errors_named(self.path, self._allowed):
         for rows, strip in strips:
             if self.alpha:
                 found[rows] &= file.read(self._source.count, window=strip) > 0
-            if self._told:
-                found[rows] &= some(file.read_masks(self._bands, window=strip) > 0, axis=0)
+            if self._together:
+                found[rows] &= file.read_masks(self._together, window=strip).any(0)
+            if self._alone:
+                found[rows] &= file.read_masks(self._alone, window=strip).all(0)
             if self._outside:
                 found[rows] &= file.read(self._outside, window=strip) > 0
-            if floats:
-                found[rows] &= np.isfinite(file.read(floats, window=strip, out_dtype='float32')).all(0)
+            if self._clear:
+                found[rows] &= ~np.isin(file.read(1, window=strip), self._clear)
+            for band in self._floats:
+                found[rows] &= np.abs(file.read(band, window=strip, out_dtype='float32')) < 3.4e38
     return found
 
 # %% ../nbs/library/raster.ipynb #raster-functions
-@patch
-def _corners(self: Raster, image):
-    "The corners of this grid, (4, 2) rows and columns on the grid of an image."
-    height, width = self.size
-    own, other = (np.array([*one.georeference.transform, 0, 0, 1]).reshape(3, 3) for one in (self, image))
-    xs, ys, ones = own @ [[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]]
-    here, there = self.georeference.crs, image.georeference.crs
-    if here and there and here != there:
-        with _errors_named(self.path):
-            xs, ys = transform_points(CRS.from_wkt(here), CRS.from_wkt(there), xs, ys)
-    cols, rows, _ = np.linalg.solve(other, np.array([xs, ys, ones]))
-    return np.stack([rows, cols], axis=1)
+def _on_grid(own, other, rows, cols):
+    "Where points of one raster's grid lie on another's: (2, N) rows and columns, from the top left corner."
+    there, here = (np.array([*one.georeference.transform, 0, 0, 1]).reshape(3, 3) for one in (own, other))
+    if not np.isfinite(there).all() or not np.linalg.det(here):
+        raise ValueError(f"{own.path} or {other.path} has a place without an area: correct its transform")
+    xs, ys, _ = there @ np.array([cols, rows, np.ones(len(rows))], float)
+    crs, wanted = own.georeference.crs, other.georeference.crs
+    if crs and wanted and crs != wanted:
+        with _errors_named(own.path):
+            xs, ys = transform_points(CRS.from_wkt(crs), CRS.from_wkt(wanted), xs, ys)
+    cols, rows, _ = np.linalg.solve(here, np.array([xs, ys, np.ones(len(xs))]))
+    return np.stack([rows, cols])
+
+
+def _share_inside(own, other):
+    "The share of one raster's area that another covers, by 100 x 100 points."
+    rows, cols = (np.linspace(0, length, 101)[:-1] + length / 200 for length in own.size)
+    row, col = _on_grid(own, other, np.repeat(rows, 100), np.tile(cols, 100))
+    return np.mean((row >= 0) & (col >= 0) & (row <= other.size[0]) & (col <= other.size[1]))
 
 
 def lay_onto(
@@ -614,9 +758,12 @@ def lay_onto(
 
 
 def _difference(raster, image, what):
-    "What differs between two grids, in words; empty if nothing does; `ValueError` if one cannot be laid onto the other."
+    "What differs between two grids, in words, if anything; `ValueError` if they do not meet."
     (rows, cols), (height, width) = raster.size, image.size
-    sizes = f"the image {image.path} is {height} x {width} but the {what} {raster.path} is {rows} x {cols} (rows x columns)"
+    sizes = (
+        f"the image {image.path} is {height} x {width} but the {what} {raster.path} is {rows} x {cols} "
+        "(rows x columns)"
+    )
     places = [one.georeference is not None for one in (raster, image)]
     if not all(places):
         if raster.size != image.size:
@@ -629,37 +776,52 @@ def _difference(raster, image, what):
         return ''
     here, there = raster.georeference.crs, image.georeference.crs
     if bool(here) != bool(there):
-        remark(
-            f"{raster.path if there else image.path} names no coordinate system: taken to be in that of the other"
-        )
-    corners = raster._corners(image)
-    own = np.array([(0, 0), (0, cols), (rows, 0), (rows, cols)])
-    if raster.size == image.size and np.abs(corners - own).max() < 1e-2:
+        silent = raster.path if there else image.path
+        remark(f"{silent} names no coordinate system: taken to be in that of the other")
+    around = np.linspace(0, 1, 3)
+    points = np.stack([np.repeat(around, 3) * rows, np.tile(around, 3) * cols])
+    found = _on_grid(raster, image, *points)
+    if raster.size == image.size and np.abs(found - points).max() < 1e-3:
         return ''
-    top, left = corners.min(0)
-    bottom, right = corners.max(0)
-    if not np.isfinite(corners).all() or bottom <= 0 or right <= 0 or top >= height or left >= width:
+    covered = _share_inside(image, raster)
+    if not covered and not _share_inside(raster, image):
         raise ValueError(
-            f"the {what} {raster.path} and the image {image.path} do not meet on the ground: the {what} would cover "
-            f"rows {top:.0f} to {bottom:.0f} and columns {left:.0f} to {right:.0f} of {height} x {width}: "
+            f"the {what} {raster.path} and the image {image.path} do not meet on the ground: "
+            f"the middle of the {what} would lie at row {found[0, 4]:.0f}, column {found[1, 4]:.0f} "
+            f"of {height} x {width}: "
             "check their coordinates"
         )
-    corners = corners.round(2) + 0.0  # no minus before a zero
-    texts = [f"its corner is at row {corners[0, 0]:.2f}, column {corners[0, 1]:.2f}"]
-    angle = np.degrees(np.arctan2(*(corners[1] - corners[0])))
-    if abs(angle) > 0.1:
-        texts.append(f"it is turned by {angle:.0f} degrees")
-    scale = np.linalg.norm(corners[1] - corners[0]) / cols
-    if abs(scale - 1) > 1e-3:
-        texts.append(f"one of its pixels is {scale:.3g} of the image's")
-    if corners[2, 0] < corners[0, 0]:
-        texts.append('its rows run the other way')
+    texts = (
+        [f"it has {rows} x {cols} pixels instead of {height} x {width}"] if raster.size != image.size else []
+    )
+    return ', '.join(texts + _movement(found[:, [0, 2, 6, 8]], rows, cols) + _more(here, there, covered))
+
+
+def _movement(corners, rows, cols):
+    "How a grid lies on another, in words, by where its four corners lie."
+    row, col = corners[:, np.argmin(corners.sum(0))].round(2) + 0.0  # no minus before a zero
+    texts = [f"its top left corner lies at row {row:.2f}, column {col:.2f}"]
+    along, down = (corners[:, 1] - corners[:, 0]) / cols, (corners[:, 2] - corners[:, 0]) / rows
+    width, height = np.linalg.norm(along), np.linalg.norm(down)
+    if max(abs(width - 1), abs(height - 1)) > 1e-3:
+        size = f"{width:.4g}" if abs(width - height) < 1e-3 * width else f"{height:.4g} x {width:.4g}"
+        texts.append(f"its pixels are {size} of the image's")
+    if along[1] * down[0] - along[0] * down[1] < 0:
+        texts.append("its rows run the other way, as from south to north")
+    angle = np.degrees(np.arctan2(along[0], along[1]))
+    if abs(angle) > 0.01:
+        texts.append(f"it is turned by {angle:.2f} degrees")
+    return texts
+
+
+def _more(here, there, covered):
+    "What else differs between two grids, in words."
+    texts = []
     if here and there and CRS.from_wkt(here) != CRS.from_wkt(there):
         texts.append(f"its coordinate system is {_crs_name(here)}, the image's {_crs_name(there)}")
-    covered = max(0, min(bottom, height) - max(top, 0)) * max(0, min(right, width) - max(left, 0))
-    if covered < 0.999 * height * width:
-        texts.append(f"it covers {covered / height / width:.0%} of the image")
-    return ', '.join(texts)
+    if covered < 1:
+        texts.append(f"it covers {max(covered, 0.0001):.2%} of the image")
+    return texts
 
 
 def _crs_name(wkt):
@@ -729,7 +891,7 @@ class Stack(Raster):
 
 def open_image(
     image: str | Path | Sequence,  # Image file; or several files, as a list or with commas between them
-    height: str | Path = '',  # Height model that becomes one more band; '' for none
+    height: str | Path | None = None,  # Height model that becomes one more band
     remote: bool = False,  # May they be addresses?
 ) -> Raster:  # The open image; a `Stack` of several files
     "Open an image of one or more files."
@@ -740,7 +902,11 @@ def open_image(
     try:
         for name in names[1:]:
             others.append(lay_onto(name, first, 'band', 'bilinear', remote))
-        if str(height):
+            if others[-1].bands == ('',):
+                others[-1].bands = (others[-1].path.stem,)
+        if others and first.bands == ('',):
+            first.bands = (first.path.stem,)
+        if height not in (None, ''):
             others.append(lay_onto(height, first, 'height model', 'bilinear', remote))
             if others[-1].in_channels != 1:
                 raise ValueError(
@@ -755,7 +921,7 @@ def open_image(
         return first
     stack = Stack(first, others)
     files = [part.files[0] for part in stack.parts]
-    stack.height_file = files.pop() if str(height) else ''
+    stack.height_file = '' if height in (None, '') else files.pop()
     stack.files = tuple(files)
     return stack
 
@@ -811,13 +977,14 @@ def read_reference(
             )
         if raster.dtype != 'uint8':
             raise ValueError(
-                f"reference {raster.path} holds {raster.dtype} values; colours are uint8: save it as 8-bit RGB"
+                f"reference {raster.path} holds {raster.dtype} values; colours are uint8: "
+                "save it as 8-bit RGB"
             )
         bands = raster.in_channels
         if bands not in (3, 4):
             raise ValueError(
-                f"reference {raster.path} has {bands} band{'s' * (bands > 1)} and no palette, so its numbers name "
-                "no colours: save it as RGB or with its palette"
+                f"reference {raster.path} has {bands} band{'s' * (bands > 1)} and no palette, "
+                "so its numbers name no colours: save it as RGB or with its palette"
             )
         pixels = raster.read(window)
         hidden = raster.stored(window) if raster.alpha and not transparent else pixels
@@ -938,7 +1105,8 @@ def read_label_map(
         numbers = raster.stored()
         if numbers.shape[2] != 1 or raster.dtype != 'uint8':
             raise ValueError(
-                f"{raster.path} has {numbers.shape[2]} bands of {raster.dtype}; a label map has one of uint8: "
+                f"{raster.path} has {numbers.shape[2]} bands of {raster.dtype}; "
+                "a label map has one of uint8: "
                 "read_reference reads colours"
             )
         return numbers[..., 0]
@@ -953,8 +1121,9 @@ def _write_pieces(path, size, count, pieces, georeference):
             fits = piece.shape == (r1 - r0, c1 - c0, count) and 0 <= r0 and r1 <= size[0]
             if not fits or piece.dtype != np.uint8 or not (0 <= c0 and c1 <= size[1]):
                 raise ValueError(
-                    f"the piece for rows {r0} to {r1} and columns {c0} to {c1} of a map of {size[0]} x {size[1]} "
-                    f"pixels and {count} bands is {piece.shape} {piece.dtype}: it must be uint8 and fit there"
+                    f"the piece for rows {r0} to {r1} and columns {c0} to {c1} "
+                    f"of a map of {size[0]} x {size[1]} pixels and {count} bands "
+                    f"is {piece.shape} {piece.dtype}: it must be uint8 and fit there"
                 )
             raster.write(piece.transpose(2, 0, 1), window=Window(c0, r0, c1 - c0, r1 - r0))
 

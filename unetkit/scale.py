@@ -43,6 +43,7 @@ from unetkit.raster import (
     write_mosaic,
 )
 from .tiling import image_tensor, logits_to_labels
+from .values import Values
 
 # %% ../nbs/library/scale.ipynb #s011-job
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class RasterJob:
 
     model: str  # Path of the model file; empty for a pipeline in memory
     model_sum: str  # SHA-256 of what the pipeline predicts with
+    values: str  # What the numbers of the image mean, as JSON
     image: str  # Path of the image file; of an image of several files, one a line
     height: str  # Path of a height model that is a band of the image; '' for none
     image_stamp: str  # Its size in bytes and the time of its last change
@@ -90,6 +92,7 @@ def raster_job(
     return RasterJob(
         model=str(Path(model).resolve()) if model else '',
         model_sum=model_sum(pipeline),
+        values=json.dumps(pipeline.values.as_dict()),
         image='\n'.join(raster.files),
         height=raster.height_file,
         image_stamp=raster.stamp,
@@ -432,10 +435,9 @@ def on_cluster(
 @lru_cache(maxsize=8)
 def _from_job(job, thread):
     "Make the pipeline, the open raster and the windows of a job: once per thread, which keeps them for its blocks."
-    pipeline, raster = (
-        TrainedModel.load(job.model, job.device, job.precision),
-        open_image(job.image.split('\n'), job.height, True),
-    )
+    pipeline = TrainedModel.load(job.model, job.device, job.precision)
+    pipeline.values = Values(**json.loads(job.values))
+    raster = open_image(job.image.split('\n'), job.height, True)
     if model_sum(pipeline) != job.model_sum or raster.stamp != job.image_stamp:
         raise ValueError(
             f"{job.model} or {job.image} is not the file that this map was begun with: "

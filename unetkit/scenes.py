@@ -299,33 +299,22 @@ def _house_lot(plan, lot, rng):
     x, y = rng.uniform(-0.08, 0.08) * lot.width, lot.edge - rng.uniform(26, 62) - half[1]
     main = _house(lot.at(x, y), turn(lot.front), half, rng.uniform(3.2, 6), rng)
     plan.houses.append(main)
-    if rng.random() < 0.45:
-        plan.houses.append(_wing(lot, main, x, y, half, rng))
+    if rng.random() < 0.45:  # a wing at the back, under the same kind of roof
+        across, along = np.multiply(half, rng.uniform(0.5, 0.7, 2))
+        centre = lot.at(x + rng.choice([-1, 1]) * (half[0] - across), y - half[1])
+        wing = _house(centre, lot.front, (along * 1.7, across), main.eaves, rng, main.roof, main.colour)
+        plan.houses.append(wing)
     plan.ground.append(
         (lot.box(x, (y + half[1] + lot.edge) / 2, (7, (lot.edge - y - half[1]) / 2)), rng.choice(_HARD))
     )
-    _yard(plan, lot, x, y, half, rng)
+    stone = rng.choice(_HARD)
+    terrace = lot.box(x, y - half[1] - 24, (rng.uniform(30, 60), rng.uniform(18, 34)))
+    plan.paved.append((terrace, stone, rng.random()))
+    front = lot.box(0, lot.edge - 18, (lot.width / 2, rng.uniform(14, 30)))
+    plan.paved.append((front, stone, 0.4 + rng.random()))
     if rng.random() < 0.6:
         _garage(plan, lot, rng.choice([-1, 1]) * (lot.width / 2 - 24), rng.uniform(60, 110), rng)
     _garden(plan, lot, rng)
-
-# %% ../nbs/library/scenes.ipynb #c079-ca0cac67
-def _wing(lot, main, x, y, half, rng):
-    "A wing at the back of a house, under the same kind of roof."
-    across, along = np.multiply(half, rng.uniform(0.5, 0.7, 2))
-    centre = lot.at(x + rng.choice([-1, 1]) * (half[0] - across), y - half[1])
-    return _house(centre, lot.front, (along * 1.7, across), main.eaves, rng, main.roof, main.colour)
-
-# %% ../nbs/library/scenes.ipynb #c081-c04912e1
-def _yard(plan, lot, x, y, half, rng):
-    "A terrace behind the house and a paved front."
-    stone = rng.choice(_HARD)
-    plan.paved.append(
-        (lot.box(x, y - half[1] - 24, (rng.uniform(30, 60), rng.uniform(18, 34))), stone, rng.random())
-    )
-    plan.paved.append(
-        (lot.box(0, lot.edge - 18, (lot.width / 2, rng.uniform(14, 30))), stone, 0.4 + rng.random())
-    )
 
 # %% ../nbs/library/scenes.ipynb #c083-23726237
 def _garage(plan, lot, x, depth, rng):
@@ -675,7 +664,11 @@ def _paint_bay(image, draw, end, other):
 # %% ../nbs/library/scenes.ipynb #c147-ffa3049b
 def _mark_street(draw, toner, ends, gap, waves, rng):
     "Wheel tracks and painted lines of one street."
-    middle, across = _middle_line(ends, waves)
+    p, q = ends
+    n = max(3, int(np.hypot(*(q - p)) // 12))
+    middle = bend(p + (q - p) * np.linspace(0, 1, n)[:, None], waves)
+    along = np.gradient(middle, axis=0)
+    across = np.stack([-along[:, 1], along[:, 0]], 1) / np.maximum(np.hypot(*along.T), 1e-9)[:, None]
     for side in (-0.3, -0.12, 0.12, 0.3):
         _line(toner, middle + across * gap * side, int(rng.normal(131, 5)), 9)
     if gap > 70:
@@ -684,15 +677,6 @@ def _mark_street(draw, toner, ends, gap, waves, rng):
     if gap > 95:
         for side in (-0.27, 0.27):
             _line(draw, middle + across * gap * side, _CODE['paint'], 2)
-
-# %% ../nbs/library/scenes.ipynb #c149-9c60d436
-def _middle_line(ends, waves):
-    "Points along a street, and the direction across it at each of them."
-    p, q = ends
-    n = max(3, int(np.hypot(*(q - p)) // 12))
-    middle = bend(p + (q - p) * np.linspace(0, 1, n)[:, None], waves)
-    along = np.gradient(middle, axis=0)
-    return middle, np.stack([-along[:, 1], along[:, 0]], 1) / np.maximum(np.hypot(*along.T), 1e-9)[:, None]
 
 # %% ../nbs/library/scenes.ipynb #c151-9a0630fa
 _ANGLES = np.linspace(0, 2 * np.pi, 25)

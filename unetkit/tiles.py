@@ -57,6 +57,9 @@ class Tile:
                     f"tile {self.name!r}: the image is {height} x {width} but the {kind} is {rows} x {cols} "
                     f"(rows x columns): give a {kind} on the same pixels as the image"
                 )
+        if self.image.dtype.kind == 'f' and not np.isfinite(self.image).all():  # NaN is no data
+            finite = np.isfinite(self.image).all(2)
+            object.__setattr__(self, 'valid', finite if self.valid is None else finite & self.valid)
         object.__setattr__(self, 'bands', tuple(self.bands) or ('',) * self.in_channels)
         object.__setattr__(self, 'dtypes', tuple(self.dtypes) or (self.image.dtype.name,) * self.in_channels)
 

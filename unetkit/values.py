@@ -9,6 +9,7 @@ __all__ = ['CONTRAST', 'RESOLUTION', 'fill_nodata', 'Values', 'sample_windows', 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+import math
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -72,10 +73,11 @@ class Values:
     ) -> np.ndarray:  # Same shape: uint8 as it is, or float32 in [-0.5, 1.5], mostly in [0, 1]
         "Bring numbers onto the scale of the network, and fill what holds no data."
         if not (self.plain and pixels.dtype == np.uint8):
-            low, high = (np.array(side, np.float32) for side in (self.low, self.high))
-            pixels = np.subtract(pixels, low, dtype=np.float32)
+            fine = np.float64 if pixels.dtype.itemsize > 2 and pixels.dtype.kind in 'iu' else np.float32
+            low, high = (np.array(side, fine) for side in (self.low, self.high))
+            pixels = np.subtract(pixels, low, dtype=fine)
             pixels /= high - low
-            np.clip(pixels, -0.5, 1.5, out=pixels)
+            pixels = np.clip(pixels, -0.5, 1.5, out=pixels).astype(np.float32, copy=False)
         return fill_nodata(pixels, valid)
 
     def with_range(
@@ -97,7 +99,7 @@ class Values:
 
     def as_dict(self) -> dict:  # JSON-ready
         "The values as plain data."
-        return asdict(self)
+        return {name: list(value) if name != 'resolution' else value for name, value in asdict(self).items()}
 
     @classmethod
     def of_type(
@@ -114,9 +116,10 @@ class Values:
 # %% ../nbs/library/values.ipynb #values-measure
 def sample_windows(
     size: tuple[int, int],  # (H, W) of an image, in pixels
-    side: int = 128,  # Side of a window, in pixels
+    images: int = 1,  # Images that are measured together: the more, the smaller the windows
 ) -> list[tuple]:  # At most 16 windows (row, col, height, width), spread over it
     "Place the windows from which an image is measured."
+    side = max(16, min(128, int(512 / images**0.5)))  # about four million pixels of up to 1000 images
     (height, width), windows = (min(side, n) for n in size), set()
     for row in np.linspace(0, size[0] - height, 4).astype(int):
         for col in np.linspace(0, size[1] - width, 4).astype(int):
@@ -124,24 +127,49 @@ def sample_windows(
     return sorted(windows)
 
 
+def _with_data(image, window):
+    "The pixels of a window that hold data, (N, C)."
+    piece = image.read(window)
+    if isinstance(piece, np.ndarray):  # of a raster; a tile gives a smaller tile
+        return piece[image.valid(window)]
+    valid = np.ones(piece.size, bool) if piece.valid is None else piece.valid
+    return piece.image[valid]
+
+
+def _search(images):
+    "Pixels with data of images that are nearly empty: a million, or as many as there are."
+    found = []
+    for image in images:
+        height, width = image.size
+        for row in range(0, height, 1024):
+            for col in range(0, width, 1024):
+                window = row, col, min(1024, height - row), min(1024, width - col)
+                found.append(_with_data(image, window))
+                if sum(map(len, found)) > 1e6:
+                    return found
+    return found
+
+
 def measure(
     images: Iterable[Any],  # Tiles or open rasters: `size`, `dtypes`, `bands`, `georeference`, `read(window)`
-    limits: tuple[float, float] | None = None,  # Range of all bands but heights; the rule above when None
+    limits: tuple[float, float]
+    | None = None,  # Range of the bands that are neither of 8 bits nor heights; the rule above when None
 ) -> Values:  # Raises `ValueError` if no pixel holds data
     "Measure what the numbers of some images mean, from a sample of each."
-    images, samples = list(images), []
-    for image in images:
-        for window in sample_windows(image.size):
-            piece = image.read(window)
-            if isinstance(piece, np.ndarray):  # of a raster; a tile gives a smaller tile
-                samples.append(piece[image.valid(window)])
-            else:
-                samples.append(piece.image[slice(None) if piece.valid is None else piece.valid])
-    pixels = np.concatenate([piece.reshape(-1, piece.shape[-1]) for piece in samples]).astype(np.float64)
-    first = images[0]
+    images = list(images)
+    some, first = images[:: math.ceil(len(images) / 1000)], images[0]
+    samples = [_with_data(one, window) for one in some for window in sample_windows(one.size, len(some))]
+    if not any(map(len, samples)):
+        samples = _search(images)
+    pixels = np.concatenate(samples).astype(np.float64)
     if not len(pixels):
         raise ValueError(
-            f"{first.name}: no pixel of the sample holds data: check its nodata value, its mask and its numbers"
+            f"{first.name}: no pixel holds data: check its nodata value, its mask and its numbers"
+        )
+    if limits and all(dtype == 'uint8' or band == 'height' for dtype, band in zip(first.dtypes, first.bands)):
+        raise ValueError(
+            f"{first.name} has 8 bits, whose range is 0 to 255 always, got {limits[0]:g} to {limits[1]:g}: "
+            "leave the range out (--range)"
         )
     low, high = np.percentile(pixels, (0.5, 99.5), axis=0)
     for band, dtype in enumerate(first.dtypes):
@@ -204,12 +232,14 @@ def check_values(
     if not values.mean:
         return
     found = measure([image])
+    least = (np.subtract(values.high, values.low) / 1000).tolist()  # of a constant band
     if '' not in values.dtypes and tuple(image.dtypes) != values.dtypes:
         _check_range(values, found, name)
     for band, label in enumerate(values.bands or [''] * count):
         text = f"band {band + 1}{f' ({label})' if label else ''} of {name}"
-        shift = (found.mean[band] - values.mean[band]) / max(values.std[band], 1e-9)
-        if abs(shift) > 1 or _differ(found.std[band], values.std[band], CONTRAST):
+        shift = (found.mean[band] - values.mean[band]) / max(values.std[band], least[band])
+        contrasts = (max(one.std[band], least[band]) for one in (found, values))
+        if abs(shift) > 1 or _differ(*contrasts, CONTRAST):
             remark(
                 f"{text} has mean {found.mean[band]:.4g} and standard deviation {found.std[band]:.4g}, the training "
                 f"images {values.mean[band]:.4g} and {values.std[band]:.4g}: the map may be wrong"
@@ -219,7 +249,7 @@ def check_values(
 
 def _differ(one, other, factor):
     "Do two numbers differ by more than a factor?"
-    return not 1 / factor <= one / max(other, 1e-9) <= factor
+    return not 1 / factor <= one / other <= factor
 
 
 def _check_range(values, found, name):
@@ -227,7 +257,8 @@ def _check_range(values, found, name):
     for band in range(len(values.dtypes)):
         low, high = values.low[band], values.high[band]
         far = abs(found.mean[band] - values.mean[band]) > (high - low) / 2
-        if far or _differ(found.std[band], values.std[band], 4):
+        least = (high - low) / 1000  # of a constant band
+        if far or _differ(max(found.std[band], least), max(values.std[band], least), 4):
             raise ValueError(
                 f"{name} holds {found.dtypes[band]} values around {found.mean[band]:.4g}, the training images "
                 f"{values.dtypes[band]} from {low:.4g} to {high:.4g}: say which of its numbers stand for these "

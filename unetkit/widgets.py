@@ -232,13 +232,6 @@ def _menu(description, options):
     "A menu; the first option is chosen."
     return widgets.Dropdown(options=options, description=description, **_LOOK)
 
-# %% ../nbs/library/widgets.ipynb #na8abbdc1b19
-def _set_range(slider, low, high):
-    "Give a slider a new range; its value is moved into it."
-    slider.min = min(slider.min, low)
-    slider.max = high
-    slider.min = low
-
 # %% ../nbs/library/widgets.ipynb #n565d21bbc19
 def _window_controls(size, patch_size, stride, least=None):
     "Make sliders of patch size and stride for a tile of `size`; the stride's range follows the patch."
@@ -254,9 +247,14 @@ def _window_controls(size, patch_size, stride, least=None):
         patch_size=_slider('patch size', patch_size, 32, largest, 16),
         stride=_slider('stride', min(stride, patch_size), low(patch_size), patch_size, 8),
     )
-    pair['patch_size'].observe(
-        lambda change: _set_range(pair['stride'], low(change['new']), change['new']), 'value'
-    )
+
+    def follow(change):  # at no moment may the minimum exceed the maximum: ipywidgets would refuse both
+        slider, patch_size = pair['stride'], change['new']
+        slider.min = min(slider.min, low(patch_size))
+        slider.max = patch_size
+        slider.min = low(patch_size)
+
+    pair['patch_size'].observe(follow, 'value')
     return pair
 
 # %% ../nbs/library/widgets.ipynb #n0528571d641
@@ -575,15 +573,6 @@ def _draw_losses(held, flips, names, chosen, palette):
     figure.legend(handles=handles, loc='outside lower center', ncols=3, handlelength=1.2)
     return figure
 
-# %% ../nbs/library/widgets.ipynb #n99169c19c40
-def _loss_table(held, flips, constants, chosen, k):
-    "One row per loss."
-    rows = [
-        [name, f'{held[name][k]:.2%}', f'{flip:.3f}', f'{constants[name]:.2%}']
-        for name, flip in flips.items()
-    ]
-    return [['', f'{chosen}: of the loss', 'says it from P', 'best constant'], *rows]
-
 # %% ../nbs/library/widgets.ipynb #n5c1a6b66d35
 @house_style()
 def show_losses(
@@ -606,7 +595,14 @@ def show_losses(
         flips=flips,
         constants=constants,
     )
-    return View(figure, numbers, _loss_table(held, flips, constants, chosen, k), _loss_alt(numbers, chosen))
+    table = [['', f'{chosen}: of the loss', 'says it from P', 'best constant']]
+    for name, flip in flips.items():
+        table.append([name, f'{held[name][k]:.2%}', f'{flip:.3f}', f'{constants[name]:.2%}'])
+    alt = ', '.join(
+        f'{name}: {held[name][k]:.1%} of the loss is {chosen}, which is said from P = {flip:.2g} on'
+        for name, flip in flips.items()
+    )
+    return View(figure, numbers, table, alt)
 
 # %% ../nbs/library/widgets.ipynb #n2fd53c82b64
 def _weighted(counts, names, scheme, factor, chosen, other):
@@ -628,14 +624,6 @@ def _weighted(counts, names, scheme, factor, chosen, other):
             f"{names[int((counts <= 0).argmax())]} has no pixel: leave classes out that do not occur"
         )
     return names, k, counts / counts.sum(), weights
-
-# %% ../nbs/library/widgets.ipynb #n6621cd3585d
-def _loss_alt(n, chosen):
-    "The picture in one sentence."
-    return ', '.join(
-        f'{name}: {n["held"][name]:.1%} of the loss is {chosen}, which is said from P = {flip:.2g} on'
-        for name, flip in n['flips'].items()
-    )
 
 # %% ../nbs/library/widgets.ipynb #ne4eef4114de
 def loss_microscope(
@@ -672,19 +660,6 @@ def _split(windows, size, split, share, guard, seed):
         else blocked_split(windows, [size], share, rng, guard)
     )
 
-# %% ../nbs/library/widgets.ipynb #n46cd45d4e87
-def _leak_numbers(windows, train, valid, size, margin):
-    "Shares of the validation pixels, and what the split costs."
-    leak = lambda margin: overlap_leak(train, valid, [size], margin)
-    return dict(
-        seen=leak(0),
-        near=leak(margin),
-        margin=margin,
-        training=len(train),
-        validation=len(valid),
-        dropped=1 - (len(train) + len(valid)) / len(windows),
-    )
-
 # %% ../nbs/library/widgets.ipynb #ncb3aa8357d2
 @house_style()
 def show_leak(
@@ -700,7 +675,22 @@ def show_leak(
     "How much of the validation set training sees, and comes near to."
     windows = grid_windows([size], patch_size, stride)
     train, valid = _split(windows, size, split, share, guard, seed)
-    numbers = _leak_numbers(windows, train, valid, size, margin)
+    numbers = dict(
+        seen=overlap_leak(train, valid, [size], 0),
+        near=overlap_leak(train, valid, [size], margin),
+        margin=margin,
+        training=len(train),
+        validation=len(valid),
+        dropped=1 - (len(train) + len(valid)) / len(windows),
+    )
+    table = [
+        ['of the validation pixels', ''],
+        ['seen by training', f'{numbers["seen"]:.2%}'],
+        [f'at most {margin} px from it', f'{numbers["near"]:.2%}'],
+        ['training windows', f'{len(train):,}'],
+        ['validation windows', f'{len(valid):,}'],
+        ['windows dropped', f'{numbers["dropped"]:.1%}'],
+    ]
     figure, axes = _axes(min(4.2 * size[0] / size[1], 6.4) + 1.1)
     show_labels(
         leak_codes(train, valid, size, margin),
@@ -708,25 +698,11 @@ def show_leak(
         axes[0, 0],
         f'{split}{f", guard {guard}" if split == "blocked" else ""}: {numbers["seen"]:.1%} seen',
     )
-    return View(
-        figure,
-        numbers,
-        _leak_table(numbers),
+    alt = (
         f'{numbers["seen"]:.1%} of the validation pixels are in training windows, '
-        f'{numbers["near"]:.1%} near one',
+        f'{numbers["near"]:.1%} near one'
     )
-
-# %% ../nbs/library/widgets.ipynb #n6842c76c5e2
-def _leak_table(n):
-    "The table of a split."
-    return [
-        ['of the validation pixels', ''],
-        ['seen by training', f'{n["seen"]:.2%}'],
-        [f'at most {n["margin"]} px from it', f'{n["near"]:.2%}'],
-        ['training windows', f'{n["training"]:,}'],
-        ['validation windows', f'{n["validation"]:,}'],
-        ['windows dropped', f'{n["dropped"]:.1%}'],
-    ]
+    return View(figure, numbers, table, alt)
 
 # %% ../nbs/library/widgets.ipynb #n43d36905766
 def leakage_meter(
@@ -808,12 +784,6 @@ def protocol_scores(
 # %% ../nbs/library/widgets.ipynb #n1f7aa964489
 _AGAIN = (0.2, 0.5, 0.9)  # Colour of pixels that count more than once
 
-
-def _draw_protocol(ax, labels, label_map, name, accuracy):
-    "Mistakes as one protocol sees them."
-    show_errors(labels, label_map, ax, f'{name}\n{accuracy:.2%}')
-    ax.get_legend().remove()
-
 # %% ../nbs/library/widgets.ipynb #na21ca7caafb
 def _mistake_legend(figure):
     "One legend for all maps of mistakes."
@@ -833,12 +803,9 @@ def _draw_protocols(pairs, scores, palette, windows):
     figure, axes = _axes(2 * (min(1.9 * labels.shape[0] / labels.shape[1], 2.6) + 0.5) + 0.4, 2, 3)
     show_labels(_coarse(label_map), palette, axes[0, 0], 'the map\n', legend=False)
     for ax, (name, pair) in zip(axes.flat[1:], pairs.items()):
-        _draw_protocol(
-            ax,
-            *(map(_coarse, (labels, label_map) if name == 'overlaps twice' else pair)),
-            name,
-            scores[name].accuracy,
-        )
+        truth, found = (labels, label_map) if name == 'overlaps twice' else pair
+        show_errors(_coarse(truth), _coarse(found), ax, f'{name}\n{scores[name].accuracy:.2%}')
+        ax.get_legend().remove()
     often = _coarse(coverage(windows, 0, labels.shape)) > 1
     tint = np.where(often[..., None], np.array([*_AGAIN, 0.5]), 0)
     ax.imshow(
@@ -870,24 +837,15 @@ def show_protocols(
         )
         for name, s in scores.items()
     }
-    return View(figure, numbers, _protocol_table(numbers, palette.names[rare]), _protocol_alt(numbers))
-
-# %% ../nbs/library/widgets.ipynb #n56d2a2e88c7
-def _protocol_table(n, rare):
-    "One row per protocol; a dash where a class that is no longer there has no score."
-    percent = lambda share: '-' if np.isnan(share) else f'{share:.2%}'
-    rows = [
-        [name, *(percent(s[key]) for key in ('accuracy', 'mean_f1', 'rare_f1')), f'{s["pixels"]:,}']
-        for name, s in n.items()
-    ]
-    return [['protocol', 'accuracy', 'mean F1', f'{rare} F1', 'pixels'], *rows]
-
-# %% ../nbs/library/widgets.ipynb #na32fb407047
-def _protocol_alt(n):
-    "The picture in one sentence."
-    return 'one map of mistakes per protocol: ' + ', '.join(
-        f'{name} {s["accuracy"]:.1%}' for name, s in n.items()
-    )
+    percent = lambda share: (
+        '-' if np.isnan(share) else f'{share:.2%}'
+    )  # a class that is not there has no score
+    table = [['protocol', 'accuracy', 'mean F1', f'{palette.names[rare]} F1', 'pixels']]
+    for name, s in numbers.items():
+        scored = [percent(s[key]) for key in ('accuracy', 'mean_f1', 'rare_f1')]
+        table.append([name, *scored, f'{s["pixels"]:,}'])
+    accuracies = ', '.join(f'{name} {s["accuracy"]:.1%}' for name, s in numbers.items())
+    return View(figure, numbers, table, f'one map of mistakes per protocol: {accuracies}')
 
 # %% ../nbs/library/widgets.ipynb #n19d2e434809
 def protocol_lens(
@@ -1018,15 +976,11 @@ def seam_viewer(
         continuous_update=False,
         **_LOOK,
     )
-    return Panel(lambda patch_size: _show_made(made, patch_size, palette), dict(patch_size=control))
 
-# %% ../nbs/library/widgets.ipynb #n00d48480782
-def _show_made(made, patch_size, palette):
-    "The view of maps that `made(way, patch_size)` gives with their seconds."
-    both = {way: made(way, 0 if way == 'exact' else patch_size) for way in WAYS}
-    return show_seams(
-        {way: label_map for way, (label_map, _) in both.items()},
-        patch_size,
-        palette,
-        {way: seconds for way, (_, seconds) in both.items()},
-    )
+    def shows(patch_size):
+        "The exact map does not depend on the patch size: it is asked for with 0, so that it is made once."
+        both = {way: made(way, 0 if way == 'exact' else patch_size) for way in WAYS}
+        maps = {way: label_map for way, (label_map, _) in both.items()}
+        return show_seams(maps, patch_size, palette, {way: seconds for way, (_, seconds) in both.items()})
+
+    return Panel(shows, dict(patch_size=control))
