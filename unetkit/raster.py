@@ -966,10 +966,12 @@ def map_path(
 def read_reference(
     path: str | Path | Raster,  # GeoTIFF or PNG with colours or a palette, 8 bit, lossless
     window: tuple[int, int, int, int] | None = None,  # First row, first column, height, width; None for all
+    lossy: bool = False,  # May its colours have been changed by compression?
+    transparent: bool = False,  # May pixels be transparent?
 ) -> np.ndarray:  # (H, W, 3) uint8
     "Read the pixels of a colour-coded reference."
     with opened(path) as raster:
-        if raster.lossy:
+        if raster.lossy and not lossy:
             raise ValueError(
                 f"reference {raster.path} is JPEG-compressed, which changes its colours: "
                 "give the original as PNG or GeoTIFF"
@@ -986,8 +988,8 @@ def read_reference(
                 "so its numbers name no colours: save it as RGB or with its palette"
             )
         pixels = raster.read(window)
-        opaque = (raster.stored(window) if raster.alpha else pixels)[..., 3:] == 255
-    if not opaque.all():
+        hidden = raster.stored(window) if raster.alpha and not transparent else pixels
+    if not (hidden[..., 3:] == 255).all():
         raise ValueError(
             f"reference {raster.path} has a fourth band that is not opaque everywhere: save it as plain RGB"
         )
