@@ -662,7 +662,7 @@ def _numbers(self: Raster, bands, window):
     types = {self._source.dtypes[band - 1] for band in bands}
     numbers = np.empty((*size, len(bands)), common_type(types))
     groups = [bands] if len(types) == 1 else [[band] for band in bands]  # rasterio reads one type at a time
-    with _errors_named(self.path, self._allowed):
+    with _errors_named(self.name, self._allowed):
         for rows, strip in strips:
             for group in groups:
                 found = self._file.read(group, window=strip, out_dtype=numbers.dtype)
@@ -699,7 +699,7 @@ def valid(
     if not self.masked:
         return found
     file = self._file
-    with _errors_named(self.path, self._allowed):
+    with _errors_named(self.name, self._allowed):
         for rows, strip in strips:
             if self.alpha:
                 found[rows] &= file.read(self._source.count, window=strip) > 0
