@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'POLYGONS', 'MOST_PAIRS', 'ROLES', 'MEMORY', 'CELL', 'Reading', 'image_pairs', 'LazyTile', 'cells',
            'label_pieces', 'type_name', 'labelled_windows', 'ground_counts', 'Region', 'regions_of', 'StreamedBatches',
-           'Source', 'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled', 'read']
+           'Source', 'heights_of', 'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled',
+           'read']
 
 # %% ../nbs/library/datasets.ipynb #datase-25271429
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,12 @@ import numpy as np
 from fastcore.basics import patch
 
 from .batches import Batches, check_batches, cut_batch, to_device, turn_batch
-from .labels import class_counts, read_labels
+from .labels import class_counts, open_labels
 from .palettes import Palette
-from .raster import DRIVERS, check_file, lay_onto, open_image
+from .raster import DRIVERS, check_file, open_image
 from .rules import IGNORE_INDEX, Remark, number, one_line, remark
 from .tiles import Tile
+from .values import parse_range
 from .windows import Windows, clear_places, coverage
 
 # %% ../nbs/library/datasets.ipynb #datase-700d88cd
@@ -55,6 +57,7 @@ class Reading:
     def __post_init__(self):
         for one in fields(self):
             object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+        parse_range(self.range)
 
 
 def _checked(one, value):
@@ -409,6 +412,7 @@ class LazyTile:
     ):
         self._files, self._palette, self._reading = (image, reference, height), palette, reading or Reading()
         self._lock, self._open, self._stack = Lock(), None, ExitStack()
+        self._holding = {}  # Answers of `holding`
         raster, labels = self._opened()
         with self._stack:
             self.name, self.size, self.in_channels = raster.path.stem, raster.size, raster.in_channels
@@ -430,7 +434,7 @@ class LazyTile:
             raster = self._stack.enter_context(open_image(image, height, self._reading.remote))
             labels = None
             if reference is not None:
-                labels = lay_onto(reference, raster, remote=self._reading.remote)
+                labels = open_labels(reference, self._palette, raster, self._reading)
                 self._stack.enter_context(labels)
             self._open = raster, labels
         return self._open
@@ -471,9 +475,19 @@ class LazyTile:
         with self._reader() as (raster, labels):
             return self._labels(labels, raster.valid(window) if raster.masked else None, window)
 
+    def holding(
+        self,
+        windows: Windows,  # Windows on this tile
+    ) -> np.ndarray:  # (N,) bool: which of them hold a label
+        "Find the windows with a label, in one pass over the labels; the answer is kept."
+        key = windows.patch_size, windows.row.tobytes(), windows.col.tobytes()
+        if key not in self._holding:
+            self._holding[key] = _holding_label(self, windows)
+        return self._holding[key]
+
     def _labels(self, labels, valid, window):
         "Labels of a window; 255 where the image holds no data."
-        found = read_labels(labels, self._palette, window)
+        found = labels.read(window)
         if valid is not None:
             found[~valid] = IGNORE_INDEX
         return found
@@ -544,6 +558,17 @@ def _on_piece(windows, row, col, size):
     return Windows(p, windows.tile[touching], rows[touching], cols[touching], owned)
 
 
+def _holding_label(tile, windows):
+    "Which windows of a tile hold a pixel with a label."
+    holding = np.zeros(len(windows), bool)
+    for cell, labels in label_pieces(tile, windows.patch_size - 1):
+        at = _starting(windows, cell)
+        if at.any():
+            empty = clear_places(labels != IGNORE_INDEX, windows.patch_size)
+            holding[at] = ~empty[windows.row[at] - cell[0], windows.col[at] - cell[1]]
+    return holding
+
+
 def labelled_windows(
     windows: Windows,  # Windows on some tiles
     tiles: Sequence[Tile | LazyTile],  # The tiles, with labels
@@ -553,11 +578,7 @@ def labelled_windows(
     for index, tile in enumerate(tiles):
         of_tile = np.flatnonzero(windows.tile == index)
         own = windows[of_tile]
-        for cell, labels in label_pieces(tile, windows.patch_size - 1):
-            at = _starting(own, cell)
-            if at.any():
-                empty = clear_places(labels != IGNORE_INDEX, windows.patch_size)
-                holding[of_tile[at]] = ~empty[own.row[at] - cell[0], own.col[at] - cell[1]]
+        holding[of_tile] = tile.holding(own) if isinstance(tile, LazyTile) else _holding_label(tile, own)
     return windows[holding]
 
 
@@ -848,7 +869,7 @@ class Source:
 def _lazy_tiles(image, reference, palette, reading, role=""):
     "The tiles of a data set, opened and not read."
     pairs = image_pairs(image, reference, reading.pairs, role)
-    heights = _heights([part for part, _ in pairs], reading.height, role)
+    heights = heights_of([part for part, _ in pairs], reading.height, role)
     tiles = [
         LazyTile(part, None if palette is None else own, palette, reading, height)
         for (part, own), height in zip(pairs, heights)
@@ -862,7 +883,11 @@ def _lazy_tiles(image, reference, palette, reading, role=""):
     return tiles
 
 
-def _heights(images, height, role):
+def heights_of(
+    images: Sequence[str | Path],  # Image files
+    height: str | Path,  # A file of heights, or a folder of them; '' for none
+    role: str = "",  # train, valid or test: the folder of that name in `height`, if there is one
+) -> list:  # The file of heights of each image, '' for none
     "The heights of each image: the same file for all, or the file of a folder that belongs to it."
     if not height or not images or not Path(height).is_dir():
         return [height] * len(images)

@@ -78,10 +78,13 @@ def read_scores(
     return json.loads((recorded(name) / file).read_text(encoding="utf-8"))
 
 # %% ../nbs/library/records.ipynb #record-7f0f085a
-def read_benchmarks() -> dict:  # Name of the record -> what `scripts/bench.py --record` wrote
-    "Read the recorded benchmarks, one per machine."
+def read_benchmarks(
+    part: str = "training",  # Part of the benchmark that is wanted; a machine may have measured only some
+) -> dict:  # Name of the record -> what `scripts/bench.py --record` wrote
+    "Read the recorded benchmarks that hold a part, one per machine."
     paths = sorted((RECORDED / "bench").glob("*.json"))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {name: record for name, record in records.items() if part in record}
 
 # %% ../nbs/library/records.ipynb #record-1f9dab71
 def demo_model(
