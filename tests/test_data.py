@@ -26,16 +26,7 @@ import unetkit as uk
 from unetkit.datasets import Reading, open_labelled
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.models import load_tensors
-from unetkit.palettes import Palette as _P  # TEMPORARY
-
-
-def Palette(*a, **k):
-    try:
-        return _P(*a, **k)
-    except TypeError:
-        return None
-
-
+from unetkit.palettes import Palette
 from unetkit.scenes import synthetic_scene
 
 SCENE = synthetic_scene(192, 224, seed=3)
