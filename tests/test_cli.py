@@ -17,6 +17,7 @@ import rasterio
 from helpers import child_environment, shell, succeeds
 
 from unetkit import cli, training
+from unetkit.datasets import Reading
 from unetkit.labels import ISPRS
 from unetkit.raster import write_image
 from unetkit.settings import Settings
@@ -185,6 +186,87 @@ def test_no_data(method, folder, tmp_path):
     assert support == np.count_nonzero(opacity)
 
 
+def test_products_of_a_map(folder, tmp_path):
+    "Polygons, confidence and areas beside the map; the areas are adjusted by the scores of the same model."
+    model, maps = folder / 'model.safetensors', tmp_path / 'maps'
+    works(f'evaluate {model} {files(folder)} --out {tmp_path}/scores.json')
+    options = f'--polygons {maps}/map.geojson --min-area 1 --confidence --areas {maps}/areas.csv'
+    options += f' --errors {tmp_path}/scores.json'
+    code, out, err = shell(*f'predict {model} {folder}/scene/image.tif --out {maps}/map.tif {options}'.split())
+    assert code == 0, err
+    names = ['areas.csv', 'map.geojson', 'map.tif', 'map_confidence.tif']
+    assert sorted(path.name for path in maps.iterdir()) == names
+    polygons = json.loads((maps / 'map.geojson').read_text())['features']
+    assert {one['properties']['class'] for one in polygons} <= set(ISPRS.names)
+    assert all(0 <= one['properties']['confidence'] <= 1 for one in polygons)
+    header, *rows = (maps / 'areas.csv').read_text().splitlines()
+    assert header.startswith('class,pixels,area_m2,share,objects,adjusted_area_m2') and len(rows) == 6
+    assert sum(int(row.split(',')[1]) for row in rows) == 160 * 192
+
+
+def test_lists_and_validation_files(folder, tmp_path):
+    "A CSV file of pairs stands for images and references; validation files are used as such."
+    image, reference = files(folder).split()
+    (tmp_path / 'pairs.csv').write_text(f'image,reference\n{image},{reference}\n')
+    tiny = f'--patch-size 32 --epochs 1 --width 4 --depth 2 {FLOAT}'
+    valid = f'--valid-image {image} --valid-reference {reference}'
+    printed = works(f'train {tmp_path}/pairs.csv {valid} --out {tmp_path}/m.safetensors {tiny}')
+    assert printed.startswith('training: impervious ') and '0.0 % of 30,720 pixels not scored' in printed
+    assert 'accuracy' in works(f'evaluate {tmp_path}/m.safetensors {tmp_path}/pairs.csv')
+
+
+def test_range(folder, tmp_path):
+    "The same scene in 16 bit, with its range, gives the map of the 8-bit file."
+    tile = read_tile(folder / 'scene/image.tif')
+    write_image(tmp_path / 'wide.tif', tile.image.astype(np.uint16) * 10, tile.georeference)
+    model = folder / 'model.safetensors'
+    works(f'predict {model} {folder}/scene/image.tif --out {tmp_path}/a.tif')
+    line = f'predict {model} {tmp_path}/wide.tif --out {tmp_path}/b.tif'.split()
+    code, out, err = shell(*line)
+    assert code == 2 and '--range LOW,HIGH' in err
+    code, out, err = shell(*line, '--range', '0,2550')
+    assert code == 0, err
+    with rasterio.open(tmp_path / 'a.tif') as one, rasterio.open(tmp_path / 'b.tif') as other:
+        assert (one.read() == other.read()).mean() > 0.999
+
+
+def test_several_files_are_one_image(folder, tmp_path):
+    "Bands in files of their own, with commas between them; no output is one of them."
+    tile = read_tile(folder / 'scene/image.tif')
+    bands = [tmp_path / f'b{k}.tif' for k in range(3)]
+    for k, band in enumerate(bands):
+        write_image(band, tile.image[..., k : k + 1], tile.georeference)
+    image, model = ','.join(map(str, bands)), folder / 'model.safetensors'
+    works(f'predict {model} {folder}/scene/image.tif --out {tmp_path}/a.tif')
+    code, out, err = shell('predict', model, image, '--out', tmp_path / 'b.tif')
+    assert code == 0, err
+    assert (tmp_path / 'a.tif').exists() and read_tile(tmp_path / 'a.tif').image.shape == (160, 192, 3)
+    with rasterio.open(tmp_path / 'a.tif') as one, rasterio.open(tmp_path / 'b.tif') as other:
+        assert (one.read() == other.read()).all()
+    code, out, err = shell('predict', model, image, '--out', bands[1])
+    assert code == 2 and 'would be lost' in err
+
+
+def test_fields_of_dataclasses_are_options():
+    "A field of a dataclass is an option; a parameter of the command comes before a field of that name."
+    taken = []
+
+    usual, plain = Settings(), Reading()
+
+    def listen(image: str, memory: float = 0.0, settings: Settings = usual, reading: Reading = plain):
+        taken.append((memory, settings, reading))
+
+    cli._run(listen, 'a.tif --pairs a*:b* --remote --memory 2 --lr 0.5'.split())
+    assert taken == [(2.0, Settings(lr=0.5), Reading(pairs='a*:b*', remote=True))]
+
+
+def test_fetch_lists_the_sets():
+    text = works('fetch')
+    assert 'landcoverai100: ' in text and 'licence' in text
+    code, out, err = shell('fetch', 'moon')
+    assert (code, out, err.count('\n')) == (2, '', 1) and 'landcoverai100' in err
+
+
 def test_parts(folder, tmp_path):
     "A folder of parts gives a map per part, and no map takes the place of a part."
     model, parts = folder / 'model.safetensors', tmp_path / 'parts'
@@ -296,6 +378,16 @@ ERRORS = {
     'TRAIN --out FOLDER': 'it is a folder',
     'PREDICT --out FOLDER/scene/image.tif': 'would be lost',
     'PREDICT --method blend --probabilities --out FOLDER/m.tif': 'belong to --method exact',
+    'PREDICT --polygons FOLDER/m.shp --out FOLDER/m.tif': 'the ending of --polygons',
+    'PREDICT --polygons FOLDER/scene/image.geojson --areas FOLDER/m.tif --out FOLDER/m.tif': 'two results',
+    'PREDICT --errors FOLDER/scene/image.tif --out FOLDER/m.tif': 'no scores of one model',
+    'PREDICT --range 5 --out FOLDER/m.tif': 'must be LOW,HIGH',
+    'PREDICT --method patches --confidence --out FOLDER/m.tif': 'belong to --method exact',
+    'REPORT --range 0,1': 'leave out --range',
+    'TRAIN --pairs x --valid-image FOLDER/scene/image.tif': 'give both --valid-image',
+    'TRAIN --memory -1': 'memory must be at least 0',
+    'inspect FOLDER/none.tif': 'no file',
+    'inspect FOLDER/scene/image.tif --html FOLDER/scene/image.tif': 'would be lost',
     'PREDICT --memory -1 --out FOLDER/m.tif': 'at least 0, got -1',
     'PREDICT --memory 0.0001 --out FOLDER/m.tif': 'are not enough for a window',
     'export MODEL --out MODEL': 'would be lost',
@@ -305,7 +397,7 @@ ERRORS = {
 @pytest.mark.parametrize('line', ERRORS)
 def test_errors(line, folder):
     "One line, exit code 2, before any work."
-    if '--out' not in line:
+    if '--out' not in line and not line.startswith('inspect'):
         line += ' --out FOLDER/nowhere/x'
     reason = ERRORS[line.removesuffix(' --out FOLDER/nowhere/x')]
     line = line.replace('REPORT', f'report {report_files(folder)} --width 4')

@@ -472,6 +472,14 @@ def test_addresses_need_permission(server, form):
     assert not calls()
 
 
+def test_a_mask_counts_with_permission_too(tmp_path):
+    path = write(tmp_path / 'a.tif', noise(40, 60, 3))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, 'r+') as file:
+        file.write_mask(noise(40, 60) > 99)
+    with Raster(path, remote=True) as raster:
+        assert (raster.valid() == (noise(40, 60) > 99)).all()
+
+
 def test_mosaic_beside_and_below(tmp_path):
     grey = noise(40, 60, 1)
     (tmp_path / 'below').mkdir()
@@ -572,7 +580,7 @@ def test_sources_of_a_mosaic_are_known_by_their_first_bytes(tmp_path, server):
     assert not calls()
 
 
-@pytest.mark.parametrize('ending', ['.msk', '.MsK', '.ovr', '.ovr.msk', '.aux.xml'])
+@pytest.mark.parametrize('ending', ['.msk', '.MSK', '.ovr', '.aux.xml'])
 def test_what_lies_beside_an_image(tmp_path, server, ending):
     "GDAL reads masks, overviews and notes with any driver."
     address, calls = server
@@ -583,6 +591,24 @@ def test_what_lies_beside_an_image(tmp_path, server, ending):
     (tmp_path / f'a.tif{ending}').write_text(call)
     refused(path, 'no format that is read|no plain note')
     assert not calls()
+
+
+def test_what_is_not_called_exactly_so_is_not_read(tmp_path, server):
+    address, calls = server
+    path = write_image(tmp_path / 'a.tif', noise(40, 60, 3))
+    call = f'<GDAL_WMTS><GetCapabilitiesUrl>{address}</GetCapabilitiesUrl></GDAL_WMTS>'
+    for name in ('a.tif.MsK', 'a.tif.Ovr', 'a.tif.ovr.msk', 'a.aux', 'a.msk'):
+        (tmp_path / name).write_text(call)
+    assert (read_image(path) == noise(40, 60, 3)).all()
+    assert not calls()
+
+
+def test_mosaic_of_too_many_bands(tmp_path):
+    write_image(tmp_path / 'grey.tif', noise(4, 6, 1))
+    refused(
+        mosaic(tmp_path / 'a.vrt', *[('Byte', 'grey.tif')] * 1001, size=(4, 6)),
+        '1001 bands, and at most 1000',
+    )
 
 
 def test_mask_and_notes_beside_an_image(tmp_path):

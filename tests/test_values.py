@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from unetkit.datasets import Reading
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS
 from unetkit.raster import Raster, write_image
@@ -243,3 +244,9 @@ def test_a_height_band_beside_colours(tmp_path):
     with open_image(image, height=heights) as raster:
         out = predict_raster(saved, raster, tmp_path / 'map.tif', memory=2e6)
     np.testing.assert_array_equal(read_label_map(out), model.predict(tile))
+
+
+@pytest.mark.parametrize('text', ['5', '5,5', '9,3', 'nan,1', '1,inf', '1,2,3'])
+def test_a_range_is_checked_when_it_is_given(text):
+    with pytest.raises(ValueError, match='range'):
+        Reading(range=text)

@@ -23,7 +23,7 @@ from fastcore.docments import docments
 import torch
 
 from . import __version__
-from .datasets import Reading, image_pairs, read_labelled, training_tiles
+from .datasets import Reading, heights_of, image_pairs, read_labelled, read_tiles, training_tiles
 from .deploy import check_export, export_onnx
 from .experiments import ModelPipeline, compare
 from .fetching import SETS
@@ -42,6 +42,7 @@ from .rules import one_line, one_of
 from .scale import check_raster, confidence_file, evaluate_raster, predict_raster, probabilities_file
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
+from .values import parse_range
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):
@@ -168,6 +169,8 @@ def report(
         _read_palette(palette, ignore),
         (train_image, train_reference, test_image, test_reference),
     )
+    if reading.range:
+        raise ValueError("report measures the range of each run itself: leave out --range, or use train")
     train, test, sources = _report_tiles(paths, classes, reading)
     runs = report_runs([tile.size for tile in train], settings, patch_sizes)
     finished = compare(train, test, classes, runs, out)
@@ -230,7 +233,7 @@ def train(
     classes = _read_palette(palette, ignore)
     _check_reference(image, reference)
     tiles, valid = training_tiles(image, reference, classes, reading, valid_image, valid_reference)
-    pipeline = ModelPipeline(classes, settings)
+    pipeline = ModelPipeline(classes, settings, parse_range(reading.range))
     counts = check_job(tiles, None, classes, [settings], valid)
     inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference]
     path = _writable_file(out, *inputs)
@@ -254,6 +257,9 @@ def predict(
     model: str,  # Model file from `unetkit train` or `unetkit report`
     image: str,  # Image to map: a file of any size, a folder of parts, or files with commas between them
     out: str = "label_map.tif",  # GeoTIFF to write; for several parts, label_map_<part>.tif
+    height: str = "",  # File or folder of heights, if the model was trained with one
+    range: str = "",  # LOW,HIGH: the numbers of this image that stand for the range of the training images
+    remote: bool = False,  # Read addresses too: https://, s3://, /vsi...
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
@@ -269,34 +275,40 @@ def predict(
     precision: str = "auto",  # auto, float32 or bfloat16
 ) -> None:  # Nothing; the map is written
     "Write the label map of an image, and what is made of it: polygons, areas, confidence."
-    pipeline = ModelPipeline.load(model, device, precision)
+    pipeline = ModelPipeline.load(model, device, precision, parse_range(range))
     parts = [part for part, _ in image_pairs(image)]
-    for part in parts:
-        check_raster(pipeline, part)
+    heights = heights_of(parts, height, "")
+    for part, own in zip(parts, heights):
+        with open_image(part, own, remote) as raster:
+            check_raster(pipeline, raster)
     exact = dict(probabilities=probabilities, confidence=confidence)
+    if range and scheduler:
+        raise ValueError("--range is not passed on to the workers of --scheduler: leave one of them out")
     if method != "exact" and (any(exact.values()) or scheduler):
         raise ValueError(
             "--probabilities, --confidence and --scheduler belong to --method exact, "
             f"got {method}: leave one of them out"
         )
     scores = read_scores(errors, pipeline.palette.names) if errors else None
-    jobs = _map_jobs(parts, out, polygons, areas, exact, (model, *_inputs(image), errors))
-    for part, file, outlines, table in jobs:
+    jobs = _map_jobs(parts, out, polygons, areas, exact, (model, *_inputs(image), height, errors))
+    for (part, file, outlines, table), own in zip(jobs, heights):
         if method == "exact":
-            predict_raster(
-                model if scheduler else pipeline,  # workers of a cluster load the file themselves
-                part,
-                file,
-                tta=tta,
-                **exact,
-                memory=_bytes(memory),
-                device=device,
-                precision=precision,
-                scheduler=scheduler or None,
-                restart=restart,
-            )
+            with open_image(part, own, remote) as raster:
+                predict_raster(
+                    model if scheduler else pipeline,  # workers of a cluster load the file themselves
+                    raster,
+                    file,
+                    tta=tta,
+                    **exact,
+                    memory=_bytes(memory),
+                    device=device,
+                    precision=precision,
+                    scheduler=scheduler or None,
+                    restart=restart,
+                )
         else:
-            pipeline.predict(part, file, method=method, tta=tta)
+            (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
+            pipeline.predict(tile, file, method=method, tta=tta)
         print(f"wrote {file}", flush=True)
         if outlines:
             sure = confidence_file(file) if confidence else None
@@ -358,11 +370,11 @@ def evaluate(
 ) -> None:  # Nothing; the scores are printed
     "Score a model on labelled tiles."
     _check_reference(image, reference)
-    pipeline = ModelPipeline.load(model, device, precision)
+    pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
     if out:
         _writable_file(out, model, *_inputs(image), reference)
     if method == "exact":
-        scores = evaluate_raster(pipeline, image, reference, tta=tta, memory=_bytes(memory))
+        scores = evaluate_raster(pipeline, image, reference, reading=reading, tta=tta, memory=_bytes(memory))
     else:
         tiles = read_labelled(image, reference, pipeline.palette, reading, "test")
         maps = [pipeline.predict(tile, method=method, tta=tta) for tile in tiles]
@@ -433,7 +445,7 @@ def inspect(
     if html:
         _writable_file(html, *_inputs(image), reference, palette, model)
     classes = read_palette(palette) if palette else None
-    pipeline = ModelPipeline.load(model, "cpu", "float32") if model else None
+    pipeline = ModelPipeline.load(model, "cpu", "float32", parse_range(reading.range)) if model else None
     found = inspect_files(image, reference, classes, pipeline, reading, settings)
     print(found.text)
     if html:
@@ -468,6 +480,7 @@ def _whole_numbers(text):
 
 
 _RULES = {field.name: field.metadata for field in fields(Settings)}
+_WAITING = ("label_column", "all_touched", "background", "nearest_colour")  # Not read yet
 GROUPS = KINDS | {"reading": "reading files"}  # Kinds of fields, and what the help calls them
 
 
@@ -479,7 +492,7 @@ def _groups_of_fields(command):
             found[name] = [
                 one
                 for one in fields(parameter.default)
-                if one.name not in own and one.metadata.get("several") not in own
+                if one.name not in {*own, *_WAITING} and one.metadata.get("several") not in own
             ]
     return found
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'POLYGONS', 'MOST_PAIRS', 'ROLES', 'MEMORY', 'CELL', 'Reading', 'image_pairs', 'LazyTile', 'cells',
            'label_pieces', 'type_name', 'labelled_windows', 'ground_counts', 'Region', 'regions_of', 'StreamedBatches',
-           'Source', 'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled', 'read']
+           'Source', 'heights_of', 'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled',
+           'read']
 
 # %% ../nbs/library/datasets.ipynb #datase-25271429
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,12 @@ import numpy as np
 from fastcore.basics import patch
 
 from .batches import Batches, check_batches, cut_batch, to_device, turn_batch
-from .labels import class_counts, read_labels
+from .labels import class_counts, open_labels
 from .palettes import Palette
-from .raster import DRIVERS, check_file, lay_onto, open_image
+from .raster import DRIVERS, check_file, open_image
 from .rules import IGNORE_INDEX, Remark, number, one_line, remark
 from .tiles import Tile
+from .values import parse_range
 from .windows import Windows, clear_places, coverage
 
 # %% ../nbs/library/datasets.ipynb #datase-700d88cd
@@ -55,6 +57,7 @@ class Reading:
     def __post_init__(self):
         for one in fields(self):
             object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+        parse_range(self.range)
 
 
 def _checked(one, value):
@@ -431,7 +434,7 @@ class LazyTile:
             raster = self._stack.enter_context(open_image(image, height, self._reading.remote))
             labels = None
             if reference is not None:
-                labels = lay_onto(reference, raster, remote=self._reading.remote)
+                labels = open_labels(reference, self._palette, raster, self._reading)
                 self._stack.enter_context(labels)
             self._open = raster, labels
         return self._open
@@ -484,7 +487,7 @@ class LazyTile:
 
     def _labels(self, labels, valid, window):
         "Labels of a window; 255 where the image holds no data."
-        found = read_labels(labels, self._palette, window)
+        found = labels.read(window)
         if valid is not None:
             found[~valid] = IGNORE_INDEX
         return found
@@ -866,7 +869,7 @@ class Source:
 def _lazy_tiles(image, reference, palette, reading, role=""):
     "The tiles of a data set, opened and not read."
     pairs = image_pairs(image, reference, reading.pairs, role)
-    heights = _heights([part for part, _ in pairs], reading.height, role)
+    heights = heights_of([part for part, _ in pairs], reading.height, role)
     tiles = [
         LazyTile(part, None if palette is None else own, palette, reading, height)
         for (part, own), height in zip(pairs, heights)
@@ -880,7 +883,11 @@ def _lazy_tiles(image, reference, palette, reading, role=""):
     return tiles
 
 
-def _heights(images, height, role):
+def heights_of(
+    images: Sequence[str | Path],  # Image files
+    height: str | Path,  # A file of heights, or a folder of them; '' for none
+    role: str = "",  # train, valid or test: the folder of that name in `height`, if there is one
+) -> list:  # The file of heights of each image, '' for none
     "The heights of each image: the same file for all, or the file of a folder that belongs to it."
     if not height or not images or not Path(height).is_dir():
         return [height] * len(images)

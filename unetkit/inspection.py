@@ -24,7 +24,7 @@ import numpy as np
 from rasterio.crs import CRS
 import torch
 
-from .datasets import LazyTile, Reading, _heights, image_pairs
+from .datasets import LazyTile, Reading, heights_of, image_pairs
 from .jobs import split_windows
 from .labels import Palette, class_counts
 from .losses import make_loss
@@ -519,7 +519,7 @@ def inspect(
     remarks, faults, images = [], [], []
     with remarks_to(remarks.append):
         pairs = image_pairs(image, reference or None, reading.pairs, 'train' if reference else '')
-        heights = _heights([part for part, _ in pairs], reading.height, 'train' if reference else '')
+        heights = heights_of([part for part, _ in pairs], reading.height, 'train' if reference else '')
         for pair, height in zip(pairs, heights):
             try:
                 images.append(_facts(*pair, height, reading.remote))
@@ -536,7 +536,7 @@ def inspect(
         images = [one for one in images if one.path not in bad]
         if not images:
             raise ValueError(f"none of {len(pairs)} images can be used: {faults[0]}")
-        expected, fits = _model_rows(model, images) if model else ([], None)
+        expected, fits = _model_rows(model, images, reading.remote) if model else ([], None)
     odd = _oddities(images, sample, reference and palette)
     with_classes = palette is not None and reference not in (None, '')
     total = max(1, sum(sample.found.values()))
@@ -584,20 +584,28 @@ def _oddities(images, sample, with_classes):
     return odd
 
 
-def _model_rows(model, images):
+def _model_rows(model, images, remote):
     "What a model expects, and which of some images do not fit."
     network, settings = model.model, model.settings
     classes = ', '.join(model.palette.names)
+    values = model.values
+    names = [name or f'band {number}' for number, name in enumerate(values.bands or values.dtypes, 1)]
+    ranges = [
+        f"{name} {kind or 'any type'} {low:.6g} to {high:.6g}"
+        for name, kind, low, high in zip(names, values.dtypes, values.low, values.high)
+    ]
     rows = [
-        ('expects', f'{network.in_channels} bands'),
+        ('expects', f"{network.in_channels} bands: {', '.join(ranges)}"),
         ('classes', classes),
         ('trained', f'in windows of {settings.patch_size} x {settings.patch_size} pixels'),
+        *([('pixels', f'of {values.resolution:.3g} m')] if values.resolution else []),
     ]
     tried = [images[int(k)] for k in np.unique(np.linspace(0, len(images) - 1, 64).astype(int))]
     problems = []
     for facts in tried:
         try:
-            check_raster(model, facts.path)
+            with open_image(facts.path, facts.height, remote) as raster:
+                check_raster(model, raster)
         except (ValueError, OSError) as error:
             problems.append(one_line(error, 400))
     rows += [('does not fit', text) for text in problems[:3]]

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 import os
-import re
 import shutil
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -155,8 +154,9 @@ def atomic_path(
 def _strict(remote=False):
     "Let GDAL read and write strictly and with a small cache, without two warnings that are no faults here."
     options = dict(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_PNG_WHOLE_IMAGE_OPTIM=False, GDAL_CACHEMAX=64)
+    options |= dict(GDAL_DISABLE_READDIR_ON_OPEN='TRUE')  # files beside it are known by their exact names
     if remote:
-        options |= dict(GDAL_HTTP_TIMEOUT=30, GDAL_HTTP_CONNECTTIMEOUT=10, GDAL_HTTP_MAX_RETRY=2)
+        options |= dict(GDAL_HTTP_TIMEOUT=20, GDAL_HTTP_CONNECTTIMEOUT=10, GDAL_HTTP_MAX_RETRY=0)
     else:
         options |= dict(CPL_VSIL_CURL_ALLOWED_FILENAME='none')
     with warnings.catch_warnings(), rasterio.Env(**options):
@@ -169,9 +169,11 @@ def _unreadable(path, why):
     "The error for a file that cannot be read."
     if 'not recognized' in why:
         return ValueError(
-            f"cannot read {path}: it is of no format that is read ({', '.join(DRIVERS)}), or its beginning is "
-            "damaged: save it as GeoTIFF"
+            f"cannot read {path}: it is of no format that is read ({', '.join(DRIVERS)}), "
+            "or its beginning is damaged: save it as GeoTIFF"
         )
+    if is_remote(path):
+        return ValueError(f"cannot read {path}: {why}; check the address, try again, or download the file")
     return ValueError(
         f"cannot read {path}: damaged or cut short ({why}); copy it again or save it as GeoTIFF"
     )
@@ -180,8 +182,9 @@ def _unreadable(path, why):
 @contextmanager
 def _errors_named(path, remote=False):
     "Turn every error of the raster library into one line about `path`."
+    beside = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR') if is_remote(path) else {}
     try:
-        with _strict(remote):
+        with _strict(remote), rasterio.Env(**beside):
             yield
     except (RasterioError, CPLE_BaseError) as error:
         while error.__cause__ is not None:  # the innermost error says what happened
@@ -243,18 +246,17 @@ def _open(path, drivers):
 
 def _check_beside(path):
     "Raise `ValueError` if a mask, overviews or notes beside an image may lead elsewhere."
-    beside = re.compile(
-        rf'{re.escape(path.name)}(\.(msk|ovr|aux\.xml))+|{re.escape(path.stem)}\.aux\.xml', re.I
-    )
-    for file in path.parent.iterdir():
-        if not beside.fullmatch(file.name) or file.is_dir():
+    for ending in ('.msk', '.MSK', '.ovr', '.OVR', '.aux.xml'):
+        beside = Path(f'{path}{ending}')
+        if not beside.is_file():
             continue
-        if file.suffix.lower() == '.xml':
-            if file.stat().st_size > 2**24 or _names_a_file(file):
-                raise ValueError(f"{file} is no plain note about {path.name}: remove it")
+        if ending == '.aux.xml':
+            if beside.stat().st_size > 2**24 or _names_a_file(beside):
+                raise ValueError(f"{beside} is no plain note about {path.name}: remove it")
         else:
-            with _errors_named(file):
-                _open(file, ['GTiff']).close()
+            _check_beside(beside)
+            with _errors_named(beside):
+                _open(beside, ['GTiff']).close()
 
 
 def _names_a_file(notes):
@@ -268,15 +270,15 @@ def _names_a_file(notes):
 
 # %% ../nbs/library/raster.ipynb #raster-vrt-rules
 _VRT_TAGS = set(
-    'vrtdataset srs geotransform metadata mdi vrtrasterband description colorinterp nodatavalue hidenodatavalue '
-    'unittype offset scale colortable entry categorynames category overviewlist overview maskband simplesource '
-    'complexsource sourcefilename sourceband sourceproperties srcrect dstrect nodata scaleoffset scaleratio '
-    'colortablecomponent usemaskband gcplist gcp histograms'.split()
+    'vrtdataset srs geotransform metadata mdi vrtrasterband description colorinterp nodatavalue '
+    'hidenodatavalue unittype offset scale colortable entry categorynames category overviewlist overview '
+    'maskband simplesource complexsource sourcefilename sourceband sourceproperties srcrect dstrect nodata '
+    'scaleoffset scaleratio colortablecomponent usemaskband gcplist gcp histograms'.split()
 )
 _VRT_ATTRIBUTES = set(
-    'rasterxsize rasterysize subclass datatype band blockxsize blockysize relativetovrt shared xoff yoff xsize '
-    'ysize domain key c1 c2 c3 c4 dataaxistosrsaxismapping coordinateepoch resampling id info pixel line x y z '
-    'projection'.split()
+    'rasterxsize rasterysize subclass datatype band blockxsize blockysize relativetovrt shared xoff yoff '
+    'xsize ysize domain key c1 c2 c3 c4 dataaxistosrsaxismapping coordinateepoch resampling id info pixel '
+    'line x y z projection'.split()
 )
 
 
@@ -297,8 +299,9 @@ def _check_vrt(path, remote, above=()):
         if about.get('subclass', 'VRTSourcedRasterBand') != 'VRTSourcedRasterBand':
             strange = {about['subclass']}
         if strange or len(about) < len(element.attrib):
+            what = one_line(' '.join(strange) or element.tag)
             raise ValueError(
-                f"{path} has {one_line(' '.join(strange) or element.tag)} in it, and only plain mosaics are read: "
+                f"{path} has {what} in it, and only plain mosaics are read: "
                 "save it as GeoTIFF (gdal_translate)"
             )
         if element.tag.lower() == 'sourcefilename':
@@ -314,9 +317,13 @@ def _vrt_elements(path):
             f"{path} is larger than 16 MB, or has comments or declarations in it: build it with gdalbuildvrt"
         )
     try:
-        return list(ElementTree.fromstring(text.decode()).iter())
+        elements = list(ElementTree.fromstring(text.decode()).iter())
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
         raise _unreadable(path, one_line(error)) from None
+    bands = sum(element.tag.lower() == 'vrtrasterband' for element in elements)
+    if bands > 1000:
+        raise ValueError(f"{path} has {bands} bands, and at most 1000 are read: choose some of them")
+    return elements
 
 
 def _check_source(vrt, name, relative, remote, above):
@@ -384,7 +391,8 @@ def _has_opacity(file, path):
     if not all(np.ptp(band[hidden]) == 0 for band in picture):
         return False
     remark(
-        f"{path}: band {last} is taken as opacity: it is 0 where the other bands are empty, and full elsewhere"
+        f"{path}: band {last} is taken as opacity: it is 0 where the other bands are empty, "
+        "and full elsewhere"
     )
     return True
 
@@ -617,7 +625,7 @@ def _check_size(self: Raster):
 # %% ../nbs/library/raster.ipynb #raster-window
 @patch
 def _strips(self: Raster, window):
-    "Check a window, then cut it into strips of whole rows: pairs of a slice of its rows and a window to read."
+    "Check a window, then cut it into strips: pairs of a slice of its rows and a window to read."
     top, left, height, width = (0, 0, *self.size) if window is None else window
     rows, cols = self.size
     if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > cols:
@@ -654,7 +662,7 @@ def _numbers(self: Raster, bands, window):
     types = {self._source.dtypes[band - 1] for band in bands}
     numbers = np.empty((*size, len(bands)), common_type(types))
     groups = [bands] if len(types) == 1 else [[band] for band in bands]  # rasterio reads one type at a time
-    with _errors_named(self.path, self._allowed):
+    with _errors_named(self.name, self._allowed):
         for rows, strip in strips:
             for group in groups:
                 found = self._file.read(group, window=strip, out_dtype=numbers.dtype)
@@ -691,7 +699,7 @@ def valid(
     if not self.masked:
         return found
     file = self._file
-    with _errors_named(self.path, self._allowed):
+    with _errors_named(self.name, self._allowed):
         for rows, strip in strips:
             if self.alpha:
                 found[rows] &= file.read(self._source.count, window=strip) > 0
@@ -751,7 +759,7 @@ def lay_onto(
 
 
 def _difference(raster, image, what):
-    "What differs between two grids, in words, if anything; `ValueError` if one cannot be laid onto the other."
+    "What differs between two grids, in words, if anything; `ValueError` if they do not meet."
     (rows, cols), (height, width) = raster.size, image.size
     sizes = (
         f"the image {image.path} is {height} x {width} but the {what} {raster.path} is {rows} x {cols} "
@@ -779,8 +787,9 @@ def _difference(raster, image, what):
     covered = _share_inside(image, raster)
     if not covered and not _share_inside(raster, image):
         raise ValueError(
-            f"the {what} {raster.path} and the image {image.path} do not meet on the ground: the middle of the "
-            f"{what} would lie at row {found[0, 4]:.0f}, column {found[1, 4]:.0f} of {height} x {width}: "
+            f"the {what} {raster.path} and the image {image.path} do not meet on the ground: "
+            f"the middle of the {what} would lie at row {found[0, 4]:.0f}, column {found[1, 4]:.0f} "
+            f"of {height} x {width}: "
             "check their coordinates"
         )
     texts = (
@@ -957,27 +966,30 @@ def map_path(
 def read_reference(
     path: str | Path | Raster,  # GeoTIFF or PNG with colours or a palette, 8 bit, lossless
     window: tuple[int, int, int, int] | None = None,  # First row, first column, height, width; None for all
+    lossy: bool = False,  # May its colours have been changed by compression?
+    transparent: bool = False,  # May pixels be transparent?
 ) -> np.ndarray:  # (H, W, 3) uint8
     "Read the pixels of a colour-coded reference."
     with opened(path) as raster:
-        if raster.lossy:
+        if raster.lossy and not lossy:
             raise ValueError(
                 f"reference {raster.path} is JPEG-compressed, which changes its colours: "
                 "give the original as PNG or GeoTIFF"
             )
         if raster.dtype != 'uint8':
             raise ValueError(
-                f"reference {raster.path} holds {raster.dtype} values; colours are uint8: save it as 8-bit RGB"
+                f"reference {raster.path} holds {raster.dtype} values; colours are uint8: "
+                "save it as 8-bit RGB"
             )
         bands = raster.in_channels
         if bands not in (3, 4):
             raise ValueError(
-                f"reference {raster.path} has {bands} band{'s' * (bands > 1)} and no palette, so its numbers name "
-                "no colours: save it as RGB or with its palette"
+                f"reference {raster.path} has {bands} band{'s' * (bands > 1)} and no palette, "
+                "so its numbers name no colours: save it as RGB or with its palette"
             )
         pixels = raster.read(window)
-        opaque = (raster.stored(window) if raster.alpha else pixels)[..., 3:] == 255
-    if not opaque.all():
+        hidden = raster.stored(window) if raster.alpha and not transparent else pixels
+    if not (hidden[..., 3:] == 255).all():
         raise ValueError(
             f"reference {raster.path} has a fourth band that is not opaque everywhere: save it as plain RGB"
         )
@@ -1094,7 +1106,8 @@ def read_label_map(
         numbers = raster.stored()
         if numbers.shape[2] != 1 or raster.dtype != 'uint8':
             raise ValueError(
-                f"{raster.path} has {numbers.shape[2]} bands of {raster.dtype}; a label map has one of uint8: "
+                f"{raster.path} has {numbers.shape[2]} bands of {raster.dtype}; "
+                "a label map has one of uint8: "
                 "read_reference reads colours"
             )
         return numbers[..., 0]
@@ -1109,8 +1122,9 @@ def _write_pieces(path, size, count, pieces, georeference):
             fits = piece.shape == (r1 - r0, c1 - c0, count) and 0 <= r0 and r1 <= size[0]
             if not fits or piece.dtype != np.uint8 or not (0 <= c0 and c1 <= size[1]):
                 raise ValueError(
-                    f"the piece for rows {r0} to {r1} and columns {c0} to {c1} of a map of {size[0]} x {size[1]} "
-                    f"pixels and {count} bands is {piece.shape} {piece.dtype}: it must be uint8 and fit there"
+                    f"the piece for rows {r0} to {r1} and columns {c0} to {c1} "
+                    f"of a map of {size[0]} x {size[1]} pixels and {count} bands "
+                    f"is {piece.shape} {piece.dtype}: it must be uint8 and fit there"
                 )
             raster.write(piece.transpose(2, 0, 1), window=Window(c0, r0, c1 - c0, r1 - r0))
 

@@ -8,7 +8,7 @@ __all__ = ['RasterJob', 'model_sum', 'raster_job', 'predict_block', 'clear_block
 
 # %% ../nbs/library/scale.ipynb #s003-imports
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from .pipelines import TrainedModel
-from .datasets import image_pairs
+from .datasets import Reading, heights_of, image_pairs
 from .labels import class_counts, read_labels
 from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
@@ -363,15 +363,16 @@ def predict_raster(
 # %% ../nbs/library/scale.ipynb #s091
 def check_raster(
     pipeline: TrainedModel,  # A trained pipeline
-    image: str | Path,  # Image file
+    image: str | Path | Raster,  # Image file, or the open image
     reference: str | Path | None = None,  # Its reference, if it has one
+    remote: bool = False,  # May the reference be an address?
 ) -> int:  # Pixels of the reference that have a class; 0 without a reference
     "Check that a pipeline can predict an image file and score it against its reference, before it is predicted."
     with opened(image) as raster:
         pipeline.check_image(raster)
         if reference is None:
             return 0
-        with lay_onto(reference, raster) as own:
+        with lay_onto(reference, raster, remote=remote) as own:
             scored = 0
             for _, (r0, r1, c0, c1) in exact_windows(raster.size, core=1024, halo=0, multiple=1):
                 labels = read_labels(own, pipeline.palette, (r0, c0, r1 - r0, c1 - c0))
@@ -385,20 +386,28 @@ def evaluate_raster(
     reference: str | Path,  # Its reference on the same pixels, or folder of parts
     *,
     tta: bool = False,  # Average over eight orientations?
+    reading: Reading | None = None,  # How files are read; the defaults when None
     memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # For a model file: auto, cpu or cuda
     precision: str = 'auto',  # For a model file: auto, float32 or bfloat16
 ) -> Scores:  # Over all pixels with data and a class, of all parts together
     "Score a model on rasters with the memory of one window."
     pipeline = as_pipeline(model, device, precision)
-    pairs, palette = image_pairs(image, reference), pipeline.palette
-    if not sum(check_raster(pipeline, part, own) for part, own in pairs):
+    reading, palette, scored = reading or Reading(), pipeline.palette, 0
+    pairs = image_pairs(image, reference, reading.pairs, 'test')
+    heights = heights_of([part for part, _ in pairs], reading.height, 'test')
+    for (part, own), height in zip(pairs, heights):
+        with open_image(part, height, reading.remote) as raster:
+            scored += check_raster(pipeline, raster, own, reading.remote)
+    if not scored:
         raise ValueError(
             "the test reference has no scored pixel: every pixel has an ignored colour; check palette and reference"
         )
     matrix = np.zeros((palette.num_classes, palette.num_classes), np.int64)
-    for part, own in pairs:
-        with opened(part) as raster, lay_onto(own, raster) as reference_raster:
+    for (part, own), height in zip(pairs, heights):
+        with ExitStack() as stack:
+            raster = stack.enter_context(open_image(part, height, reading.remote))
+            reference_raster = stack.enter_context(lay_onto(own, raster, remote=reading.remote))
             for read, kept in exact_windows(raster.size, **pipeline.windows(memory)):
                 r0, r1, c0, c1 = kept
                 labels = read_labels(reference_raster, palette, (r0, c0, r1 - r0, c1 - c0))
