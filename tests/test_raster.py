@@ -472,6 +472,14 @@ def test_addresses_need_permission(server, form):
     assert not calls()
 
 
+def test_a_mask_counts_with_permission_too(tmp_path):
+    path = write(tmp_path / 'a.tif', noise(40, 60, 3))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, 'r+') as file:
+        file.write_mask(noise(40, 60) > 99)
+    with Raster(path, remote=True) as raster:
+        assert (raster.valid() == (noise(40, 60) > 99)).all()
+
+
 def test_mosaic_beside_and_below(tmp_path):
     grey = noise(40, 60, 1)
     (tmp_path / 'below').mkdir()

@@ -154,11 +154,9 @@ def atomic_path(
 def _strict(remote=False):
     "Let GDAL read and write strictly and with a small cache, without two warnings that are no faults here."
     options = dict(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_PNG_WHOLE_IMAGE_OPTIM=False, GDAL_CACHEMAX=64)
-    options |= dict(
-        GDAL_DISABLE_READDIR_ON_OPEN='TRUE'
-    )  # files beside an image are known by their exact names
+    options |= dict(GDAL_DISABLE_READDIR_ON_OPEN='TRUE')  # files beside it are known by their exact names
     if remote:
-        options |= dict(GDAL_HTTP_TIMEOUT=30, GDAL_HTTP_CONNECTTIMEOUT=10, GDAL_HTTP_MAX_RETRY=2)
+        options |= dict(GDAL_HTTP_TIMEOUT=20, GDAL_HTTP_CONNECTTIMEOUT=10, GDAL_HTTP_MAX_RETRY=0)
     else:
         options |= dict(CPL_VSIL_CURL_ALLOWED_FILENAME='none')
     with warnings.catch_warnings(), rasterio.Env(**options):
@@ -174,6 +172,8 @@ def _unreadable(path, why):
             f"cannot read {path}: it is of no format that is read ({', '.join(DRIVERS)}), "
             "or its beginning is damaged: save it as GeoTIFF"
         )
+    if is_remote(path):
+        return ValueError(f"cannot read {path}: {why}; check the address, try again, or download the file")
     return ValueError(
         f"cannot read {path}: damaged or cut short ({why}); copy it again or save it as GeoTIFF"
     )
@@ -182,8 +182,9 @@ def _unreadable(path, why):
 @contextmanager
 def _errors_named(path, remote=False):
     "Turn every error of the raster library into one line about `path`."
+    beside = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR') if is_remote(path) else {}
     try:
-        with _strict(remote):
+        with _strict(remote), rasterio.Env(**beside):
             yield
     except (RasterioError, CPLE_BaseError) as error:
         while error.__cause__ is not None:  # the innermost error says what happened
@@ -661,7 +662,7 @@ def _numbers(self: Raster, bands, window):
     types = {self._source.dtypes[band - 1] for band in bands}
     numbers = np.empty((*size, len(bands)), common_type(types))
     groups = [bands] if len(types) == 1 else [[band] for band in bands]  # rasterio reads one type at a time
-    with _errors_named(self.path, self._allowed):
+    with _errors_named(self.name, self._allowed):
         for rows, strip in strips:
             for group in groups:
                 found = self._file.read(group, window=strip, out_dtype=numbers.dtype)
@@ -698,7 +699,7 @@ def valid(
     if not self.masked:
         return found
     file = self._file
-    with _errors_named(self.path, self._allowed):
+    with _errors_named(self.name, self._allowed):
         for rows, strip in strips:
             if self.alpha:
                 found[rows] &= file.read(self._source.count, window=strip) > 0
