@@ -496,7 +496,7 @@ def peak():
     return int(line.split()[1]) / 1000
 
 how = dict(width=2, depth=1, epochs=1, device='cpu', precision='float32')
-ModelPipeline(ISPRS, **how).fit(synthetic_scene(192))
+ModelPipeline(ISPRS, **how).fit(synthetic_scene(512))
 before = peak()
 tiles, _ = training_tiles(*sys.argv[1:3], ISPRS, Reading(memory=0.1))
 ModelPipeline(ISPRS, **how).fit(tiles)
@@ -519,4 +519,5 @@ def test_training_on_a_tile_that_is_larger_than_the_memory_allowed(tmp_path):
         text=True,
         check=True,
     )
+    assert run.returncode == 0, run.stderr
     assert float(run.stdout.splitlines()[-1]) < 500
