@@ -467,4 +467,4 @@ def test_pixels_that_are_no_numbers(tile, model, refused, tmp_path, value):
     "An image without a single number holds no data; it is neither learnt nor scored."
     path = write_image(tmp_path / 'no.tif', np.full((64, 96, 3), value, np.float32))
     refused('train', path, tile[1], '--out', tmp_path / 'no.safetensors', *SMALL, said=['no scored pixel'])
-    refused('predict', model, path, '--out', tmp_path / 'out.tif', said=['float32'])
+    refused('predict', model, path, '--out', tmp_path / 'out.tif', said=['no pixel holds data'])
