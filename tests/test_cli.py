@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,9 @@ from helpers import child_environment, shell, succeeds
 from unetkit import cli, training
 from unetkit.datasets import Reading
 from unetkit.labels import ISPRS
+from unetkit.products import write_polygons
 from unetkit.raster import write_image
+from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.tiles import read_tile
 
@@ -265,6 +268,30 @@ def test_fetch_lists_the_sets():
     assert 'landcoverai100: ' in text and 'licence' in text
     code, out, err = shell('fetch', 'moon')
     assert (code, out, err.count('\n')) == (2, '', 1) and 'landcoverai100' in err
+
+
+def test_palette_of_numbers_and_polygons(folder, tmp_path):
+    "A draft of class numbers, and one of polygons, is a palette that train and evaluate take."
+    scene = synthetic_scene(96, 128, seed=4)
+    write_image(tmp_path / 'image.tif', scene.image, scene.georeference)
+    write_image(tmp_path / 'numbers.tif', scene.labels[..., None] + 1, scene.georeference)
+    write_polygons(tmp_path / 'fields.geojson', scene.labels, ISPRS, georeference=scene.georeference)
+    tiny = f'--patch-size 32 --split random --epochs 1 --width 4 --depth 2 {FLOAT}'
+    shares = []
+    for name, more in (('numbers.tif', ''), ('fields.geojson', '--label-column class')):
+        palette, model = tmp_path / f'{name}.json', tmp_path / f'{name}.safetensors'
+        printed = works(f'palette {tmp_path}/{name} --out {palette} {more}')
+        assert printed.count('\n') == 1 + len(np.unique(scene.labels))
+        pair = f'{tmp_path}/image.tif {tmp_path}/{name}'
+        shares.append(works(f'train {pair} --palette {palette} --out {model} {tiny} {more}').splitlines()[0])
+        assert 'accuracy' in works(f'evaluate {model} {pair} {more}')
+        assert '0.0 % of 12,288 pixels not scored' in shares[-1]
+    percents = [sorted(re.findall(r'[\d.]+ %', text)) for text in shares]
+    assert percents[0] == percents[1]
+    code, out, err = shell('palette', tmp_path / 'numbers.tif', '--out', tmp_path / 'numbers.tif.json')
+    assert code == 2 and 'is there already' in err
+    code, out, err = shell('palette', tmp_path / 'image.tif', '--out', tmp_path / 'x.json')
+    assert (code, err.count('\n')) == (2, 1) and 'this is an image' in err
 
 
 def test_parts(folder, tmp_path):

@@ -15,8 +15,12 @@ from helpers import ROOT, child_environment, succeeds
 
 from unetkit import cli
 from unetkit.cli import COMMANDS
+from unetkit.datasets import Reading
 from unetkit.experiments import ModelPipeline
 from unetkit.palettes import ISPRS
+from unetkit.products import write_polygons
+from unetkit.raster import write_image
+from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 
 TEXT = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -59,7 +63,7 @@ def test_code_within_prose():
     hidden = re.compile(r'(pip|python3?|git|jupyter|torchrun|nbdev_\w+) ')
     assert [code for code in inline if hidden.match(code)] == []
     parameters = set()
-    for function in (*COMMANDS.values(), Settings):
+    for function in (*COMMANDS.values(), Settings, Reading):
         parameters |= set(inspect.signature(function).parameters)
     assert [c for c in inline if c.startswith('unetkit ') and c.split()[1] not in COMMANDS] == []
     assert [c for c in inline if c.startswith('--') and c[2:].replace('-', '_') not in parameters] == []
@@ -106,6 +110,13 @@ def folder(tmp_path_factory):
         succeeds('scene', '--out', folder / name, '--height', 256, '--width', 320, '--seed', seed)
         shutil.move(folder / name / 'image.tif', folder / f'{name}.tif')
         shutil.move(folder / name / 'reference.tif', folder / f'{name}_ref.tif')
+    shutil.copy(folder / 'b.tif', folder / 'ortho.tif')
+    tile = synthetic_scene(256, 320, seed=2)  # that is b
+    write_polygons(folder / 'fields.geojson', tile.labels, ISPRS, georeference=tile.georeference)
+    for number in range(8):
+        chip = synthetic_scene(128, 128, seed=10 + number)
+        write_image(folder / 'chips' / 'images' / f'{number}.tif', chip.image)
+        write_image(folder / 'chips' / 'masks' / f'{number}.tif', chip.labels[..., None])
     return folder
 
 
@@ -136,6 +147,7 @@ SHORT['report'] = SHORT['train'] + ' --patch-sizes 128'
 def printed(folder):
     "What the lines for one process printed, run in their order, for later ones need what earlier ones wrote."
     once = [line for line in COMMAND_LINES if not several(line)]
+    once.sort(key=lambda line: command(line) != 'palette')  # an explanation follows the lines that need it
     return {line: run_shell(line + SHORT.get(command(line), ''), folder) for line in once}
 
 
@@ -150,6 +162,8 @@ def test_shell_lines(folder, printed):
     assert is_map(folder / 'map.tif', folder / 'b.tif')
     for name in ('report.html', 'scores.json', 'scores.csv', 'label_map_128.tif', 'model_128.safetensors'):
         assert (folder / 'report' / name).exists(), name
+    for name in ('chips.safetensors', 'fields.safetensors', 'page.html', 'map.geojson', 'areas.csv'):
+        assert (folder / name).exists(), name
     (scores,) = [text for line, text in printed.items() if ' evaluate ' in line]
     assert all(name in scores for name in (*ISPRS.names, 'accuracy'))
 

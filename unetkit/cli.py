@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'USUAL_READING', 'COMMANDS', 'GROUPS', 'report_runs', 'report', 'train', 'predict', 'evaluate', 'export',
-           'scene', 'inspect', 'fetch', 'main']
+           'scene', 'inspect', 'palette', 'fetch', 'main']
 
 # %% ../nbs/library/cli.ipynb #c003-e33638f3
 from collections.abc import Sequence
@@ -23,7 +23,16 @@ from fastcore.docments import docments
 import torch
 
 from . import __version__
-from .datasets import Reading, heights_of, image_pairs, read_labelled, read_tiles, training_tiles
+from unetkit.datasets import (
+    POLYGONS,
+    SUFFIXES,
+    Reading,
+    heights_of,
+    image_pairs,
+    read_labelled,
+    read_tiles,
+    training_tiles,
+)
 from .deploy import check_export, export_onnx
 from .experiments import ModelPipeline, compare
 from .fetching import SETS
@@ -38,6 +47,8 @@ from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
 from .products import areas as measure_areas
 from .raster import map_path, open_image, write_image
+from .references import legend
+from .palettes import write_palette
 from .rules import one_line, one_of
 from .scale import check_raster, confidence_file, evaluate_raster, predict_raster, probabilities_file
 from .scenes import CLASSES, synthetic_scene
@@ -451,6 +462,30 @@ def inspect(
     if html:
         print(f"wrote {found.write_html(html)}")
 
+# %% ../nbs/library/cli.ipynb #cli-palette-1
+def palette(
+    references: Sequence[str],  # References: files, or folders of them
+    out: str = "palette.json",  # File to write; edit the names in it
+    label_column: str = "",  # Column of polygon files that names the class; '' for the only one
+) -> None:  # Nothing; the palette is written
+    "Draft a palette file from the colours, numbers or polygons of references."
+    files = []
+    for path in map(Path, references):
+        inner = sorted(path.iterdir()) if path.is_dir() else [path]
+        files += [one for one in inner if one == path or one.suffix.lower() in SUFFIXES + POLYGONS]
+    if Path(out).exists():
+        raise ValueError(
+            f"{out} is there already, perhaps with names of yours: choose another one with --out"
+        )
+    draft, counts = legend(files, label_column)
+    write_palette(_writable_file(out, *references), draft, counts)
+    ((unit, counts),) = counts.items()
+    for index, name in enumerate(draft.names):
+        meaning = "#{:02x}{:02x}{:02x}".format(*draft.colours[index])
+        number = "" if draft.values is None else f"{draft.values[index]} "
+        print(f"{number}{meaning} {name}: {counts[index]:,} {unit}")
+    print(f"wrote {out}: edit the names, and move what is no class to ignored")
+
 # %% ../nbs/library/cli.ipynb #cli-fetch-1
 def fetch(
     name: str | None = None,  # Data set; all are listed when not given
@@ -466,7 +501,7 @@ def fetch(
     print(f"wrote {train}: unetkit train {train}/images {train}/masks --palette {train}/palette.json")
 
 # %% ../nbs/library/cli.ipynb #c034-94722ce3
-COMMANDS = {f.__name__: f for f in (report, inspect, fetch, train, predict, evaluate, export, scene)}
+COMMANDS = {f.__name__: f for f in (report, inspect, palette, fetch, train, predict, evaluate, export, scene)}
 
 # %% ../nbs/library/cli.ipynb #c036-b8929f12
 def _whole_numbers(text):
@@ -480,7 +515,6 @@ def _whole_numbers(text):
 
 
 _RULES = {field.name: field.metadata for field in fields(Settings)}
-_WAITING = ("label_column", "all_touched", "background", "nearest_colour")  # Not read yet
 GROUPS = KINDS | {"reading": "reading files"}  # Kinds of fields, and what the help calls them
 
 
@@ -492,7 +526,7 @@ def _groups_of_fields(command):
             found[name] = [
                 one
                 for one in fields(parameter.default)
-                if one.name not in {*own, *_WAITING} and one.metadata.get("several") not in own
+                if one.name not in own and one.metadata.get("several") not in own
             ]
     return found
 
@@ -533,8 +567,8 @@ def _parser(command):
         names = f": {', '.join(PALETTES)}" if name == "palette" else ""
         if name in groups:
             continue
-        if info.anno == (str | None):
-            _add_option(parser, name, info.docment, Parameter.empty, nargs="?")
+        if info.anno in _COUNTS:
+            _add_option(parser, name, info.docment, Parameter.empty, nargs=_COUNTS[info.anno])
         else:
             _add_option(parser, name, f"{info.docment}{names}", info.default)
     if "settings" in own and own["settings"].default == RECIPES["recommended"]:
@@ -543,6 +577,9 @@ def _parser(command):
     for name, options in groups.items():
         _add_fields(parser, own[name].default, options)
     return parser
+
+
+_COUNTS = {str | None: "?", Sequence[str]: "+"}  # Files that may be left out, and one or more files
 
 
 def _add_fields(parser, defaults, options):

@@ -32,6 +32,8 @@ from .machine import pick_device, pick_precision, prepare, wants_channels_last
 from .networks import make_network
 from .pages import STYLE, figure_html, table_html
 from .pipelines import TrainedModel
+from .references import legend
+from .vectors import VECTORS
 from .plots import show_labels, show_tile
 from .raster import Georeference, atomic_path, lay_onto, open_image
 from .rules import Remark, one_line, remark
@@ -184,7 +186,10 @@ class _Sample:
             if piece.labels is not None:
                 counts += class_counts(piece.labels, palette.num_classes)
         labelled = int(counts.sum())
-        if facts.reference is not None and palette is None:
+        if facts.reference is not None and palette is None and facts.reference.suffix.lower() in VECTORS:
+            draft, counted = legend([facts.reference], reading.label_column)
+            self.found += Counter(dict(zip(draft.names, *counted.values())))
+        elif facts.reference is not None and palette is None:
             with open_image(facts.path, facts.height, reading.remote) as raster:
                 with lay_onto(facts.reference, raster, remote=reading.remote) as own:
                     for window in windows:

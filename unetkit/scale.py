@@ -28,14 +28,13 @@ from tqdm import tqdm
 
 from .pipelines import TrainedModel
 from .datasets import Reading, heights_of, image_pairs
-from .labels import class_counts, read_labels
+from .labels import class_counts, open_labels
 from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
 from .stitching import core_logits, exact_windows
 from unetkit.raster import (
     Raster,
     atomic_path,
-    lay_onto,
     open_image,
     opened,
     read_image,
@@ -365,17 +364,17 @@ def check_raster(
     pipeline: TrainedModel,  # A trained pipeline
     image: str | Path | Raster,  # Image file, or the open image
     reference: str | Path | None = None,  # Its reference, if it has one
-    remote: bool = False,  # May the reference be an address?
+    reading: Reading | None = None,  # How the reference is read; the defaults when None
 ) -> int:  # Pixels of the reference that have a class; 0 without a reference
     "Check that a pipeline can predict an image file and score it against its reference, before it is predicted."
     with opened(image) as raster:
         pipeline.check_image(raster)
         if reference is None:
             return 0
-        with lay_onto(reference, raster, remote=remote) as own:
+        with open_labels(reference, pipeline.palette, raster, reading) as own:
             scored = 0
             for _, (r0, r1, c0, c1) in exact_windows(raster.size, core=1024, halo=0, multiple=1):
-                labels = read_labels(own, pipeline.palette, (r0, c0, r1 - r0, c1 - c0))
+                labels = own.read((r0, c0, r1 - r0, c1 - c0))
                 scored += class_counts(labels, pipeline.palette.num_classes).sum()
             return int(scored)
 
@@ -398,7 +397,7 @@ def evaluate_raster(
     heights = heights_of([part for part, _ in pairs], reading.height, 'test')
     for (part, own), height in zip(pairs, heights):
         with open_image(part, height, reading.remote) as raster:
-            scored += check_raster(pipeline, raster, own, reading.remote)
+            scored += check_raster(pipeline, raster, own, reading)
     if not scored:
         raise ValueError(
             "the test reference has no scored pixel: every pixel has an ignored colour; check palette and reference"
@@ -407,10 +406,10 @@ def evaluate_raster(
     for (part, own), height in zip(pairs, heights):
         with ExitStack() as stack:
             raster = stack.enter_context(open_image(part, height, reading.remote))
-            reference_raster = stack.enter_context(lay_onto(own, raster, remote=reading.remote))
+            labelled = stack.enter_context(open_labels(own, palette, raster, reading))
             for read, kept in exact_windows(raster.size, **pipeline.windows(memory)):
                 r0, r1, c0, c1 = kept
-                labels = read_labels(reference_raster, palette, (r0, c0, r1 - r0, c1 - c0))
+                labels = labelled.read((r0, c0, r1 - r0, c1 - c0))
                 label_map = predict_block(pipeline, raster, read, kept, tta)[..., 0]
                 labels[label_map == IGNORE_INDEX] = IGNORE_INDEX
                 matrix += confusion_matrix(labels, label_map, palette.num_classes)
