@@ -137,8 +137,10 @@ def predicted(model, image, out, *options):
     _, notes = command(
         'predict', model, image, '--out', out, '--device', 'cpu', '--precision', 'float32', *options
     )
-    with rasterio.open(out) as file:
-        return file.read(1), notes
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(out) as file:
+            return file.read(1), notes
 
 
 def inside(labels, reach=2):
@@ -268,7 +270,7 @@ def test_8_bit_keeps_its_range_whatever_it_holds(tmp_path):
 @pytest.mark.parametrize('range', ['5', '5,5', '9,3', 'a,b', 'nan,1', '1,inf', '1,2,3'])
 def test_ranges_that_are_none(image, reference, tmp_path, range):
     words = ['train', image, reference, '--out', tmp_path / 'no.safetensors', *QUICK, f'--range={range}']
-    check_refusal([tmp_path], words, ['range', 'LOW,HIGH'])
+    check_refusal([tmp_path], words, ['range'])
 
 
 def test_16_bit_png(tmp_path):
@@ -1463,7 +1465,7 @@ DIFFERENT = {
         dict(crs='EPSG:4326', transform=Affine(4e-6, 0, 9, 0, -4e-6, 48)),
         IMAGE,
         NAMED,
-        'resolution',
+        'pixels of',
     ),
     'reversed': ({}, IMAGE[..., ::-1], {'names': ('blue', 'green', 'red')}, 'band'),
     'half as bright': ({}, IMAGE // 3, NAMED, 'mean'),
