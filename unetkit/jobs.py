@@ -104,12 +104,31 @@ def split_windows(
     windows = grid if windows is None else windows
     if settings.split == "random":
         return random_split(windows, settings.validation, rng)
+    many = len(np.unique(windows.tile)) * settings.validation >= 1
     try:
         if len(windows) < len(grid):
-            return _split_labelled(windows, sizes, settings.validation, rng)
-        return blocked_split(windows, sizes, settings.validation, rng)
+            found = _split_labelled(windows, sizes, settings.validation, rng)
+        else:
+            found = blocked_split(windows, sizes, settings.validation, rng)
+        if not many or 2 * len(found[0]) >= len(windows):
+            return found
     except ValueError as error:
-        raise ValueError(f"{error}; or choose split random (--split random)") from None
+        if not many:
+            raise ValueError(f"{error}; or choose split random (--split random)") from None
+    return _split_tiles(windows, settings.validation, rng)
+
+
+def _split_tiles(windows, share, rng):
+    "Keep whole tiles for validation, where a strip of each with its guard would leave little to learn from."
+    tiles, counts = np.unique(windows.tile, return_counts=True)
+    order = rng.permutation(len(tiles))
+    count = int(np.searchsorted(np.cumsum(counts[order]), share * len(windows))) + 1
+    kept = tiles[order[: min(count, len(tiles) - 1)]]
+    remark(
+        f"{len(kept)} of {len(tiles)} tiles are kept for validation: they are small, so none is cut into two parts"
+    )
+    inside = np.isin(windows.tile, kept)
+    return windows[~inside], windows[inside]
 
 
 def _split_labelled(windows, sizes, share, rng):
