@@ -195,7 +195,9 @@ def test_products_of_a_map(folder, tmp_path):
     works(f'evaluate {model} {files(folder)} --out {tmp_path}/scores.json')
     options = f'--polygons {maps}/map.geojson --min-area 1 --confidence --areas {maps}/areas.csv'
     options += f' --errors {tmp_path}/scores.json'
-    code, out, err = shell(*f'predict {model} {folder}/scene/image.tif --out {maps}/map.tif {options}'.split())
+    code, out, err = shell(
+        *f'predict {model} {folder}/scene/image.tif --out {maps}/map.tif {options}'.split()
+    )
     assert code == 0, err
     names = ['areas.csv', 'map.geojson', 'map.tif', 'map_confidence.tif']
     assert sorted(path.name for path in maps.iterdir()) == names

@@ -103,7 +103,9 @@ def test_bomb_where_a_tile_is_held_in_memory(model, tile, bomb, refused, tmp_pat
         reference,
     ]
     refused('report', *four, '--out', tmp_path / 'no', *TINY, said=['bomb.tif announces'])
-    parts, others = (announce(tmp_path / name / 'image.tif', 60_000, 256).parent for name in ('parts', 'others'))
+    parts, others = (
+        announce(tmp_path / name / 'image.tif', 60_000, 256).parent for name in ('parts', 'others')
+    )
     refused(
         'train',
         parts,
@@ -375,3 +377,94 @@ def test_memory_of_real_processes(model, tile, bomb, shared, tmp_path):
         pytest.skip('this system does not say how much memory a process took: codes and lines were checked')
     for peak in peaks:
         assert int(peak.read_text().split()[1]) * 1024 < 1.5e9
+
+
+# Virtual rasters
+
+VRT = """<VRTDataset rasterXSize="96" rasterYSize="64" {more}>{inner}<VRTRasterBand dataType="Byte" band="1" {band}>
+<SimpleSource><SourceFilename relativeToVRT="1">{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>
+</VRTRasterBand></VRTDataset>"""
+
+
+def virtual(path, source, more='', inner='', band=''):
+    "A text that names an image."
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(VRT.format(source=source, more=more, inner=inner, band=band))
+    return path
+
+
+CLIMBS = {
+    'up': dict(source='../secret.tif'),
+    'by a link': dict(source='link.tif'),
+    'absolute': dict(source='/etc/passwd'),
+    'device': dict(source='/dev/zero'),
+    'small letters': dict(
+        source='own.tif', inner='<sourcefilename relativetovrt="1">../secret.tif</sourcefilename>'
+    ),
+    'name space': dict(source='../secret.tif', more='xmlns="any"'),
+    'comment': dict(source='../secret.tif<!-- -->/../folder/own.tif'),
+    'instruction': dict(source='../secret.tif<?a b?>/../folder/own.tif'),
+    'blank': dict(source=' ../secret.tif'),
+    'server': dict(source='/vsicurl/http://127.0.0.1/a.tif'),
+    'inside of another': dict(source='vrt://../secret.tif'),
+    'a text in raw numbers': dict(source='raw.dat'),
+    'itself': dict(source='evil.vrt'),
+    'each other': dict(source='other.vrt'),
+    'program': dict(source='own.tif', band='subClass="VRTDerivedRasterBand"'),
+    'program in small letters': dict(source='own.tif', band='subclass="VRTDerivedRasterBand"'),
+    'raw bytes': dict(source='own.tif', band='subClass="VRTRawRasterBand"'),
+    'warped': dict(source='own.tif', more='subClass="VRTWarpedDataset"'),
+    'document type': dict(source='own.tif', inner='<!DOCTYPE a>'),
+    'bands': dict(source='own.tif', inner='<VRTRasterBand dataType="Byte"/>' * 50_000),
+    'nest': dict(source='own.tif', inner='<a>' * 100_000),
+}
+
+
+@pytest.mark.parametrize('name', CLIMBS)
+def test_virtual_rasters_name_nothing_else(model, refused, tmp_path, name):
+    "Whatever a virtual raster says, nothing above its folder is read, nothing is fetched or run, and no loop is entered."
+    here = tmp_path / 'folder'
+    path = virtual(here / 'evil.vrt', **CLIMBS[name])
+    for file in (here / 'own.tif', tmp_path / 'secret.tif'):
+        write_image(file, np.zeros((64, 96, 1), np.uint8))
+    (here / 'link.tif').symlink_to(tmp_path / 'secret.tif')
+    virtual(here / 'other.vrt', 'evil.vrt')
+    text = virtual(here / 'raw.dat', '../secret.tif').read_bytes()
+    (here / 'raw.dat').write_bytes(text.ljust(64 * 96))
+    (here / 'raw.hdr').write_text(
+        'ENVI\nsamples = 96\nlines = 64\nbands = 1\ndata type = 1\ninterleave = bsq\n'
+    )
+    refused(
+        'predict',
+        model,
+        path,
+        '--out',
+        tmp_path / 'no.tif',
+        said=['folder/'],
+    )
+
+
+# Lists of pairs, and pixels that are no numbers
+
+
+def test_lists_without_end(refused, tmp_path):
+    "Two million lines, one line of a hundred megabytes, and files that are not there: refused before anything is opened."
+    out = tmp_path / 'no.safetensors'
+    rows = ''.join(f'a/{n}.tif,b/{n}.tif\n' for n in range(1_000_001))
+    (tmp_path / 'long.csv').write_text('image,reference\n' + rows)
+    (tmp_path / 'absent.csv').write_text('image,reference\n' + rows[:100_000].rpartition('\n')[0])
+    (tmp_path / 'wide.csv').write_text('image,reference\n' + 'x' * 10**8)
+    for name, said in {
+        'long': 'more than 1000000',
+        'absent': 'not there',
+        'wide': 'cannot read pairs',
+    }.items():
+        refused('train', tmp_path / f'{name}.csv', '--out', out, *SMALL, said=[f'{name}.csv', said])
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers(tile, model, refused, tmp_path, value):
+    "An image without a single number holds no data; it is neither learnt nor scored."
+    path = write_image(tmp_path / 'no.tif', np.full((64, 96, 3), value, np.float32))
+    refused('train', path, tile[1], '--out', tmp_path / 'no.safetensors', *SMALL, said=['no scored pixel'])
+    refused('predict', model, path, '--out', tmp_path / 'out.tif', said=['no pixel holds data'])

@@ -73,7 +73,8 @@ def _unknown_colour(reference, labels):
     remedy = "add it to the palette's classes or ignored colours, or choose the palette of this reference"
     if len(codes) > 20:
         remedy = (
-            "this is an image, or a reference that was resized or saved as JPEG; give the lossless original"
+            "this is an image, or a reference that was resized or saved as JPEG; give the lossless original, "
+            "or allow the nearest colour (--nearest-colour)"
         )
     return UnknownColour(f"unknown colour {'; '.join(found)}{more}: {remedy}")
 

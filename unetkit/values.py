@@ -127,13 +127,23 @@ def sample_windows(
     return sorted(windows)
 
 
-def _with_data(image, window):
-    "The pixels of a window that hold data, (N, C)."
+def _with_data(image, windows):
+    "The pixels of some windows that hold data, (N, C); a chip is read once, as it is decoded whole anyway."
+    if math.prod(image.size) > 2**20:
+        pieces = [_read(image, window) for window in windows]
+    else:
+        pixels, valid = _read(image, (0, 0, *image.size))
+        cuts = [np.s_[row : row + height, col : col + width] for row, col, height, width in windows]
+        pieces = [(pixels[cut], valid[cut]) for cut in cuts]
+    return np.concatenate([pixels[valid] for pixels, valid in pieces])
+
+
+def _read(image, window):
+    "The pixels of a window, and which of them hold data."
     piece = image.read(window)
     if isinstance(piece, np.ndarray):  # of a raster; a tile gives a smaller tile
-        return piece[image.valid(window)]
-    valid = np.ones(piece.size, bool) if piece.valid is None else piece.valid
-    return piece.image[valid]
+        return piece, image.valid(window)
+    return piece.image, np.ones(piece.size, bool) if piece.valid is None else piece.valid
 
 
 def _search(images):
@@ -144,7 +154,7 @@ def _search(images):
         for row in range(0, height, 1024):
             for col in range(0, width, 1024):
                 window = row, col, min(1024, height - row), min(1024, width - col)
-                found.append(_with_data(image, window))
+                found.append(_with_data(image, [window]))
                 if sum(map(len, found)) > 1e6:
                     return found
     return found
@@ -158,7 +168,7 @@ def measure(
     "Measure what the numbers of some images mean, from a sample of each."
     images = list(images)
     some, first = images[:: math.ceil(len(images) / 1000)], images[0]
-    samples = [_with_data(one, window) for one in some for window in sample_windows(one.size, len(some))]
+    samples = [_with_data(one, sample_windows(one.size, len(some))) for one in some]
     if not any(map(len, samples)):
         samples = _search(images)
     pixels = np.concatenate(samples).astype(np.float64)

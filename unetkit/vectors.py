@@ -391,7 +391,7 @@ def label_column(
             )
         return column
     fit = columns
-    if palette is not None:
+    if palette is not None and len(columns) > 1:
         known = lambda name: all(_class_of(one.get(name), palette) is not None for one in features.attributes)
         fit = [name for name in columns if known(name)]
     if len(fit) != 1:
