@@ -46,7 +46,7 @@ from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
 from .products import areas as measure_areas
-from .raster import map_path, open_image, write_image
+from .raster import DRIVERS, map_path, open_image, write_image
 from .references import legend
 from .palettes import write_palette
 from .rules import one_line, one_of
@@ -54,6 +54,7 @@ from .scale import check_raster, confidence_file, evaluate_raster, predict_raste
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
 from .values import parse_range
+from .vectors import VECTORS
 
 # %% ../nbs/library/cli.ipynb #c007-15f94760
 def _read_palette(palette, ignore):
@@ -561,8 +562,9 @@ class _Parser(argparse.ArgumentParser):
 # %% ../nbs/library/cli.ipynb #c044-c8600890
 def _parser(command):
     "The parser of a command, from its signature."
-    parser = _Parser(f"unetkit {command.__name__}", description=command.__doc__, allow_abbrev=False)
     groups, own = _groups_of_fields(command), signature(command).parameters
+    how = dict(description=command.__doc__, epilog=_READ if "reading" in groups else None)
+    parser = _Parser(f"unetkit {command.__name__}", **how, allow_abbrev=False)
     for name, info in docments(command, full=True, returns=False).items():
         names = f": {', '.join(PALETTES)}" if name == "palette" else ""
         if name in groups:
@@ -579,6 +581,11 @@ def _parser(command):
     return parser
 
 
+_READ = (
+    f"Images: {', '.join(DRIVERS)}. References: colours, class numbers, or polygons ({', '.join(VECTORS)}; "
+    "*.gpkg and *.shp with the extra [vector]). What each needs and costs: the page of formats, "
+    "https://unetkit.github.io/unetkit/lessons/formats.html"
+)
 _COUNTS = {str | None: "?", Sequence[str]: "+"}  # Files that may be left out, and one or more files
 
 

@@ -387,6 +387,11 @@ def _few(paths, most=5):
     return ', '.join(names[:most]) + (f' and {len(names) - most:,} more' if len(names) > most else '')
 
 
+def _images(count):
+    "So many images, in words."
+    return f"{count:,} image{'s' * (count > 1)}"
+
+
 def _file_rows(found):
     "Files, sizes, bands and formats."
     images = found.images
@@ -421,7 +426,7 @@ def _place_rows(images):
     for wkt, group in by_system.items():
         placed = [one for one in group if one.georeference is not None]
         if not placed:
-            rows.append(('no place', f'{len(group):,} images, so their maps will have none'))
+            rows.append(('no place', f'{_images(len(group))}: a map will have none either'))
             continue
         crs = CRS.from_wkt(wkt) if wkt else None
         name = 'no coordinate system' if crs is None else f'EPSG:{crs.to_epsg()}' if crs.to_epsg() else wkt
@@ -431,7 +436,7 @@ def _place_rows(images):
         corners = np.array([_corners(one) for one in placed])
         (left, bottom), (right, top) = corners.min((0, 1)), corners.max((0, 1))
         extent = f'x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}'
-        rows.append((one_line(name, 40), f'{len(group):,} images; pixels of {spread} {unit}; {extent}'))
+        rows.append((one_line(name, 40), f'{_images(len(group))}; pixels of {spread} {unit}; {extent}'))
     return rows
 
 
@@ -523,13 +528,14 @@ def inspect(
     palette = palette or (model.palette if model else None)
     remarks, faults, images = [], [], []
     with remarks_to(remarks.append):
-        pairs = image_pairs(image, reference or None, reading.pairs, 'train' if reference else '')
-        heights = heights_of([part for part, _ in pairs], reading.height, 'train' if reference else '')
+        pairs = image_pairs(image, reference or None, reading.pairs, 'train')
+        heights = heights_of([part for part, _ in pairs], reading.height, 'train')
         for pair, height in zip(pairs, heights):
             try:
                 images.append(_facts(*pair, height, reading.remote))
             except (ValueError, OSError) as error:
                 faults.append(_fault(error, pairs))
+        labelled = any(one.reference is not None for one in images)
         plan, sampled = _plan(images)
         sample, bad = _Sample(palette), set()
         for facts, windows in plan:
@@ -542,8 +548,8 @@ def inspect(
         if not images:
             raise ValueError(f"none of {len(pairs)} images can be used: {faults[0]}")
         expected, fits = _model_rows(model, images, reading.remote) if model else ([], None)
-    odd = _oddities(images, sample, reference and palette)
-    with_classes = palette is not None and reference not in (None, '')
+        cost = _cost(images, palette.num_classes if palette else 2, settings) if labelled else None
+    odd = _oddities(images, sample, labelled and palette)
     total = max(1, sum(sample.found.values()))
     return Inspection(
         images=images,
@@ -553,7 +559,7 @@ def inspect(
         no_data=1 - sample.with_data / max(1, sample.pixels),
         palette=palette,
         counts=sample.counts.tolist(),
-        unscored=1 - sample.labelled / max(1, sample.pixels) if with_classes else None,
+        unscored=1 - sample.labelled / max(1, sample.pixels) if palette and labelled else None,
         meanings={name: n / total for name, n in sample.found.most_common()},
         duplicates=duplicates([one.path for one in images if one.path.is_file()]),
         odd=odd,
@@ -561,7 +567,7 @@ def inspect(
         remarks=remarks,
         model=expected,
         fits=fits,
-        cost=_cost(images, palette.num_classes if palette else 2, settings) if reference else None,
+        cost=cost,
     )
 
 
