@@ -246,8 +246,11 @@ def _by_pattern(images, references, pairs):
 def _listed(path):
     "The pairs that a CSV file lists."
     pairs = {}
-    if check_file(path).stat().st_size > 200 * MOST_PAIRS:
-        raise ValueError(f"{path} is larger than {MOST_PAIRS} lines of 200 bytes: it is no list of pairs")
+    size = check_file(path).stat().st_size
+    if size > 200 * MOST_PAIRS or path.read_bytes().count(b'\n') > MOST_PAIRS + 1:
+        raise ValueError(
+            f"{path} has more than {MOST_PAIRS} lines, or lines of more than 200 bytes: it is no list of pairs"
+        )
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file, strict=True)
