@@ -81,8 +81,8 @@ def check_refusal(folders, words, said):
     "A command must end with code 2 and one line that holds the words `said`, and change nothing on the disk."
     before = disk(*folders)
     code, out, err = shell(*words)
-    shares = out.startswith('training: ') and out.count('\n') == 1  # said once the labels are read
-    assert code == 2 and (out == '' or shares), (code, out, err)
+    shares = all(line.startswith(('training: ', 'test: ')) for line in out.splitlines())  # of the labels
+    assert code == 2 and shares, (code, out, err)
     check_line(err, *said)
     assert disk(*folders) == before
 

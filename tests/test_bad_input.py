@@ -27,7 +27,7 @@ from helpers import (
     write_tile,
 )
 from unetkit.labels import ISPRS, labels_to_colours
-from unetkit.raster import read_label_map, write_image
+from unetkit.raster import Georeference, read_label_map, write_image
 from unetkit.models import load_tensors
 
 WHOLE = [
@@ -137,7 +137,8 @@ def odd_colours(spoilt):
     bad = spoilt(image, labels, 'colour')
     colours = labels_to_colours(labels, ISPRS)
     colours[3, 5] = colours[40, 7] = (1, 2, 3)
-    write_image(bad / 'reference.tif', colours)
+    place = Georeference(None, (0.09, 0, 0, 0, -0.09, 0))
+    write_image(bad / 'reference.tif', colours, place)
     return bad
 
 
@@ -196,13 +197,17 @@ def test_bands_and_types_go_the_whole_way(tiles, models, tmp_path, name):
     assert 'accuracy' in printed.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ('name', 'bands'), [('1', '1 bands of uint8'), ('4', '4 bands of uint8'), ('16', '3 bands of uint16')]
-)
+@pytest.mark.parametrize(('name', 'bands'), [('1', '1 bands of uint8'), ('4', '4 bands of uint8')])
 def test_bands_differ_from_those_of_training(good, tiles, models, refused, tmp_path, name, bands):
     refused(*report_job(good, tiles[name], tmp_path / 'no'), said=[bands, 'the same bands everywhere'])
     predict = ['predict', models['3'], tiles[name] / 'image.tif', '--out', tmp_path / 'no.tif']
     refused(*predict, said=[bands, 'give it the same bands'])
+
+
+def test_type_differs_from_that_of_training(good, tiles, models, refused, tmp_path):
+    said = ['holds uint16 values', '--range LOW,HIGH']
+    refused(*report_job(good, tiles['16'], tmp_path / 'no'), said=said)
+    refused('predict', models['3'], tiles['16'] / 'image.tif', '--out', tmp_path / 'no.tif', said=said)
 
 
 def test_evaluate_with_other_bands(tiles, models, refused):
@@ -310,7 +315,7 @@ def test_folder_for_a_file_and_file_for_a_folder(good, models, refused):
     pair = [good / 'image.tif', good / 'reference.tif']
     train = ['train', *pair, '--out', good, '--patch-size', 32, '--split', 'random', *TINY]
     refused(*train, said=['it is a folder', 'name of a file'])
-    refused('predict', models['3'], pair[0], '--out', good, said=['it is a folder'])
+    refused('predict', models['3'], pair[0], '--out', good, said=['does not end in .tif'])
     refused(*report_job(good, good, 'no', '--out', pair[0]), said=['cannot write', 'File exists'])
 
 
