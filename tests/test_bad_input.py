@@ -315,7 +315,7 @@ def test_folder_for_a_file_and_file_for_a_folder(good, models, refused):
     pair = [good / 'image.tif', good / 'reference.tif']
     train = ['train', *pair, '--out', good, '--patch-size', 32, '--split', 'random', *TINY]
     refused(*train, said=['it is a folder', 'name of a file'])
-    refused('predict', models['3'], pair[0], '--out', good, said=['does not end in .tif'])
+    refused('predict', models['3'], pair[0], '--out', good, said=['it is a folder', 'name of a file'])
     refused(*report_job(good, good, 'no', '--out', pair[0]), said=['cannot write', 'File exists'])
 
 

@@ -101,9 +101,12 @@ def test_windows_that_do_not_fit_raise(scene, patch_size, stride, message):
         whole_patches(by_brightness, scene.image, patch_size, stride)
 
 
-def test_an_image_of_floats_raises(scene):
-    with pytest.raises(ValueError, match='got torch.float32'):
-        whole_patches(by_brightness, np.float32(scene.image), 32)
+def test_an_image_of_another_type_raises(scene):
+    with pytest.raises(ValueError, match='got torch.int32'):
+        whole_patches(by_brightness, np.int32(scene.image), 32)
+    scaled = np.float32(scene.image) / 255  # floats are scaled already
+    same = whole_patches(by_brightness, scene.image, 32)
+    assert (whole_patches(by_brightness, scaled, 32) == same).all()
 
 
 def test_blend_weights_by_hand():

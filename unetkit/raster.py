@@ -958,6 +958,8 @@ def map_path(
     out: str | Path,  # Name of a map
 ) -> Path:  # The name; raises `ValueError` unless it ends in .tif
     "Check the name of a map: it is written as GeoTIFF."
+    if Path(out).is_dir():
+        raise ValueError(f"cannot write {out}: it is a folder; give the name of a file")
     if Path(out).suffix.lower() not in ('.tif', '.tiff'):
         raise ValueError(f"the map is a GeoTIFF, and {str(out)!r} does not end in .tif: give it that ending")
     return Path(out)
