@@ -117,6 +117,12 @@ def _all_files(paths):
         found.add(top.resolve())
         if top.is_dir():
             found |= {path.resolve() for path in top.rglob("*")}
+        elif top.suffix.lower() == ".csv" and top.is_file():
+            listed = [path for pair in image_pairs(top, None) for path in pair if path]
+            found |= {Path(path).resolve() for path in listed}
+        elif top.suffix.lower() == ".vrt" and top.is_file():
+            with open_image(top) as raster:
+                found |= {Path(path).resolve() for path in raster._source.files}
     return found
 
 
@@ -384,7 +390,7 @@ def evaluate(
     _check_reference(image, reference)
     pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
     if out:
-        _writable_file(out, model, *_inputs(image), reference)
+        _writable_file(out, model, *_inputs(image), reference, reading.height)
     if method == "exact":
         scores = evaluate_raster(pipeline, image, reference, reading=reading, tta=tta, memory=_bytes(memory))
     else:
@@ -455,7 +461,7 @@ def inspect(
 ) -> None:  # Nothing; the report is printed
     "Look at images and references before training, and say what would be made of them."
     if html:
-        _writable_file(html, *_inputs(image), reference, palette, model)
+        _writable_file(html, *_inputs(image), reference, palette, model, reading.height)
     classes = read_palette(palette) if palette else None
     pipeline = ModelPipeline.load(model, "cpu", "float32", parse_range(reading.range)) if model else None
     found = inspect_files(image, reference, classes, pipeline, reading, settings)

@@ -893,8 +893,16 @@ def heights_of(
 ) -> list:  # The file of heights of each image, '' for none
     "The heights of each image: the same file for all, or the file of a folder that belongs to it."
     if not height or not images or not Path(height).is_dir():
+        if height and len(images) > 1:
+            with open_image(height) as raster:
+                if raster.georeference is None:
+                    raise ValueError(
+                        f"{height} does not say where it lies, and cannot be the heights of {len(images)} images: "
+                        "give a folder with heights for each"
+                    )
         return [height] * len(images)
-    found, partners = _two_folders(Path(images[0]).parent, _role_folder(Path(height), role) or Path(height))
+    folder = (_role_folder(Path(height), role) if role else None) or Path(height)
+    found, partners = _two_folders(Path(images[0]).parent, folder)
     heights = {path: partners.get(key) for key, path in found.items()}
     missing = [path.name for path in images if heights.get(path) is None]
     if missing:

@@ -101,7 +101,7 @@ class ImageFacts:
 def _facts(image, reference, height, remote):
     "Look at the header of an image."
     with open_image(image, height, remote) as raster:
-        own, path = None if reference is None else Path(reference), Path(str(image))
+        own, path = None if reference is None else Path(reference), raster.path
         types, bands = tuple(raster.dtypes), tuple(raster.bands)
         return ImageFacts(path, own, height, raster.size, types, bands, raster.driver, raster.georeference)
 

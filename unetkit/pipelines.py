@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from .datasets import LazyTile
 from .jobs import model_header, read_header
 from .labels import Palette
@@ -18,6 +20,7 @@ from .machine import wants_channels_last
 from .models import History, load_model, save_model
 from .networks import make_network
 from .raster import Raster
+from .rules import IGNORE_INDEX
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
@@ -87,7 +90,10 @@ class TrainedModel:
         tile: Tile,  # A tile as it was read
     ) -> Tile:  # The same with the pixels that the network sees
         "Bring a tile onto the scale of the network, and fill its holes."
-        return replace(tile, image=self.values.scale(tile.image, tile.valid), dtypes=())
+        labels = tile.labels
+        if labels is not None and tile.valid is not None:  # what has no data is not learnt
+            labels = np.where(tile.valid, labels, np.uint8(IGNORE_INDEX))
+        return replace(tile, image=self.values.scale(tile.image, tile.valid), labels=labels, dtypes=())
 
     def predictor(
         self,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+import zlib
 import csv
 import json
 import math
@@ -272,12 +273,17 @@ def _decode(raster, num_classes, path):
 
 
 def _sieved(labels, least, path):
-    "Give objects of fewer than `least` pixels to their largest neighbour."
+    "Give objects of fewer than `least` pixels to their largest neighbour, until nothing changes."
     mask = np.lib.format.open_memmap(path.with_name('mask.npy'), 'w+', np.uint8, labels.shape)
     out = np.lib.format.open_memmap(path, 'w+', np.uint8, labels.shape)
     for rows in strips(labels.shape, 2**24):
         mask[rows] = labels[rows] != IGNORE_INDEX
     sieve(labels, size=least, out=out, mask=mask, connectivity=4)
+    for _ in range(50):  # an object all of whose neighbours were small too joins in a later pass
+        before = zlib.crc32(out)
+        sieve(out, size=least, out=out, mask=mask, connectivity=4)
+        if zlib.crc32(out) == before:
+            break
     out[mask == 0] = IGNORE_INDEX
     return out
 

@@ -514,8 +514,9 @@ class Raster:
         "Describe the file by its size and its last change."
         if self.remote:
             return f'{self.size[0]} x {self.size[1]} pixels'
-        found = self.path.stat()
-        return f'{found.st_size} bytes, changed {found.st_mtime_ns}'
+        files = sorted({self.path, *map(Path, self._source.files)})  # with masks, notes and what a VRT names
+        found = [path.stat() for path in files if path.is_file()]
+        return f'{sum(one.st_size for one in found)} bytes, changed {max(one.st_mtime_ns for one in found)}'
 
     @property
     def colour_table(self) -> np.ndarray:  # (N, 3) uint8

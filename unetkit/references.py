@@ -174,8 +174,17 @@ class ReferenceFile:
                 f"reference {self.path} is compressed with loss, which changes its class numbers: "
                 "give the original as PNG or GeoTIFF"
             )
-        nodata = raster._source.nodata if self._numbers else None
-        if nodata in (palette.values or ()):
+        nodata = raster._source.nodata
+        if not self._numbers and nodata is not None:
+            table = raster.colour_table if raster.paletted else None
+            known = table is None or 0 <= nodata < len(table)
+            colour = tuple(map(int, table[int(nodata)])) if table is not None and known else (nodata,) * 3
+            if colour in palette.colours:
+                name = palette.names[palette.colours.index(colour)]
+                remark(
+                    f"{self.path} declares {nodata:g} as no data, so its pixels of {name!r} are not scored"
+                )
+        elif nodata in (palette.values or ()):
             name = palette.names[palette.values.index(nodata)]
             remark(f"{self.path} declares {nodata:g} as no data, so its pixels of {name!r} are not scored")
 

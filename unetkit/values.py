@@ -85,9 +85,15 @@ class Values:
         low: float,  # Number of the image that stands for the low end of the training images
         high: float,  # Number that stands for the high end
     ) -> 'Values':  # For images on that scale, whatever their type
-        "The same model for images whose numbers lie in another range; bands called `height` stay."
+        "The same model for images whose numbers lie in another range; heights stay, and 8 bits beside other types."
         number('the high end of the range', high, above=number('the low end of the range', low))
-        own = [band == 'height' for band in self.bands or [''] * len(self.dtypes)]
+        mixed = set(self.dtypes) != {'uint8'}
+        own = [
+            band == 'height' or (mixed and dtype == 'uint8')
+            for band, dtype in zip(self.bands or [''] * len(self.dtypes), self.dtypes)
+        ]
+        if all(own):
+            own = [band == 'height' for band in self.bands]
         return replace(
             self,
             dtypes=[one if kept else '' for one, kept in zip(self.dtypes, own)],
@@ -169,7 +175,7 @@ def measure(
     images = list(images)
     some, first = images[:: math.ceil(len(images) / 1000)], images[0]
     samples = [_with_data(one, sample_windows(one.size, len(some))) for one in some]
-    if not any(map(len, samples)):
+    if sum(map(len, samples)) < 1000:
         samples = _search(images)
     pixels = np.concatenate(samples).astype(np.float64)
     if not len(pixels):
@@ -187,8 +193,9 @@ def measure(
             low[band], high[band] = 0, 255
         elif limits and first.bands[band] != 'height':
             low[band], high[band] = limits
-        elif not low[band] < high[band]:  # a constant band
-            high[band] = low[band] + 1
+        elif not low[band] < high[band]:  # a band of nearly one number
+            low[band], high[band] = pixels[:, band].min(), pixels[:, band].max()
+            high[band] = high[band] if low[band] < high[band] else low[band] + 1
     return Values(
         dtypes=first.dtypes,
         low=low.tolist(),
@@ -240,6 +247,12 @@ def check_values(
             "resample it to their size (gdalwarp -tr)"
         )
     if not values.mean:
+        if '' not in values.dtypes and tuple(image.dtypes) != values.dtypes:
+            raise ValueError(
+                f"{name} holds {', '.join(sorted(set(image.dtypes)))} values, the model was trained on "
+                f"{', '.join(sorted(set(values.dtypes)))}: say which of its numbers stand for the range of that type "
+                "(--range LOW,HIGH)"
+            )
         return
     found = measure([image])
     least = (np.subtract(values.high, values.low) / 1000).tolist()  # of a constant band

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+import glob
 import json
 import re
 import warnings
@@ -66,6 +67,7 @@ class Features:
     crs: str | None = None  # Coordinate system as WKT; None when unknown
     pixels: bool = False  # Are coordinates those of pixels, (0, 0) being the outer corner of the first?
     size: tuple[int, int] | None = None  # (H, W) of the image that the file speaks of
+    drawn_on: str = ''  # Name of the image that the file names, '' if it names none
 
     @property
     def columns(self) -> list[str]:
@@ -159,6 +161,7 @@ def _old_crs(path, member):
 # %% ../nbs/library/vectors.ipynb #vector-0402c8de
 def _labelme(path, found):
     "The features of a parsed LabelMe file."
+    drawn = str(found.get('imagePath') or '').replace('\\', '/').rsplit('/', 1)[-1]
     budget, size = _Budget(path), (found.get('imageHeight'), found.get('imageWidth'))
     parts, attributes = [], []
     for number, shape in enumerate(_list_of_dicts(path, found, 'shapes')):
@@ -179,7 +182,7 @@ def _labelme(path, found):
         budget.take(1, 0)
         parts.append([[_ring(points, place, budget)]])
         attributes.append({'label': shape.get('label')})
-    return Features(path, parts, attributes, pixels=True, size=_image_size(path, size))
+    return Features(path, parts, attributes, pixels=True, size=_image_size(path, size), drawn_on=drawn)
 
 
 def _two_points(points, place, budget):
@@ -209,7 +212,7 @@ def _coco(path, found, image):
     "The features of one image of a parsed COCO file."
     images = _list_of_dicts(path, found, 'images')
     own = images
-    if len(images) != 1 and image is not None:
+    if image is not None and not (len(images) == 1 and images[0].get('file_name') is None):
         names = [Path(str(one.get('file_name'))) for one in images]
         own = [one for one, name in zip(images, names) if name.name == image.name]
         own = own or [one for one, name in zip(images, names) if name.stem == image.stem]
@@ -337,7 +340,13 @@ def read_features(
     stat = path.stat()
     if stat.st_size > MAX_BYTES:
         raise ValueError(f"{path} is larger than {MAX_BYTES} bytes: cut it into parts, one for each image")
-    found = _parsed(path, (stat.st_size, stat.st_mtime_ns))
+    beside = [one.stat() for one in sorted(path.parent.glob(f'{glob.escape(path.stem)}.*'))]  # a .dbf, a -wal
+    found = _parsed(path, tuple((one.st_size, one.st_mtime_ns) for one in beside))
+    drawn = '' if isinstance(found, dict) else found.drawn_on
+    if image and drawn and Path(drawn).stem != Path(image).stem:
+        remark(
+            f"{path} was drawn on {drawn}, and is laid onto {Path(image).name}: check that the pixels are the same"
+        )
     return _coco(path, found, image and Path(image)) if isinstance(found, dict) else found
 
 
