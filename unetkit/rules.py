@@ -86,7 +86,7 @@ def remark(
     text: str,  # What was found, and what is done about it
 ) -> None:  # Nothing; a warning is given
     "Say something in one line."
-    warnings.warn(one_line(text, 400), Remark, stacklevel=3)
+    warnings.warn(one_line(text, 1000), Remark, stacklevel=3)
 
 # %% ../nbs/library/rules.ipynb #rules-90757eb3
 def strips(
