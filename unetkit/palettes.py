@@ -63,6 +63,10 @@ class Palette:
         ignored = tuple(_colour(value, 'ignored') for value in self.ignored)
         values, ignored_values = self.values, tuple(_value(value, 'ignored') for value in self.ignored_values)
         if values is not None:
+            if len(values) != len(names):
+                raise ValueError(
+                    f"{len(names)} class names but {len(values)} values: give one value per class, or none"
+                )
             values = tuple(_value(value, name) for name, value in zip(names, values, strict=True))
         ignored_names = tuple(self.ignored_names)
         _check_unique('colour', names, colours, ignored)
