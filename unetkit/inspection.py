@@ -305,7 +305,7 @@ def class_summary(
 class Inspection:
     "What was found in images and references."
 
-    images: list[ImageFacts]  # The images that can be read
+    images: list  # The images that can be read
     sampled: str  # How many pixels were read, in words
     values: list[list[float]]  # Per band: 0, 2, 50, 98 and 100 % of its numbers
     no_data: float  # Share of the pixels without data, 0 to 1
