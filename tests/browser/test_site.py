@@ -275,7 +275,7 @@ def test_search(word, address, reader):
     one = reader(address)
     page = one.visit(f'search.html?q={word}')
     page.wait_for_function(
-        '([w]) => [...document.querySelectorAll("#search-results li a")].slice(0, 30).some((a) => a.href.includes(w))',
+        '([w]) => [...document.querySelectorAll("#search-results li a")].slice(0, 12).some((a) => a.href.includes(w))',
         arg=[SEARCHES[word]],
         timeout=20_000,
     )
