@@ -24,7 +24,6 @@ import torch
 
 from . import __version__
 from unetkit.datasets import (
-    POLYGONS,
     SUFFIXES,
     Reading,
     heights_of,
@@ -479,7 +478,7 @@ def palette(
     files = []
     for path in map(Path, references):
         inner = sorted(path.iterdir()) if path.is_dir() else [path]
-        files += [one for one in inner if one == path or one.suffix.lower() in SUFFIXES + POLYGONS]
+        files += [one for one in inner if one == path or one.suffix.lower() in SUFFIXES + VECTORS]
     if Path(out).exists():
         raise ValueError(
             f"{out} is there already, perhaps with names of yours: choose another one with --out"
