@@ -778,7 +778,7 @@ def beside_memory(images, references, memory, budget):
     for how, tiles in (('from disk', lazy), ('in memory', [tile.read() for tile in lazy])):
         pipeline = ModelPipeline(ISPRS)
         train, _ = pipeline.batches(tiles)
-        pipeline.make(tiles[0])
+        pipeline.make(tiles)
         loop = dict(
             loss_fn=make_loss('cross_entropy'), optimizer=make_optimizer(pipeline.model), dtype=pipeline.dtype
         )

@@ -621,3 +621,13 @@ def test_mask_and_notes_beside_an_image(tmp_path):
     )
     with Raster(path) as raster:
         assert (raster.valid() == (noise(40, 60) > 99)).all()
+
+
+def test_stamp_of_any_spelling(tmp_path, monkeypatch):
+    "A file is the same file, wherever a command was started: a map that was begun goes on."
+    write(tmp_path / 'a.tif', np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / 'folder').mkdir()
+    monkeypatch.chdir(tmp_path)
+    names = ('a.tif', './a.tif', 'folder/../a.tif', tmp_path / 'a.tif')
+    assert {open_image(name).stamp for name in names} == {open_image('a.tif').stamp}
+    assert str((tmp_path / 'a.tif').stat().st_size) in open_image('a.tif').stamp

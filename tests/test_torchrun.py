@@ -213,7 +213,7 @@ def test_a_killed_process(folder):
 @pytest.mark.parametrize(
     'arguments, reason',
     [
-        ('train {0}/$RANK.tif {0}/scene/reference.tif', 'there is no file'),
+        ('train {0}/$RANK.tif {0}/scene/reference.tif --patch-size 32', 'there is no file'),
         ('train {0}/scene/image.tif {0}/scene/reference.tif --epochs 0', 'epochs must be at least 1'),
         (
             'train {0}/scene/image.tif {0}/scene/reference.tif --patch-size 32 --batch-size 1',
