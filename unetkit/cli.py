@@ -16,7 +16,6 @@ import argparse
 import os
 import signal
 import sys
-import tempfile
 import threading
 
 from fastcore.docments import docments
@@ -41,7 +40,8 @@ from .inspection import inspect as inspect_files
 from .jobs import built_in, check_job, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world
-from .pages import REPORT_FILES, write_report, write_result
+from .outputs import check_output, claim
+from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
 from .products import areas as measure_areas
@@ -49,7 +49,7 @@ from .raster import DRIVERS, map_path, open_image, write_image
 from .references import legend
 from .palettes import write_palette
 from .rules import one_line, one_of
-from .scale import check_raster, confidence_file, evaluate_raster, predict_raster, probabilities_file
+from .scale import check_raster, confidence_file, evaluate_raster, map_files, predict_raster
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
 from .values import parse_range
@@ -80,33 +80,17 @@ def _report_tiles(paths, palette, reading):
     train = read_labelled(*paths[:2], palette, reading, "train")
     return train, read_labelled(*paths[2:], palette, reading, "test"), sources
 
-# %% ../nbs/library/cli.ipynb #c015-dea3b434
-def _writable_folder(path):
-    "Make a folder, and check that files can be written there."
-    if not str(path):
-        raise ValueError("--out is empty: give the name of a folder, or . for this one")
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"cannot write to the folder {path} ({error.strerror}): choose another with --out"
-        ) from None
-    return Path(path)
-
 # %% ../nbs/library/cli.ipynb #c017-1a690748
-def _writable_file(path, *inputs):
-    "Check that a file can be written, and that it is none of the inputs."
-    if not str(path):
-        raise ValueError("--out is empty: give the name of a file")
-    if Path(path).is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder; give the name of a file with --out")
-    if Path(path).resolve() in _all_files(filter(None, inputs)):
-        raise ValueError(
-            f"{path} is an input of this command and would be lost: choose another name with --out"
-        )
-    return _writable_folder(Path(path).parent) / Path(path).name
+@contextmanager
+def _writing(files, inputs=(), overwrite=False, ours=True):
+    "Keep everybody else from the files of a command, and check that nobody loses anything by them."
+    if not all(map(str, files)):
+        raise ValueError("--out is empty: give a name, or . for this folder")
+    with claim(files):
+        read = _all_files(filter(None, inputs))
+        for file in files:
+            check_output(file, read, overwrite, ours)
+        yield
 
 
 def _all_files(paths):
@@ -178,6 +162,7 @@ def report(
     patch_sizes: Sequence[int] = (32, 64, 128),  # One model for each, in pixels
     out: str = "report",  # Folder to write
     restart: bool = False,  # Forget the checkpoints of an interrupted run
+    overwrite: bool = False,  # Replace files that unetkit did not write
     settings: Settings = REPORT,  # What the models that are compared have in common
     reading: Reading = USUAL_READING,  # How files are read
 ) -> None:  # Nothing; tables, maps, models and a page are written
@@ -191,29 +176,27 @@ def report(
     train, test, sources = _report_tiles(paths, classes, reading)
     runs = report_runs([tile.size for tile in train], settings, patch_sizes)
     finished = compare(train, test, classes, runs, out)
-    folder = _writable_folder(out)
-    for role, tiles in (("training", train), ("test", test)):
-        counts = sum(class_counts(tile.labels, classes.num_classes) for tile in tiles)
-        _print_classes(role, counts, classes, tiles)
-    checkpoints = [folder / f"checkpoint_{name}.safetensors" for name in runs]
-    if restart:
+    folder, tables = Path(out), [Path(out) / name for name in REPORT_FILES]
+    files = tables + [file for name in runs for file in result_files(folder, name, test)]
+    with _writing(files if out else [""], [*paths, palette, reading.height], overwrite):
+        for role, tiles in (("training", train), ("test", test)):
+            counts = sum(class_counts(tile.labels, classes.num_classes) for tile in tiles)
+            _print_classes(role, counts, classes, tiles)
+        checkpoints = [folder / f"checkpoint_{name}.safetensors" for name in runs]
+        if restart:
+            _remove(checkpoints)
+        results = list(finished)
+        _remove(tables)  # those of an older run belong to other maps
+        for result in results:
+            write_result(folder, result, test)
+        _print_report(write_report(folder, results, train, test, sources), folder)
         _remove(checkpoints)
-    results = [_written(result, folder, test) for result in finished]
-    _print_report(write_report(folder, results, train, test, sources), folder)
-    _remove(checkpoints)
 
 # %% ../nbs/library/cli.ipynb #c022-7a45601c
 def _print_classes(role, counts, palette, tiles):
     "Print how large each class is, and how much is not scored."
     pixels = sum(tile.size[0] * tile.size[1] for tile in tiles)
     print(f"{role}: {class_summary(counts, palette.names, pixels)}", flush=True)
-
-
-def _written(result, folder, test):
-    "Write maps and model of a result, and pass it on; tables of an older run belong to other maps, and go."
-    _remove(folder / name for name in REPORT_FILES)
-    write_result(folder, result, test)
-    return result
 
 
 def _remove(paths):
@@ -243,6 +226,7 @@ def train(
     valid_reference: str = "",  # Their references
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Forget the checkpoint of an interrupted run
+    overwrite: bool = False,  # Replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read
 ) -> None:  # Nothing; the model is written
@@ -253,21 +237,21 @@ def train(
     pipeline = ModelPipeline(classes, settings, parse_range(reading.range))
     counts = check_job(tiles, None, classes, [settings], valid)
     inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference]
-    path = _writable_file(out, *inputs)
-    if rank_and_world()[0] == 0:
-        _print_classes("training", counts, classes, tiles)
-    checkpoint = path.with_name(f"{path.name}.checkpoint")
-    if restart:
+    checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
+    with _writing([out] if first else [], inputs, overwrite):
+        if first:
+            _print_classes("training", counts, classes, tiles)
+        if restart:
+            _remove([checkpoint])
+        best = pipeline.fit(tiles, checkpoint, counts=counts, valid=valid).history.best
+        if not first:
+            return
+        pipeline.save(out)
+        print(
+            f"wrote {out}: best epoch {best.number}, validation accuracy {best.valid_accuracy:.1%}",
+            flush=True,
+        )
         _remove([checkpoint])
-    best = pipeline.fit(tiles, checkpoint, counts=counts, valid=valid).history.best
-    if rank_and_world()[0] > 0:
-        return
-    pipeline.save(path)
-    print(
-        f"wrote {out}: best epoch {best.number}, validation accuracy {best.valid_accuracy:.1%}",
-        flush=True,
-    )
-    _remove([checkpoint])
 
 # %% ../nbs/library/cli.ipynb #c028-a645b6dd
 def predict(
@@ -288,6 +272,7 @@ def predict(
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     scheduler: str = "",  # Address of a Dask scheduler whose workers share these files
     restart: bool = False,  # Forget the blocks of an interrupted run
+    overwrite: bool = False,  # Replace files that unetkit did not write
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
 ) -> None:  # Nothing; the map is written
@@ -307,37 +292,38 @@ def predict(
             f"got {method}: leave one of them out"
         )
     scores = read_scores(errors, pipeline.palette.names) if errors else None
-    jobs = _map_jobs(parts, out, polygons, areas, exact, (model, *_inputs(image), height, errors))
-    for (part, file, outlines, table), own in zip(jobs, heights):
-        if method == "exact":
-            with open_image(part, own, remote) as raster:
-                predict_raster(
-                    model if scheduler else pipeline,  # workers of a cluster load the file themselves
-                    raster,
-                    file,
-                    tta=tta,
-                    **exact,
-                    memory=_bytes(memory),
-                    device=device,
-                    precision=precision,
-                    scheduler=scheduler or None,
-                    restart=restart,
-                )
-        else:
-            (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
-            pipeline.predict(tile, file, method=method, tta=tta)
-        print(f"wrote {file}", flush=True)
-        if outlines:
-            sure = confidence_file(file) if confidence else None
-            write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
-            print(f"wrote {outlines}", flush=True)
-        if table:
-            write_areas(table, measure_areas(file, pipeline.palette, errors=scores))
-            print(f"wrote {table}", flush=True)
+    jobs, files = _map_jobs(parts, out, polygons, areas, exact)
+    with _writing(files, [model, *_inputs(image), height, errors], overwrite):
+        for (part, file, outlines, table), own in zip(jobs, heights):
+            if method == "exact":
+                with open_image(part, own, remote) as raster:
+                    predict_raster(
+                        model if scheduler else pipeline,  # workers of a cluster load the file themselves
+                        raster,
+                        file,
+                        tta=tta,
+                        **exact,
+                        memory=_bytes(memory),
+                        device=device,
+                        precision=precision,
+                        scheduler=scheduler or None,
+                        restart=restart,
+                    )
+            else:
+                (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
+                pipeline.predict(tile, file, method=method, tta=tta)
+            print(f"wrote {file}", flush=True)
+            if outlines:
+                sure = confidence_file(file) if confidence else None
+                write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
+                print(f"wrote {outlines}", flush=True)
+            if table:
+                write_areas(table, measure_areas(file, pipeline.palette, errors=scores))
+                print(f"wrote {table}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
-def _map_jobs(parts, out, polygons, table, exact, inputs):
-    "For every part: its image, map, polygons and table of areas; all names are checked."
+def _map_jobs(parts, out, polygons, table, exact):
+    "For every part: its image, map, polygons and table of areas; and all files that they are written to."
     map_path(out)
     if polygons:
         one_of("the ending of --polygons", Path(polygons).suffix.lower(), POLYGON_FORMATS, "choose one")
@@ -348,11 +334,8 @@ def _map_jobs(parts, out, polygons, table, exact, inputs):
             names = [name and Path(name).with_stem(f"{Path(name).stem}_{Path(part).stem}") for name in names]
         jobs.append((part, *(name and Path(name) for name in names)))
     files = [file for _, *names in jobs for file in names if file]
-    more = {"probabilities": probabilities_file, "confidence": confidence_file}
-    files += [more[name](job[1]) for name, wanted in exact.items() if wanted for job in jobs]
-    for file in _all_different(files):
-        _writable_file(file, *inputs)
-    return jobs
+    files += [file for job in jobs for file in map_files(job[1], **exact)[1:]]
+    return jobs, _all_different(files)
 
 
 def _bytes(gigabytes):
@@ -380,6 +363,7 @@ def evaluate(
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     out: str = "",  # JSON file for the scores and their confusion matrix
+    overwrite: bool = False,  # Replace a file that unetkit did not write
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
@@ -388,19 +372,22 @@ def evaluate(
     "Score a model on labelled tiles."
     _check_reference(image, reference)
     pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
-    if out:
-        _writable_file(out, model, *_inputs(image), reference, reading.height)
+    files = [out] if out else []
+    with _writing(files, [model, *_inputs(image), reference, reading.height], overwrite):
+        scores = _scored(pipeline, image, reference, reading, method, tta, _bytes(memory))
+        support = scores.confusion_matrix.sum(1)
+        print("test:", class_summary(support, scores.names, _pixels(image, reference, reading)))
+        print(scores.table(pipeline.palette.names))
+        if out:
+            print(f"wrote {write_scores(out, scores)}")
+
+
+def _scored(pipeline, image, reference, reading, method, tta, memory):
+    "The scores of a model on labelled images, by one way of stitching."
     if method == "exact":
-        scores = evaluate_raster(pipeline, image, reference, reading=reading, tta=tta, memory=_bytes(memory))
-    else:
-        tiles = read_labelled(image, reference, pipeline.palette, reading, "test")
-        maps = [pipeline.predict(tile, method=method, tta=tta) for tile in tiles]
-        scores = pipeline.evaluate(tiles, maps)
-    support = scores.confusion_matrix.sum(1)
-    print("test:", class_summary(support, scores.names, _pixels(image, reference, reading)))
-    print(scores.table(pipeline.palette.names))
-    if out:
-        print(f"wrote {write_scores(out, scores)}")
+        return evaluate_raster(pipeline, image, reference, reading=reading, tta=tta, memory=memory)
+    tiles = read_labelled(image, reference, pipeline.palette, reading, "test")
+    return pipeline.evaluate(tiles, [pipeline.predict(tile, method=method, tta=tta) for tile in tiles])
 
 
 def _pixels(image, reference, reading):
@@ -418,11 +405,13 @@ def export(
     tile_size: int | None = None,  # Side of the only square that it takes, in pixels; any size when not given
     probabilities: bool = False,  # Write a softmax behind the logits, as QGIS needs it
     resolution: float = 0.0,  # Side of a training pixel on the ground, in centimetres; not noted when 0
+    overwrite: bool = False,  # Replace a file that unetkit did not write
 ) -> None:  # Nothing; the file is written
     "Write a model as ONNX, for a browser, QGIS and other programs."
     pipeline, ground = ModelPipeline.load(model, "cpu", "float32"), resolution or None
     check_export(pipeline, tile_size, ground)
-    export_onnx(pipeline, _writable_file(out, model), tile_size, probabilities, ground)
+    with _writing([out], [model], overwrite):
+        export_onnx(pipeline, out, tile_size, probabilities, ground)
     kind, size = "probabilities" if probabilities else "logits", Path(out).stat().st_size / 1e6
     print(f"wrote {out}: {size:.2f} MB, {kind} of {pipeline.palette.num_classes} classes", flush=True)
 
@@ -432,21 +421,15 @@ def scene(
     height: int = 1024,  # Rows, in pixels
     width: int = 1024,  # Columns, in pixels
     seed: int = 0,  # Which scene
+    overwrite: bool = False,  # Replace an image and a reference that are there
 ) -> None:  # Nothing; two files are written
     "Write a synthetic aerial scene and its reference."
     files = [Path(out) / name for name in ("image.tif", "reference.tif")]
-    if any(file.exists() for file in files):
-        raise ValueError(
-            f"{out} holds an image.tif or reference.tif already: choose another folder with --out"
-        )
     tile = synthetic_scene(height, width, seed=seed)
-    folder = _writable_folder(out)
-    write_image(folder / "image.tif", tile.image, tile.georeference)
-    write_image(folder / "reference.tif", labels_to_colours(tile.labels, ISPRS), tile.georeference)
-    print(
-        f"wrote {folder}/image.tif and {folder}/reference.tif: {height} x {width} pixels, "
-        f"classes {', '.join(CLASSES)}"
-    )
+    with _writing(files if out else [""], (), overwrite, ours=False):
+        for file, pixels in zip(files, (tile.image, labels_to_colours(tile.labels, ISPRS))):
+            write_image(file, pixels, tile.georeference)
+    print(f"wrote {files[0]} and {files[1]}: {height} x {width} pixels, classes {', '.join(CLASSES)}")
 
 # %% ../nbs/library/cli.ipynb #cli-inspect-1
 def inspect(
@@ -455,36 +438,35 @@ def inspect(
     palette: str = "",  # Classes and colours: a JSON file or a name; without it values are listed
     model: str = "",  # Model file that should fit
     html: str = "",  # Page to write, with pictures
+    overwrite: bool = False,  # Replace a page that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How training would be done
     reading: Reading = USUAL_READING,  # How files are read
 ) -> None:  # Nothing; the report is printed
     "Look at images and references before training, and say what would be made of them."
-    if html:
-        _writable_file(html, *_inputs(image), reference, palette, model, reading.height)
-    classes = read_palette(palette) if palette else None
-    pipeline = ModelPipeline.load(model, "cpu", "float32", parse_range(reading.range)) if model else None
-    found = inspect_files(image, reference, classes, pipeline, reading, settings)
-    print(found.text)
-    if html:
-        print(f"wrote {found.write_html(html)}")
+    files, inputs = [html] if html else [], [*_inputs(image), reference, palette, model, reading.height]
+    with _writing(files, inputs, overwrite):
+        classes = read_palette(palette) if palette else None
+        pipeline = ModelPipeline.load(model, "cpu", "float32", parse_range(reading.range)) if model else None
+        found = inspect_files(image, reference, classes, pipeline, reading, settings)
+        print(found.text)
+        if html:
+            print(f"wrote {found.write_html(html)}")
 
 # %% ../nbs/library/cli.ipynb #cli-palette-1
 def palette(
     references: Sequence[str],  # References: files, or folders of them
     out: str = "palette.json",  # File to write; edit the names in it
     label_column: str = "",  # Column of polygon files that names the class; '' for the only one
+    overwrite: bool = False,  # Replace a palette that is there
 ) -> None:  # Nothing; the palette is written
     "Draft a palette file from the colours, numbers or polygons of references."
     files = []
     for path in map(Path, references):
         inner = sorted(path.iterdir()) if path.is_dir() else [path]
         files += [one for one in inner if one == path or one.suffix.lower() in SUFFIXES + VECTORS]
-    if Path(out).exists():
-        raise ValueError(
-            f"{out} is there already, perhaps with names of yours: choose another one with --out"
-        )
-    draft, counts = legend(files, label_column)
-    write_palette(_writable_file(out, *references), draft, counts)
+    with _writing([out], references, overwrite, ours=False):
+        draft, counts = legend(files, label_column)
+        write_palette(out, draft, counts)
     ((unit, counts),) = counts.items()
     for index, name in enumerate(draft.names):
         meaning = "#{:02x}{:02x}{:02x}".format(*draft.colours[index])

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from .machine import on_first
 from .networks import NETWORKS, network_name
 from .rules import number, one_line, one_of, whole
-from .raster import atomic_path
+from .outputs import atomic_path
 
 # %% ../nbs/library/models.ipynb #models-fee126e1
 def save_tensors(

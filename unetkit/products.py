@@ -31,7 +31,8 @@ from scipy.sparse.csgraph import connected_components
 
 from .metrics import Scores
 from .palettes import Palette
-from .raster import Georeference, Raster, atomic_path, check_file, check_grid, write_image
+from .outputs import MARK, atomic_path
+from .raster import Georeference, Raster, check_file, check_grid, write_image
 from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 
 # %% ../nbs/library/products.ipynb #prod-09
@@ -219,7 +220,7 @@ def _write_geojson(path, features, georeference):
     "Write features as GeoJSON, one a line."
     with open(path, 'w', encoding='utf-8') as file:
         member = json.dumps(_crs_member(georeference))
-        file.write(f'{{"type": "FeatureCollection", "crs": {member}, "features": [')
+        file.write(f'{{"type": "FeatureCollection", "program": "{MARK}", "crs": {member}, "features": [')
         for position, feature in enumerate(features):
             geometry = {'type': 'Polygon', 'coordinates': [ring.tolist() for ring in feature.rings]}
             line = {'type': 'Feature', 'properties': feature.properties, 'geometry': geometry}
@@ -246,7 +247,7 @@ def _write_geopackage(path, features, georeference):
             "a GeoPackage needs pyogrio: pip install 'unetkit[vector]', or write .geojson"
         ) from None
     crs = georeference.crs if georeference else None
-    about = dict(layer=path.stem, driver='GPKG', geometry_type='Polygon', crs=crs)
+    about = dict(layer=path.stem, driver='GPKG', geometry_type='Polygon', crs=crs, DESCRIPTION=MARK)
     first = next(features, None)
     if first is None:
         raise ValueError("the map has no object to write: all of it is without data")
@@ -350,7 +351,8 @@ def write_scores(
 ) -> Path:  # `path`
     "Write scores with their confusion matrix."
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(scores.as_dict(), indent=1, ensure_ascii=False), encoding='utf-8')
+        document = {'program': MARK} | scores.as_dict()
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding='utf-8')
     return Path(path)
 
 
