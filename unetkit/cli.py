@@ -275,7 +275,7 @@ def predict(
     image: str,  # Image to map: a file of any size, a folder of parts, or files with commas between them
     out: str = "label_map.tif",  # GeoTIFF to write; for several parts, label_map_<part>.tif
     height: str = "",  # File or folder of heights, if the model was trained with one
-    range: str = "",  # LOW,HIGH: the numbers of this image that stand for the range of the training images
+    range: str = "",  # LOW,HIGH, or one for each band with colons: numbers that stand for the range of training
     remote: bool = False,  # Read addresses too: https://, s3://, /vsi...
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
@@ -462,8 +462,7 @@ def inspect(
     if html:
         _writable_file(html, *_inputs(image), reference, palette, model, reading.height)
     classes = read_palette(palette) if palette else None
-    pipeline = ModelPipeline.load(model, "cpu", "float32", parse_range(reading.range)) if model else None
-    found = inspect_files(image, reference, classes, pipeline, reading, settings)
+    found = inspect_files(image, reference, classes, model or None, reading, settings)
     print(found.text)
     if html:
         print(f"wrote {found.write_html(html)}")

@@ -45,7 +45,7 @@ class Reading:
     "How the files of a data set are read; what is empty or 0 was not given."
 
     height: str = _option("")  # File or folder of heights, laid onto the image as one more band
-    range: str = _option("")  # LOW,HIGH: the stored numbers that become 0 and 1; measured when not given
+    range: str = _option("")  # LOW,HIGH, or with colons one for each band: numbers that become 0 and 1
     label_column: str = _option("")  # Column of a polygon file that names the class
     all_touched: bool = _option(False)  # Give a polygon every pixel that it touches, not those it covers half
     background: str = _option("")  # Class of the ground outside all polygons; not scored when not given
@@ -997,6 +997,11 @@ def read(
             "give both, for example read('image.tif', 'reference.tif', ISPRS)"
         )
     how = Reading(**reading)
+    if how.range:
+        raise ValueError(
+            f"read gives the numbers as they are stored, got range {how.range!r}: leave it out, "
+            "and give ModelPipeline its limits"
+        )
     tiles = read_tiles(image, how) if palette is None else read_labelled(image, reference, palette, how)
     several = listed or (isinstance(image, (str, Path)) and Path(image).is_dir())
     return tiles if several else tiles[0]
