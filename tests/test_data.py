@@ -23,7 +23,7 @@ from rasterio.warp import reproject, transform_bounds
 from scipy.ndimage import maximum_filter, minimum_filter
 
 import unetkit as uk
-from unetkit.datasets import Reading, open_labelled
+from unetkit.datasets import Reading, open_labelled, training_tiles
 from unetkit.inspection import inspect
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.models import load_tensors
@@ -1236,6 +1236,18 @@ def listed(path, text, encoding='utf-8'):
     return path
 
 
+def test_pairs_belong_to_folders(image, reference, tmp_path):
+    "For a file or a list a pattern means nothing; beside a file to validate on, it is for the folder."
+    both, pattern = listed(tmp_path / 'a.csv', f'image,reference\n{image},{reference}\n'), 'x*IMG.png:MSK*.png'
+    for first in (both, image, f'{image},{image}'):
+        refuses(['is no folder', pattern, 'leave them out'], first, reference, ISPRS, pairs=pattern)
+    chips(tmp_path, 'all/x{}IMG.png', 'all/MSK{}.png')
+    tiles, valid = training_tiles(
+        tmp_path / 'all', tmp_path / 'all', ISPRS, Reading(pairs=pattern), image, reference
+    )
+    assert (len(tiles), len(valid)) == (3, 1)
+
+
 def test_lists_of_pairs(tmp_path):
     "As a spreadsheet saves them: with a mark of its encoding, Windows line ends, quotes."
     chips(tmp_path, 'a/{}.png', 'b/other {}.png')
@@ -1438,6 +1450,14 @@ def test_colours_that_are_a_little_off(image, tmp_path):
         assert reads(image, tmp_path / 'off.png', nearest_colour=distance)[0].labels[5, 5] == expected
     for distance in (-1, 'x', float('nan')):
         refuses(['nearest_colour'], image, tmp_path / 'off.png', ISPRS, nearest_colour=distance)
+
+
+def test_nearest_colour_is_for_colours(image, tmp_path):
+    "Class numbers and polygons have no colours: a distance means nothing, and is refused."
+    numbers = write(tmp_path / 'numbers.tif', LABELS, **PLACE)
+    refuses(['class numbers', 'nearest_colour 5', 'leave it out'], image, numbers, NUMBERS, nearest_colour=5)
+    path = geojson(tmp_path / 'a.geojson', boxes())
+    refuses(['polygons', 'nearest_colour 5'], image, path, ISPRS, nearest_colour=5)
 
 
 # 13  Labels in a part of the image only
