@@ -123,6 +123,7 @@ def test_no_band_of_a_block_is_taken_for_opacity(files, tmp_path, monkeypatch, w
         height, width = kept[1] - kept[0], kept[3] - kept[2]
         block = np.zeros((height, width, 1 + classes + 2 * confidence), np.uint8)
         block[..., 1] = 254
+        block[..., -2] += confidence
         block[: height // 2] = 255
         return block
 
@@ -136,6 +137,9 @@ def test_no_band_of_a_block_is_taken_for_opacity(files, tmp_path, monkeypatch, w
     assert made[0] == made[1] and len(made[0]) == 1 + len(wanted)
     with rasterio.open(tmp_path / 'stopped' / 'map_probabilities.tif') as file:
         assert file.count == classes and set(np.unique(file.read(1))) == {254, 255}
+    if 'confidence' in wanted:
+        with rasterio.open(tmp_path / 'stopped' / 'map_confidence.tif') as file:
+            assert [set(np.unique(band)) for band in file.read()] == [{1, 255}, {0, 255}]
 
 
 def test_blocks_of_another_map_are_not_mixed_in(files, job, undisturbed, tmp_path):
