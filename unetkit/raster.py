@@ -515,7 +515,9 @@ class Raster:
         "Describe the file by its size and its last change."
         if self.remote:
             return f'{self.size[0]} x {self.size[1]} pixels'
-        files = {Path(name).resolve() for name in (self.path, *self._source.files)}  # masks and parts of a VRT too
+        files = {
+            Path(name).resolve() for name in (self.path, *self._source.files)
+        }  # masks and parts of a VRT too
         found = [path.stat() for path in files if path.is_file()]
         return f'{sum(one.st_size for one in found)} bytes, changed {max(one.st_mtime_ns for one in found)}'
 
