@@ -95,12 +95,8 @@ def processors(session, processor):
     "The inline tests and `tests/` as another x86-64 processor would run them; `-- quick` takes only what computes most."
     env = SINGLE | PROCESSORS[processor]
     quick = session.posargs == ['quick']
-    for path in (
-        ['nbs/05_unet.ipynb', 'nbs/07_training.ipynb', 'nbs/08_stitching.ipynb', 'nbs/library/scale.ipynb']
-        if quick
-        else ['nbs']
-    ):
-        session.run('nbdev_test', '--path', path, env=env)
+    some = ['--file_re', r'^(05_unet|07_training|08_stitching|scale)\.ipynb$'] if quick else []
+    session.run('nbdev_test', *some, env=env)
     session.run(
         'pytest',
         *(['tests/test_smoke.py', 'tests/test_training.py', 'tests/test_stitching.py'] if quick else []),
@@ -137,17 +133,22 @@ def colab(session):
     )
 
 
+def in_browser(session, path):
+    "The tests of one file, two at a time."
+    session.run('pytest', '-m', 'browser', '--dist', 'load', path, *session.posargs, env=SINGLE)
+
+
 @nox.session
 def site(session):
     "The site builds without a warning, and every page of it is visited in a browser."
     session.run('python', 'scripts/build_site.py')
-    session.run('pytest', '-m', 'browser', 'tests/browser/test_site.py', *session.posargs, env=SINGLE)
+    in_browser(session, 'tests/browser/test_site.py')
 
 
 @nox.session
 def sliders(session):
     "Every slider of the lessons, moved by keyboard in JupyterLab."
-    session.run('pytest', '-m', 'browser', 'tests/browser/test_sliders.py', *session.posargs, env=SINGLE)
+    in_browser(session, 'tests/browser/test_sliders.py')
 
 
 @nox.session

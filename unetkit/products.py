@@ -315,7 +315,7 @@ def _confidence_strips(confidence, size):
             raise ValueError(f"confidence is {confidence.shape}, the map {size}: give that of the same map")
         yield 0, confidence
         return
-    with Raster(confidence) as raster:
+    with Raster(confidence, opacity=False) as raster:
         if raster.bands[0] != 'confidence' or raster.size != size:
             raise ValueError(
                 f"{confidence} is no confidence of a map of {size[0]} x {size[1]} pixels: "

@@ -37,7 +37,6 @@ from unetkit.raster import (
     atomic_path,
     open_image,
     opened,
-    read_image,
     write_image,
     write_mosaic,
 )
@@ -263,7 +262,8 @@ def _read_block(folder, number):
     "Read a finished block."
     path = _block_file(folder, number)
     try:
-        return read_image(path)
+        with Raster(path, opacity=False) as raster:
+            return raster.read()
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
             f"{path} is damaged or gone ({error}): delete it if it is there, and repeat the command; "

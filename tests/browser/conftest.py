@@ -37,5 +37,5 @@ def browser_type_launch_args(browser_type_launch_args):
 def site():
     "The folder of the built site."
     if not (SITE / 'index.html').exists():
-        pytest.fail(f'{SITE.name} holds no site: build it with python scripts/site.py')
+        pytest.fail(f'{SITE.name} holds no site: build it with python scripts/build_site.py')
     return SITE
