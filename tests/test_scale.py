@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from unetkit import scale
 from unetkit.experiments import ModelPipeline
-from unetkit.labels import ISPRS, labels_to_colours
+from unetkit.labels import ISPRS, Palette, labels_to_colours
 from unetkit.scale import clear_blocks, evaluate_raster, predict_raster, raster_job
 from unetkit.raster import Raster, read_image, write_image
 from unetkit.settings import Settings
@@ -103,6 +106,40 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(files, undisturbed, t
         scale.predict_block = original
     assert len(calls) == count_blocks(files) - len(before)
     assert out.read_bytes() == undisturbed and not blocks.exists()
+
+
+@pytest.mark.parametrize('wanted', [{'probabilities': True}, {'probabilities': True, 'confidence': True}])
+def test_no_band_of_a_block_is_taken_for_opacity(files, tmp_path, monkeypatch, wanted):
+    "A sure network beside a hole: a block's last band is 0 and 255 only, and the others are the same where it is 0."
+    classes = 3 - len(wanted) + 1  # four and five bands
+    palette = Palette(ISPRS.names[:classes], ISPRS.colours[:classes])
+    tile = synthetic_scene(96, 128, seed=1)
+    tile = replace(tile, labels=tile.labels % classes)
+    pipeline = ModelPipeline(palette, Settings(**TINY, precision='float32', device='cpu')).fit([tile])
+
+    def sure(pipeline, raster, read, kept, *, probabilities, confidence, tta):
+        if interrupted and kept[0] > 0:
+            raise KeyboardInterrupt
+        height, width = kept[1] - kept[0], kept[3] - kept[2]
+        block = np.zeros((height, width, 1 + classes + 2 * confidence), np.uint8)
+        block[..., 1] = 254
+        block[..., -2] += confidence
+        block[: height // 2] = 255
+        return block
+
+    monkeypatch.setattr(scale, 'predict_block', sure)
+    made = []
+    for name, stops in [('whole', [False]), ('stopped', [True, False])]:
+        for interrupted in stops:
+            with nullcontext() if not interrupted else pytest.raises(KeyboardInterrupt):
+                predict_raster(pipeline, files[1], tmp_path / name / 'map.tif', memory=5e6, **wanted)
+        made.append([(path.name, path.read_bytes()) for path in sorted((tmp_path / name).iterdir())])
+    assert made[0] == made[1] and len(made[0]) == 1 + len(wanted)
+    with rasterio.open(tmp_path / 'stopped' / 'map_probabilities.tif') as file:
+        assert file.count == classes and set(np.unique(file.read(1))) == {254, 255}
+    if 'confidence' in wanted:
+        with rasterio.open(tmp_path / 'stopped' / 'map_confidence.tif') as file:
+            assert [set(np.unique(band)) for band in file.read()] == [{1, 255}, {0, 255}]
 
 
 def test_blocks_of_another_map_are_not_mixed_in(files, job, undisturbed, tmp_path):

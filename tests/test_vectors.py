@@ -96,12 +96,67 @@ def test_one_bit_and_0_255(tmp_path):
 
 def test_a_colour_table_is_read_by_numbers_if_the_palette_has_values(tmp_path):
     picture = Image.fromarray(np.array([[1, 2]], np.uint8), 'P')
-    picture.putpalette([9, 9, 9, 0, 0, 255, 0, 255, 0])
+    picture.putpalette([9, 9, 9, 255, 0, 0, 0, 0, 255])
     picture.save(tmp_path / 'table.png')
     np.testing.assert_array_equal(read_labels(tmp_path / 'table.png', NUMBERED), [[0, 1]])
-    np.testing.assert_array_equal(read_labels(tmp_path / 'table.png', ISPRS), [[1, 3]])
+    np.testing.assert_array_equal(read_labels(tmp_path / 'table.png', ISPRS), [[5, 1]])
     draft, _ = legend([tmp_path / 'table.png'])
-    assert draft.colours == ((0, 0, 255), (0, 255, 0))
+    assert draft.colours == ((255, 0, 0), (0, 0, 255))
+
+
+def drawn(path, numbers, *colours):
+    "A PNG of numbers with a colour table."
+    picture = Image.fromarray(np.array(numbers, np.uint8), 'P')
+    picture.putpalette(np.array(colours, np.uint8).tobytes())
+    picture.save(path)
+    return path
+
+
+def test_numbers_whose_colours_are_not_those_of_the_palette(tmp_path):
+    "Two files of one picture, whose tables list the colours in different orders."
+    clear, red, blue, green = (9, 9, 9), (255, 0, 0), (0, 0, 255), (0, 255, 0)
+    good = drawn(tmp_path / 'good.png', [[1, 2]], clear, red, blue)
+    swapped = drawn(tmp_path / 'swapped.png', [[2, 1]], clear, blue, red)
+    with pytest.raises(
+        ValueError, match="swapped.png: number 1 has the colour #0000ff, the colour of 'b', in .* is 'a'"
+    ):
+        read_labels(swapped, NUMBERED)
+    with pytest.raises(ValueError, match="swapped.png: number 1 has the colour .* in that of a file before"):
+        legend([good, swapped])
+    plain = Palette(['a', 'b'], [red, blue])
+    np.testing.assert_array_equal(read_labels(good, plain), read_labels(swapped, plain))
+    ignored = drawn(tmp_path / 'ignored.png', [[0, 2]], red, green, blue)
+    with pytest.raises(
+        ValueError, match="number 0 has the colour #ff0000, the colour of 'a', .* an ignored number"
+    ):
+        read_labels(ignored, NUMBERED)
+    third = drawn(tmp_path / 'third.png', [[1, 2]], clear, red, green)
+    with pytest.raises(
+        ValueError, match="number 2 has the colour #00ff00, in .* is 'b' of the colour #0000ff"
+    ):
+        read_labels(third, NUMBERED)
+    np.testing.assert_array_equal(
+        read_labels(third, NUMBERED, (0, 0, 1, 1)), [[0]]
+    )  # no number 2 in this window
+
+
+def test_a_colour_table_of_another_style_counts_for_nothing(tmp_path):
+    own = drawn(tmp_path / 'own.png', [[1, 2]], (0, 0, 0), (1, 2, 3), (4, 5, 6))
+    with pytest.warns(UserWarning, match='own.png: its colour table has no colour of the palette'):
+        np.testing.assert_array_equal(read_labels(own, NUMBERED), [[0, 1]])
+    ground = Palette(['ground', 'house'], ['#000000', '#ff0000'], values=[0, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        mask = drawn(tmp_path / 'mask.png', [[0, 1]], (0, 0, 0), (255, 255, 255))
+        np.testing.assert_array_equal(read_labels(mask, ground), [[0, 1]])
+        grey = drawn(tmp_path / 'grey.png', [[0, 255]], *[(n, n, n) for n in range(256)])
+        negative = Palette(['house', 'ground'], ['#ffffff', '#000000'], values=[0, 255])
+        np.testing.assert_array_equal(read_labels(grey, negative), [[0, 1]])
+    mask = drawn(tmp_path / 'turned.png', [[0, 1]], (255, 255, 255), (0, 0, 0))
+    with pytest.raises(
+        ValueError, match="number 0 has the colour #ffffff, in .* is 'ground' of the colour #000000"
+    ):
+        read_labels(mask, ground)
 
 
 def test_nodata_that_is_a_class_is_said(tmp_path):

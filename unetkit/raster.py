@@ -337,6 +337,7 @@ class Raster:
         onto: 'Raster | None' = None,  # Lay the file onto the grid of this image
         resampling: str = 'nearest',  # How: nearest for labels, bilinear for heights and bands
         remote: bool = False,  # May it be an address, or a virtual raster that names some?
+        opacity: bool = True,  # May its last band be opacity, and no band of the picture?
     ):
         self.path, self.name = Path(path), str(path)
         self.files, self.height_file = (str(path) if is_remote(path) else str(Path(path).resolve()),), ''
@@ -348,7 +349,7 @@ class Raster:
             file = stack.enter_context(self._opened(path, data, stack))
             self._file = self._source = file
             _check_stored(path, file)
-            self.alpha = _has_opacity(file, path)  # Is the last stored band opacity?
+            self.alpha = opacity and _has_opacity(file, path)  # Is the last stored band opacity?
             self.paletted = (
                 file.count == 1 and file.colorinterp[0] == ColorInterp.palette
             )  # Indices of colours?

@@ -34,9 +34,9 @@ from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
 from .stitching import core_logits, exact_windows
 from .outputs import atomic_path, check_output, claim
-from .raster import Raster, open_image, opened, read_image, write_image, write_mosaic
+from .raster import Raster, open_image, opened, write_image, write_mosaic
 from .tiling import image_tensor, logits_to_labels
-from .values import Values
+from .values import Values, parse_range
 
 # %% ../nbs/library/scale.ipynb #s011-job
 @dataclass(frozen=True)
@@ -257,7 +257,8 @@ def _read_block(folder, number):
     "Read a finished block."
     path = _block_file(folder, number)
     try:
-        return read_image(path)
+        with Raster(path, opacity=False) as raster:
+            return raster.read()
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
             f"{path} is damaged or gone ({error}): delete it if it is there, and repeat the command; "
@@ -298,9 +299,12 @@ def as_pipeline(
     model: TrainedModel | str | Path,  # A trained pipeline, or its file
     device: str = 'auto',  # For a file: auto, cpu or cuda
     precision: str = 'auto',  # For a file: auto, float32 or bfloat16
-) -> TrainedModel:  # The pipeline itself, or the one in the file
+    limits: tuple | None = None,  # Numbers that stand for the range of training; see `values.parse_range`
+) -> TrainedModel:  # The pipeline itself, or the one in the file; a copy if there are limits
     "Load a pipeline unless it is loaded already."
-    return model if isinstance(model, TrainedModel) else TrainedModel.load(model, device, precision)
+    if isinstance(model, TrainedModel):
+        return model.with_limits(limits)
+    return TrainedModel.load(model, device, precision, limits)
 
 
 def predict_raster(
@@ -388,8 +392,9 @@ def evaluate_raster(
     precision: str = 'auto',  # For a model file: auto, float32 or bfloat16
 ) -> Scores:  # Over all pixels with data and a class, of all parts together
     "Score a model on rasters with the memory of one window."
-    pipeline = as_pipeline(model, device, precision)
-    reading, palette, scored = reading or Reading(), pipeline.palette, 0
+    reading, scored = reading or Reading(), 0
+    pipeline = as_pipeline(model, device, precision, parse_range(reading.range))
+    palette = pipeline.palette
     pairs = image_pairs(image, reference, reading.pairs, 'test')
     heights = heights_of([part for part, _ in pairs], reading.height, 'test')
     for (part, own), height in zip(pairs, heights):
