@@ -59,7 +59,7 @@ def _make_parent(path):
     except OSError as error:
         raise OSError(
             f"cannot write {path}: the folder {path.parent} cannot be made ({error.strerror}); "
-            "choose another one"
+            "choose another one (--out)"
         ) from error
 
 
