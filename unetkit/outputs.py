@@ -154,7 +154,11 @@ def _own(file, path):
 # %% ../nbs/library/outputs.ipynb #outputs-ours
 MARK = 'written by unetkit'  # Stands in every result whose format has a place for it
 _SIGNS = (MARK.encode(), b'{"__metadata__":{"unetkit":', b'\x12\x07unetkit')  # models and ONNX have their own
-_TABLES = ('recipe,patch_size,', 'class,pixels,')  # how the tables of comma-separated values begin
+_TABLES = (
+    'recipe,patch_size,',
+    'class,pixels,',
+    'number,steps,train_loss,',
+)  # how the tables of comma-separated values begin
 _END = 2**16  # bytes at both ends of a file in which the mark stands
 
 
