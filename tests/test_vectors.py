@@ -403,6 +403,20 @@ def test_limits(tmp_path, monkeypatch):
         read_features(path)
 
 
+def test_a_palette_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = write_palette(tmp_path / 'palette.json', ISPRS)
+    write = type(path).write_text
+
+    def half(self, text, **how):
+        write(self, text[: len(text) // 2], **how)
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(type(path), 'write_text', half)
+    with pytest.raises(OSError, match='No space left'):
+        write_palette(path, DUBAI)
+    assert read_palette(path) == ISPRS and list(tmp_path.iterdir()) == [path]
+
+
 def test_drafts_of_what_is_no_reference(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match='more than 254 different colours'):
