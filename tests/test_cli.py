@@ -419,6 +419,8 @@ ERRORS = {
     'PREDICT --range 5 --out FOLDER/m.tif': 'must be LOW,HIGH',
     'PREDICT --method patches --confidence --out FOLDER/m.tif': 'belong to --method exact',
     'REPORT --range 0,1': 'leave out --range',
+    'REPORT --memory 2': 'leave out --memory',
+    'report --height a.tif': 'the built-in scenes are no files',
     'PREDICT --min-area 3 --out FOLDER/m.tif': '--min-area 3 is for --polygons and --areas',
     'TRAIN --pairs x --valid-image FOLDER/scene/image.tif': 'give both --valid-image',
     'TRAIN --memory -1': 'memory must be at least 0',
