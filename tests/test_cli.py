@@ -17,7 +17,7 @@ import pytest
 import rasterio
 from helpers import child_environment, shell, succeeds
 
-from unetkit import cli, training
+from unetkit import __version__, cli, training
 from unetkit.datasets import Reading
 from unetkit.labels import ISPRS
 from unetkit.products import write_polygons
@@ -266,6 +266,13 @@ def test_fields_of_dataclasses_are_options():
 
     cli._run(listen, 'a.tif --pairs a*:b* --remote --memory 2 --lr 0.5'.split())
     assert taken == [(2.0, Settings(lr=0.5), Reading(pairs='a*:b*', remote=True))]
+
+
+def test_as_a_module():
+    "`python -m unetkit` is the command, where the script is not on the path."
+    words = [sys.executable, '-m', 'unetkit', '--version']
+    found = subprocess.run(words, capture_output=True, text=True, env=child_environment())
+    assert (found.returncode, found.stdout, found.stderr) == (0, f'{__version__}\n', '')
 
 
 def test_fetch_lists_the_sets():
