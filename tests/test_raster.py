@@ -145,6 +145,23 @@ def test_header_in_place_of_its_data_says_why(tmp_path):
         Raster(tmp_path / 'a.hdr')
 
 
+def test_scale_and_offset_are_not_applied_and_said(tmp_path, remarks):
+    pixels, height = noise(8, 9, 3), noise(8, 9, 1)
+    names = write(tmp_path / 'image.tif', pixels), write(tmp_path / 'h.tif', height)
+    with rasterio.open(names[0], 'r+') as file:
+        file.scales, file.offsets = (1, 0.5, 0.5), (0, -0.25, 0)
+    with rasterio.open(names[1], 'r+') as file:
+        file.offsets = (100,)
+    with open_image(names[0], height=names[1]) as raster:
+        np.testing.assert_array_equal(raster.read(), np.dstack([pixels, height]))
+    declared = [text for text in texts(remarks) if 'declares' in text]
+    assert ['image.tif: band 2 declares scale 0.5 and offset -0.25' in declared[0], len(declared)] == [
+        True,
+        2,
+    ]
+    assert 'h.tif: band 1 declares scale 1 and offset 100' in declared[1]
+
+
 # No data
 
 

@@ -943,6 +943,8 @@ def open_image(
                     f"the height model {height} has {others[-1].in_channels} bands: give one of heights"
                 )
             others[-1].bands = ('height',)
+        for raster in (first, *others):
+            _say_scale(raster)
     except BaseException:
         for raster in (first, *others):
             raster.close()
@@ -954,6 +956,18 @@ def open_image(
     stack.height_file = '' if height in (None, '') else files.pop()
     stack.files = tuple(files)
     return stack
+
+
+def _say_scale(raster):
+    "Say it if a file declares that its numbers are to be scaled."
+    file = raster._source
+    for band, scale, offset in zip(raster._bands, file.scales, file.offsets):
+        if (scale, offset) != (1, 0):
+            remark(
+                f"{raster.path}: band {band} declares scale {scale:g} and offset {offset:g}, "
+                "which are not applied: its numbers are taken as they are stored"
+            )
+            return
 
 
 def opened(
