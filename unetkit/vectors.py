@@ -489,6 +489,7 @@ class Burner:
         all_touched: bool = False,  # Give a polygon every pixel that it touches
         background: int = IGNORE_INDEX,  # Label of the ground outside all polygons
         image: str | Path = 'the image',  # What it is called, for messages
+        apart: bool = False,  # May all of them lie beside the image?
     ):
         self.size, self.all_touched, self.background = tuple(size), all_touched, background
         self._parts, self._labels, self._kept = [], [], {}
@@ -499,22 +500,24 @@ class Burner:
                 self._labels.append(label)
                 bounds.append(_bounds(one))
         self._bounds = np.array(bounds, np.float64).reshape(-1, 4)
-        self._check(features.path, image)
+        self.apart = self._check(features.path, image, apart)  # Do they lie beside the image?
 
-    def _check(self, path, image):
-        "Raise `ValueError` unless the polygons as a whole meet the image."
+    def _check(self, path, image, apart):
+        "Do the polygons as a whole lie beside the image? `ValueError` unless they may."
         if not len(self._bounds):
-            return
+            return False
         left, top = self._bounds[:, :2].min(0)
         right, bottom = self._bounds[:, 2:].max(0)
         if not np.abs(self._bounds).max() <= MAX_PIXEL:
             raise ValueError(
                 f"{path} has a vertex further than {MAX_PIXEL:.0e} pixels from {image}: check its coordinate system"
             )
-        if right <= 0 or bottom <= 0 or left >= self.size[1] or top >= self.size[0]:
+        beside = right <= 0 or bottom <= 0 or left >= self.size[1] or top >= self.size[0]
+        if beside and not apart:
             raise ValueError(
                 f"{path} and {image} do not meet: the polygons would cover rows {top:.0f} to {bottom:.0f} and columns {left:.0f} to {right:.0f} of {self.size[0]} x {self.size[1]}: check its coordinate system"
             )
+        return bool(beside)
 
     def read(
         self,
