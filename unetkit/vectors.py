@@ -140,7 +140,12 @@ def _geojson(path, found):
             parts.append(_polygons(feature['geometry'], place, budget))
             attributes.append(own or {})
     crs = _old_crs(path, found['crs']) if 'crs' in found else CRS.from_epsg(4326).to_wkt()
-    return Features(path, parts, attributes, crs)
+    size = found.get('image_size') if crs is None else None  # as `products.write_polygons` writes it
+    if size is None:
+        return Features(path, parts, attributes, crs)
+    size = size if isinstance(size, dict) else {}
+    size = _image_size(path, (size.get('rows'), size.get('columns')))
+    return Features(path, parts, attributes, pixels=True, size=size)
 
 
 def _old_crs(path, member):
@@ -149,13 +154,15 @@ def _old_crs(path, member):
         return None
     try:
         name = member['properties']['name']
-        if not re.fullmatch(r'(urn:ogc:def:crs:)?[A-Za-z0-9]{2,10}:[0-9.]*:?[A-Za-z0-9]{1,12}', name):
+        code = re.fullmatch(r'(urn:ogc:def:crs:)?[A-Za-z0-9]{2,10}:[0-9.]*:?[A-Za-z0-9]{1,12}', name)
+        if not code and not re.match(r'[A-Z_]{5,14}\[', name):
             raise ValueError
-        return CRS.from_user_input(name).to_wkt()
+        with rasterio.Env():  # the library's own message goes to its log
+            return (CRS.from_user_input(name) if code else CRS.from_wkt(name)).to_wkt()
     except (TypeError, KeyError, ValueError, RasterioError, CPLE_BaseError):
         raise ValueError(
             f"{path} names its coordinate system {one_line(member, 80)!r}: "
-            "write urn:ogc:def:crs:EPSG:: and a number, or leave crs out for WGS 84"
+            "write urn:ogc:def:crs:EPSG:: and a number, or WKT, or leave crs out for WGS 84"
         ) from None
 
 # %% ../nbs/library/vectors.ipynb #vector-0402c8de
@@ -307,6 +314,8 @@ def _table(path):
         if pyogrio.read_info(path, layer=layers[0])['features'] > MAX_FEATURES:
             raise ValueError(f"it has more than {MAX_FEATURES} features, cut it into parts")
         meta, _, geometry, columns = pyogrio.raw.read(path, layer=layers[0], force_2d=True)
+        with rasterio.Env():  # the library's own message goes to its log
+            wkt = CRS.from_user_input(meta['crs']).to_wkt() if meta['crs'] else None
         text, names = BytesIO(), [str(name) for name in meta['fields']]
         if len(geometry):
             options = dict(driver='GeoJSON', geometry_type='Unknown', COORDINATE_PRECISION='15', RFC7946='NO')
@@ -321,7 +330,6 @@ def _table(path):
     for number, feature in enumerate(found['features']):
         feature['properties'] = {name: _plain(column[number]) for name, column in zip(names, columns)}
     features = _geojson(path, found | {'crs': None})
-    wkt = CRS.from_user_input(meta['crs']).to_wkt() if meta['crs'] else None
     return Features(path, features.parts, features.attributes, wkt)
 
 
