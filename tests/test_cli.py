@@ -199,6 +199,9 @@ def test_products_of_a_map(folder, tmp_path):
         *f'predict {model} {folder}/scene/image.tif --out {maps}/map.tif {options}'.split()
     )
     assert code == 0, err
+    line = f'predict {model} {folder}/scene/image.tif --out {maps}/no.tif --errors {tmp_path}/scores.json'
+    code, out, err = shell(*line.split())
+    assert (code, out) == (2, '') and 'adjusts the table of --areas' in err
     names = ['areas.csv', 'map.geojson', 'map.tif', 'map_confidence.tif']
     assert sorted(path.name for path in maps.iterdir()) == names
     polygons = json.loads((maps / 'map.geojson').read_text())['features']
@@ -413,6 +416,7 @@ ERRORS = {
     'PREDICT --range 5 --out FOLDER/m.tif': 'must be LOW,HIGH',
     'PREDICT --method patches --confidence --out FOLDER/m.tif': 'belong to --method exact',
     'REPORT --range 0,1': 'leave out --range',
+    'PREDICT --min-area 3 --out FOLDER/m.tif': '--min-area 3 is for --polygons and --areas',
     'TRAIN --pairs x --valid-image FOLDER/scene/image.tif': 'give both --valid-image',
     'TRAIN --memory -1': 'memory must be at least 0',
     'inspect FOLDER/none.tif': 'no file',

@@ -23,11 +23,12 @@ from rasterio.warp import reproject, transform_bounds
 from scipy.ndimage import maximum_filter, minimum_filter
 
 import unetkit as uk
-from unetkit.datasets import Reading, open_labelled
+from unetkit.datasets import Reading, open_labelled, training_tiles
 from unetkit.inspection import inspect
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.models import load_tensors
 from unetkit.palettes import Palette
+from unetkit.scale import evaluate_raster
 from unetkit.scenes import synthetic_scene
 
 SCENE = synthetic_scene(192, 224, seed=3)
@@ -225,6 +226,45 @@ def test_a_copy_in_other_numbers_gives_the_map_of_the_8_bit_image(eight, tmp_pat
     assert np.mean(found == expected) > 0.99
 
 
+APART = (X * [10, 20, 5] + [0, 100, 0]).astype(np.uint16)  # each band with numbers of its own
+RANGES = '0,2550:100,5200:0,1275'
+
+
+def test_each_band_may_have_its_own_range(eight, tmp_path):
+    "In the commands and in Python; a number of ranges that does not fit is refused."
+    model, image, reference = eight
+    path = write(tmp_path / 'a.tif', APART, **PLACE)
+    expected, _ = predicted(model, image, tmp_path / 'expected.tif')
+    found, _ = predicted(model, path, tmp_path / 'found.tif', f'--range={RANGES}')
+    assert np.mean(found == expected) > 0.99
+    kept = load_tensors(trained(tmp_path, 'apart', path, reference, f'--range={RANGES}', '--epochs', 1)[0])[1]
+    assert kept['values']['low'] == [0, 100, 0] and kept['values']['high'] == [2550, 5200, 1275]
+    for words in (
+        ['predict', model, path, '--out', tmp_path / 'no.tif'],
+        ['train', path, reference, '--out', tmp_path / 'no.safetensors', *QUICK],
+        ['inspect', path],
+    ):
+        check_refusal([tmp_path], [*words, '--range=0,1:0,2'], ['2 parts for 3 bands', '0,3000:0,4000'])
+
+
+def test_python_takes_the_range_of_a_reading(eight, tmp_path):
+    "`evaluate_raster` and `inspect` see what the commands see, and `read`, which scales nothing, refuses it."
+    model, image, reference = eight
+    path, reading = write(tmp_path / 'a.tif', APART, **PLACE), Reading(range=RANGES)
+    for loaded in (model, uk.ModelPipeline.load(model, 'cpu', 'float32')):
+        plain = evaluate_raster(loaded, image, reference, device='cpu', precision='float32')
+        ranged = evaluate_raster(loaded, path, reference, reading=reading, device='cpu', precision='float32')
+        assert abs(plain.accuracy - ranged.accuracy) < 0.01
+        with pytest.raises(ValueError, match='--range'):
+            evaluate_raster(loaded, path, reference)
+        assert inspect(path, model=loaded, reading=reading).fits
+        assert inspect(path, model=loaded).fits is False
+    assert 'make the numbers 0 to 2550 of band 1, 100 to 5200 of band 2' in inspect(path, reading=reading).text
+    with pytest.raises(ValueError, match='8 bits, whose range is 0 to 255 always'):
+        inspect(image, reading=reading)
+    refuses([RANGES, 'limits'], path, range=RANGES)
+
+
 @pytest.mark.parametrize('name', ['0 to 3000', 'signed', 'float'])
 def test_other_numbers_without_a_range_are_refused_by_an_8_bit_model(eight, tmp_path, name):
     path, out = write(tmp_path / 'a.tif', STORED[name][0], **PLACE), tmp_path / 'no.tif'
@@ -268,7 +308,7 @@ def test_8_bit_keeps_its_range_whatever_it_holds(tmp_path):
     assert list(values['low']) == [0, 0, 0] and list(values['high']) == [255, 255, 255]
 
 
-@pytest.mark.parametrize('range', ['5', '5,5', '9,3', 'a,b', 'nan,1', '1,inf', '1,2,3'])
+@pytest.mark.parametrize('range', ['5', '5,5', '9,3', 'a,b', 'nan,1', '1,inf', '1,2,3', '0,1:', '0,1:2'])
 def test_ranges_that_are_none(image, reference, tmp_path, range):
     words = ['train', image, reference, '--out', tmp_path / 'no.safetensors', *QUICK, f'--range={range}']
     check_refusal([tmp_path], words, ['range'])
@@ -1220,6 +1260,18 @@ def listed(path, text, encoding='utf-8'):
     return path
 
 
+def test_pairs_belong_to_folders(image, reference, tmp_path):
+    "For a file or a list a pattern means nothing; beside a file to validate on, it is for the folder."
+    both, pattern = listed(tmp_path / 'a.csv', f'image,reference\n{image},{reference}\n'), 'x*IMG.png:MSK*.png'
+    for first in (both, image, f'{image},{image}'):
+        refuses(['is no folder', pattern, 'leave them out'], first, reference, ISPRS, pairs=pattern)
+    chips(tmp_path, 'all/x{}IMG.png', 'all/MSK{}.png')
+    tiles, valid = training_tiles(
+        tmp_path / 'all', tmp_path / 'all', ISPRS, Reading(pairs=pattern), image, reference
+    )
+    assert (len(tiles), len(valid)) == (3, 1)
+
+
 def test_lists_of_pairs(tmp_path):
     "As a spreadsheet saves them: with a mark of its encoding, Windows line ends, quotes."
     chips(tmp_path, 'a/{}.png', 'b/other {}.png')
@@ -1422,6 +1474,14 @@ def test_colours_that_are_a_little_off(image, tmp_path):
         assert reads(image, tmp_path / 'off.png', nearest_colour=distance)[0].labels[5, 5] == expected
     for distance in (-1, 'x', float('nan')):
         refuses(['nearest_colour'], image, tmp_path / 'off.png', ISPRS, nearest_colour=distance)
+
+
+def test_nearest_colour_is_for_colours(image, tmp_path):
+    "Class numbers and polygons have no colours: a distance means nothing, and is refused."
+    numbers = write(tmp_path / 'numbers.tif', LABELS, **PLACE)
+    refuses(['class numbers', 'nearest_colour 5', 'leave it out'], image, numbers, NUMBERS, nearest_colour=5)
+    path = geojson(tmp_path / 'a.geojson', boxes())
+    refuses(['polygons', 'nearest_colour 5'], image, path, ISPRS, nearest_colour=5)
 
 
 # 13  Labels in a part of the image only

@@ -103,9 +103,7 @@ def test_polygons_are_the_map_for_every_reader(tmp_path, place, ending):
     assert {row['class'] for row in rows} == set(ISPRS.names)
     unit = 'px' if place in ('local', 'no system') else 'm2'
     per_class = areas(labels, ISPRS, georeference=where)
-    for index, row in enumerate(per_class):
-        own = sum(one[f'area_{unit}'] for one in rows if one['class_index'] == index)
-        assert own == pytest.approx(row[f'area_{unit}'], rel=1e-9)
+    check_same(per_class, rows, unit)
 
 
 @quiet
@@ -176,6 +174,35 @@ def test_area_of_degrees_and_of_mercator_is_that_of_the_ground():
     along = (1 - e**2) / (1 - (e * np.sin(np.radians(latitude))) ** 2) ** 1.5
     across = along * np.cos(np.radians(latitude))
     assert mercator.pixel == pytest.approx(100 * across / scale, rel=2e-4)
+
+
+def check_same(per_class, polygons, unit):
+    "The table of areas is about the polygons: as many objects, and their areas."
+    for index, row in enumerate(per_class):
+        own = [one[f'area_{unit}'] for one in polygons if one['class_index'] == index]
+        assert (row['objects'], sum(own)) == (len(own), pytest.approx(row[f'area_{unit}'], rel=1e-9))
+
+
+@pytest.mark.parametrize('pixels', [1, 2, 5, 30, 4000])
+@pytest.mark.parametrize('seed', range(3))
+def test_areas_are_those_of_the_polygons(tmp_path, seed, pixels):
+    "Whatever joins a neighbour or has none is counted and measured as it is drawn; adjusted areas stay those of the map."
+    labels = specks(seed, (60, 50))
+    labels[labels == 5] = 255
+    labels[20:40] = 255
+    labels[25:27, 3:6], labels[30, 30] = 2, 1  # islands
+    where, scores = placed('utm'), Scores(np.diag([50] * 6) + 1, ISPRS.names)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Remark)
+        path = write_polygons(
+            tmp_path / 'a.geojson', labels, ISPRS, georeference=where, min_area=pixels * 0.09**2
+        )
+        rows = areas(labels, ISPRS, georeference=where, min_area=pixels * 0.09**2, errors=scores)
+        whole = areas(labels, ISPRS, georeference=where, errors=scores)
+    polygons = [one['properties'] for one in json.loads(path.read_text())['features']]
+    check_same(rows, polygons, 'm2')
+    for key in ('adjusted_area_m2', 'standard_error_m2'):
+        assert [row[key] for row in rows] == [row[key] for row in whole]
 
 
 def test_small_objects_join_their_largest_neighbour(tmp_path):
@@ -286,7 +313,7 @@ def test_areas_as_csv(tmp_path):
         assert (row['class'], int(row['pixels'])) == (ISPRS.names[index], own.sum())
         assert float(row['area_m2']) == pytest.approx(own.sum() * 0.09**2)
         assert float(row['share']) == pytest.approx(own.sum() / (labels != 255).sum())
-        assert int(row['objects']) == ndimage.label(own, np.ones((3, 3)))[1]
+        assert int(row['objects']) == ndimage.label(own)[1]
         assert row['adjusted_area_m2'] == row['standard_error_m2'] == ''
 
 

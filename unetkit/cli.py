@@ -275,14 +275,14 @@ def predict(
     image: str,  # Image to map: a file of any size, a folder of parts, or files with commas between them
     out: str = "label_map.tif",  # GeoTIFF to write; for several parts, label_map_<part>.tif
     height: str = "",  # File or folder of heights, if the model was trained with one
-    range: str = "",  # LOW,HIGH: the numbers of this image that stand for the range of the training images
+    range: str = "",  # LOW,HIGH, or one for each band with colons: numbers that stand for the range of training
     remote: bool = False,  # Read addresses too: https://, s3://, /vsi...
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
     confidence: bool = False,  # Write the class's probability and its margin, to OUT_confidence.tif
     polygons: str = "",  # Write the map as polygons too: *.geojson, or *.gpkg with the extra [vector]
-    min_area: float = 0.0,  # Give polygons smaller than this to their neighbour; square metres
+    min_area: float = 0.0,  # In polygons and areas, give objects smaller than this to their neighbour; square metres
     areas: str = "",  # Write the area of each class as well, to this CSV file
     errors: str = "",  # Scores of this model from `unetkit evaluate --out`, to adjust the areas
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
@@ -307,6 +307,12 @@ def predict(
             f"got {method}: leave one of them out"
         )
     scores = read_scores(errors, pipeline.palette.names) if errors else None
+    if min_area and not (polygons or areas):
+        raise ValueError(
+            f"--min-area {min_area:g} is for --polygons and --areas: give one of them, or leave it out"
+        )
+    if errors and not areas:
+        raise ValueError(f"--errors {errors} adjusts the table of --areas: give that too, or leave it out")
     jobs = _map_jobs(parts, out, polygons, areas, exact, (model, *_inputs(image), height, errors))
     for (part, file, outlines, table), own in zip(jobs, heights):
         if method == "exact":
@@ -332,7 +338,7 @@ def predict(
             write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
             print(f"wrote {outlines}", flush=True)
         if table:
-            write_areas(table, measure_areas(file, pipeline.palette, errors=scores))
+            write_areas(table, measure_areas(file, pipeline.palette, errors=scores, min_area=min_area))
             print(f"wrote {table}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
@@ -462,8 +468,7 @@ def inspect(
     if html:
         _writable_file(html, *_inputs(image), reference, palette, model, reading.height)
     classes = read_palette(palette) if palette else None
-    pipeline = ModelPipeline.load(model, "cpu", "float32", parse_range(reading.range)) if model else None
-    found = inspect_files(image, reference, classes, pipeline, reading, settings)
+    found = inspect_files(image, reference, classes, model or None, reading, settings)
     print(found.text)
     if html:
         print(f"wrote {found.write_html(html)}")

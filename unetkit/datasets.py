@@ -12,7 +12,7 @@ __all__ = ['SUFFIXES', 'MOST_PAIRS', 'ROLES', 'MEMORY', 'CELL', 'Reading', 'imag
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -46,7 +46,7 @@ class Reading:
     "How the files of a data set are read; what is empty or 0 was not given."
 
     height: str = _option("")  # File or folder of heights, laid onto the image as one more band
-    range: str = _option("")  # LOW,HIGH: the stored numbers that become 0 and 1; measured when not given
+    range: str = _option("")  # LOW,HIGH, or with colons one for each band: numbers that become 0 and 1
     label_column: str = _option("")  # Column of a polygon file that names the class
     all_touched: bool = _option(False)  # Give a polygon every pixel that it touches, not those it covers half
     background: str = _option("")  # Class of the ground outside all polygons; not scored when not given
@@ -353,6 +353,10 @@ def image_pairs(
     tuple
 ]:  # Per part, sorted by name: the image and its reference or None; none if no validation folder is there
     "Pair the files of a data set by name."
+    if pairs and not (isinstance(image, (str, Path)) and Path(image).is_dir()):
+        raise ValueError(
+            f"{one_line(image)} is no folder, got pairs {pairs!r}, which are for the names in one: leave them out (--pairs)"
+        )
     if not isinstance(image, (str, Path)):  # several files are one image
         return [] if role == "valid" else [(image, reference or None)]
     images, references = Path(image), None if reference in (None, "") else Path(reference)
@@ -974,7 +978,8 @@ def training_tiles(
         raise ValueError("give both --valid-image and --valid-reference, or neither of them")
     tiles = open_labelled(image, reference, palette, reading, "train")
     if valid_image:
-        return tiles, open_labelled(valid_image, valid_reference, palette, reading)
+        pairs = reading.pairs if Path(valid_image).is_dir() else ""
+        return tiles, open_labelled(valid_image, valid_reference, palette, replace(reading, pairs=pairs))
     if not image_pairs(image, reference, reading.pairs, "valid"):
         return tiles, None
     return tiles, open_labelled(image, reference, palette, reading, "valid")
@@ -1025,6 +1030,11 @@ def read(
             "give both, for example read('image.tif', 'reference.tif', ISPRS)"
         )
     how = Reading(**reading)
+    if how.range:
+        raise ValueError(
+            f"read gives the numbers as they are stored, got range {how.range!r}: leave it out, "
+            "and give ModelPipeline its limits"
+        )
     tiles = read_tiles(image, how) if palette is None else read_labelled(image, reference, palette, how)
     several = listed or (isinstance(image, (str, Path)) and Path(image).is_dir())
     return tiles if several else tiles[0]

@@ -37,9 +37,10 @@ from .vectors import VECTORS
 from .plots import show_labels, show_tile
 from .raster import Georeference, atomic_path, lay_onto, open_image
 from .rules import Remark, one_line, remark
-from .scale import check_raster
+from .scale import as_pipeline, check_raster
 from .settings import Settings
 from .training import make_optimizer, train_epoch
+from .values import parse_range, range_of_bands
 
 # %% ../nbs/library/inspection.ipynb #inspec-7e36bf0c
 def _origin_of_remark():
@@ -89,6 +90,11 @@ class ImageFacts:
     bands: tuple[str, ...]  # Name of each band, '' if unknown
     driver: str  # Format, as GDAL calls it
     georeference: Georeference | None  # Place, None if unknown
+
+    @property
+    def name(self) -> str:
+        "The name of the file."
+        return self.path.name
 
     @property
     def kind(self) -> str:  # For example "256 x 256 pixels, 3 bands of uint8"
@@ -525,8 +531,9 @@ def inspect(
 ) -> Inspection:  # What was found; print it, or write it with `write_html`
     "Look at images and references, and say what training would make of them."
     reading, settings = reading or Reading(), settings or Settings()
-    if isinstance(model, (str, Path)):
-        model = TrainedModel.load(model, 'cpu', 'float32')
+    limits = parse_range(reading.range)
+    if model is not None:
+        model = as_pipeline(model, 'cpu', 'float32', limits)
     palette = palette or (model.palette if model else None)
     remarks, faults, images = [], [], []
     with remarks_to(remarks.append):
@@ -550,6 +557,8 @@ def inspect(
         images = [one for one in images if one.path not in bad]
         if not images:
             raise ValueError(f"none of {len(pairs)} images can be used: {faults[0]}")
+        if model is None:
+            _say_range(limits, images[0])
         expected, fits = _model_rows(model, images, reading.remote) if model else ([], None)
         cost = _cost(images, palette.num_classes if palette else 2, settings) if labelled else None
     odd = _oddities(images, sample, labelled and palette)
@@ -572,6 +581,14 @@ def inspect(
         fits=fits,
         cost=cost,
     )
+
+
+def _say_range(limits, facts):
+    "Say which numbers the given range makes 0 and 1; `ValueError` if it does not fit the image, as in training."
+    given = range_of_bands(limits, facts)
+    if given:
+        ends = [f"{low:g} to {high:g} of band {band + 1}" for band, (low, high) in given.items()]
+        remark(f"training would make the numbers {', '.join(ends)} 0 to 1 (--range)")
 
 
 def _fault(error, pairs):

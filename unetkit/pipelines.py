@@ -7,6 +7,7 @@ __all__ = ['TrainedModel', 'as_tiles', 'result_record']
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-6d3da60d
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class TrainedModel:
         self,
         palette: Palette,  # Classes and their colours
         settings: Settings | None = None,  # What the run depends on; the recommended recipe when None
-        limits: tuple[float, float] | None = None,  # Numbers that become 0 and 1; see `values.measure`
+        limits: tuple
+        | None = None,  # Numbers that become 0 and 1, for all bands or each; see `values.parse_range`
         **changes,  # Settings that differ, such as epochs=10
     ):
         self.palette = palette
@@ -128,7 +130,7 @@ class TrainedModel:
         path: str | Path,  # File written by `save`
         device: str = "auto",  # Where to predict
         precision: str = "auto",  # Number format inside the network
-        limits: tuple[float, float]
+        limits: tuple
         | None = None,  # Numbers of the images to map that stand for the range of training; its own when None
     ) -> "TrainedModel":  # A trained object of the class that was asked
         "Read a model with its palette, settings and history."
@@ -136,8 +138,21 @@ class TrainedModel:
         palette, settings, history, values = read_header(path, about, model)
         self = cls(palette, settings, device=device, precision=precision)
         self.model, self.history = prepare(model, self.device), history
-        self.values = values if limits is None else values.with_range(*limits)
-        return self
+        self.values = values
+        return self.with_limits(limits)
+
+    def with_limits(
+        self,
+        limits: tuple
+        | None,  # Numbers of the images to map that stand for the range of training; its own when None
+    ) -> "TrainedModel":  # Itself when None, or a copy that shares the network
+        "The same model for images whose numbers lie in another range."
+        if limits is None:
+            return self
+        self.needs_model()
+        other = copy(self)
+        other.values = self.values.with_range(*limits)
+        return other
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-796c47c8
 def as_tiles(

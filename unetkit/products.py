@@ -23,7 +23,8 @@ import numpy as np
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.features import shapes, sieve
+from rasterio import Affine
+from rasterio.features import rasterize, shapes, sieve
 from rasterio.warp import transform
 from scipy import ndimage
 from scipy.sparse import coo_array
@@ -182,26 +183,20 @@ class _Feature:
     properties: dict  # Name of each field and its value
 
 
-def _features(labels, names, ground, areas=None, confidence=None, least=1):
-    "Walk around the objects of a map; yields features, and at the end counts those that were dropped."
+def _features(labels, names, ground, areas=None, confidence=None):
+    "Walk around the objects of a map; yields features."
     a, b, c, d, e, f = ground.georeference.transform if ground.georeference else (1, 0, 0, 0, 1, 0)
-    dropped = 0
     for geometry, index in shapes(labels, connectivity=4):
         if index == IGNORE_INDEX:
             continue
         rings = [np.array(ring, np.int64) for ring in geometry['coordinates']]
         pixels = _inside(rings)
-        if pixels < least:
-            dropped += 1
-            continue
         area = pixels * ground.pixel if areas is None else _inside(rings, areas)
         found = {'class': names[int(index)], 'class_index': int(index), f'area_{ground.unit}': area}
         if confidence is not None:
             found['confidence'] = round(_inside(rings, confidence) / pixels, 4)
         turned = [np.stack([a * x + b * y + c, d * x + e * y + f], 1) for x, y in (ring.T for ring in rings)]
         yield _Feature(turned, found)
-    if dropped:
-        remark(f"{dropped} objects smaller than min_area have no neighbour to join: left out of the polygons")
 
 # %% ../nbs/library/products.ipynb #prod-21
 def _crs_member(georeference):
@@ -274,8 +269,16 @@ def _decode(raster, num_classes, path):
     return labels
 
 
-def _sieved(labels, least, path):
-    "Give objects of fewer than `least` pixels to their largest neighbour, until nothing changes."
+def _check_min_area(min_area):
+    "Raise `ValueError` unless an area is 0 or more."
+    number("min_area", min_area, above=-1e-300, remedy="leave it out to keep every object")
+
+
+def _sieved(labels, min_area, ground, path):
+    "Give objects below an area to their largest neighbour, until nothing changes; one that has none becomes 255."
+    least = min(math.ceil(min_area / ground.pixel), labels.size)
+    if least < 2:
+        return labels
     mask = np.lib.format.open_memmap(path.with_name('mask.npy'), 'w+', np.uint8, labels.shape)
     out = np.lib.format.open_memmap(path, 'w+', np.uint8, labels.shape)
     for rows in strips(labels.shape, 2**24):
@@ -287,7 +290,24 @@ def _sieved(labels, least, path):
         if zlib.crc32(out) == before:
             break
     out[mask == 0] = IGNORE_INDEX
+    if not mask.all():
+        _drop_small(out, mask, least)
     return out
+
+
+def _drop_small(labels, mask, least):
+    "Make what is left of the objects of fewer than `least` pixels 255: they have no neighbour to join."
+    dropped = 0
+    for geometry, _ in shapes(labels, mask=mask, connectivity=4):
+        rings = [np.array(ring, np.int64) for ring in geometry['coordinates']]
+        if _inside(rings) < least:
+            dropped += 1
+            (left, top), (right, bottom) = rings[0].min(0), rings[0].max(0)
+            place = Affine.translation(left, top)
+            inside = rasterize([geometry], (bottom - top, right - left), transform=place, dtype='uint8')
+            labels[top:bottom, left:right][inside == 1] = IGNORE_INDEX
+    if dropped:
+        remark(f"{dropped} objects smaller than min_area have no neighbour to join: they are left out")
 
 
 def _confidence_strips(confidence, size):
@@ -325,13 +345,11 @@ def write_polygons(
     write = POLYGON_FORMATS[
         one_of("the ending of the polygons", path.suffix.lower(), POLYGON_FORMATS, "choose one")
     ]
-    number("min_area", min_area, above=-1e-300, remedy="leave it out to keep every object")
+    _check_min_area(min_area)
     with _open_map(label_map, georeference) as raster, atomic_path(path) as temporary:
         ground, work = Ground(raster.georeference, raster.size), temporary.with_name
         labels = _decode(raster, palette.num_classes, work('labels.npy'))
-        least = min(math.ceil(min_area / ground.pixel), labels.size)
-        if least > 1:
-            labels = _sieved(labels, least, work('sieved.npy'))
+        labels = _sieved(labels, min_area, ground, work('sieved.npy'))
         areas = None
         if ground.varies:
             pieces = (
@@ -341,7 +359,7 @@ def write_polygons(
             areas = _sums(pieces, labels.shape, work('areas.npy'))
         if confidence is not None:
             confidence = _sums(_confidence_strips(confidence, raster.size), raster.size, work('sums.npy'))
-        features = _features(labels, palette.names, ground, areas, confidence, least)
+        features = _features(labels, palette.names, ground, areas, confidence)
         write(temporary, features, raster)
     return path
 
@@ -404,16 +422,14 @@ def adjusted_areas(
 
 # %% ../nbs/library/products.ipynb #prod-40
 def _count_objects(pieces):
-    "Count the 8-connected objects that strips of a mask hold, given one after the other."
+    "Count the 4-connected objects that strips of a mask hold, given one after the other."
     count, last, pairs = 0, None, []
     for mask in pieces:
-        objects, found = ndimage.label(mask, np.ones((3, 3)))
-        objects = np.pad(np.where(objects, objects.astype(np.int64) + count, 0)[[0, -1]], ((0, 0), (1, 1)))
+        objects, found = ndimage.label(mask)
+        objects = np.where(objects, objects.astype(np.int64) + count, 0)[[0, -1]]
         if last is not None:
-            for shift in (-1, 0, 1):
-                beside = np.roll(last, shift)
-                touching = (objects[0] > 0) & (beside > 0)
-                pairs.append(np.unique(np.stack([objects[0][touching], beside[touching]]), axis=1))
+            touching = (objects[0] > 0) & (last > 0)
+            pairs.append(np.unique(np.stack([objects[0][touching], last[touching]]), axis=1))
         count, last = count + found, objects[1]
     if not pairs:
         return count
@@ -422,30 +438,44 @@ def _count_objects(pieces):
     return int(connected_components(graph, directed=False)[0]) - 1
 
 # %% ../nbs/library/products.ipynb #prod-42
+def _class_areas(pieces, ground, num_classes):
+    "Pixels and area of each class in strips of a map."
+    pixels, mapped = np.zeros(num_classes, np.int64), np.zeros(num_classes)
+    for first, labels in pieces:
+        known = labels != IGNORE_INDEX
+        size = np.broadcast_to(ground.strip(first, len(labels)), labels.shape)[known]
+        pixels += np.bincount(labels[known], minlength=num_classes)
+        mapped += np.bincount(labels[known], size, minlength=num_classes)
+    return pixels, mapped if ground.varies else pixels * ground.pixel
+
+
 def areas(
     label_map: str | Path | np.ndarray,  # File of a label map; or (H, W) uint8, class indices, 255 = no data
     palette: Palette,  # Its classes
     *,
     georeference: Georeference | None = None,  # For an array: place of its grid
     errors: Scores | None = None,  # Scores of the same model; adds the adjusted area and its standard error
+    min_area: float = 0.0,  # Objects below it join their largest neighbour first, as in `write_polygons`
 ) -> list[
     dict
 ]:  # Per class: class, pixels, area_m2 or area_px, share (0 to 1), objects and what `errors` adds
-    "Measure every class of a map: pixels, area, and connected objects (8 neighbours)."
+    "Measure every class of a map: pixels, area, and connected objects, which are the polygons of `write_polygons`."
     K = palette.num_classes
-    with _open_map(label_map, georeference) as raster:
+    _check_min_area(min_area)
+    with _open_map(label_map, georeference) as raster, tempfile.TemporaryDirectory() as folder:
         ground = Ground(raster.georeference, raster.size)
-        pixels, mapped = np.zeros(K, np.int64), np.zeros(K)
-        for first, labels in _map_strips(raster, K):
-            known = labels != IGNORE_INDEX
-            size = np.broadcast_to(ground.strip(first, len(labels)), labels.shape)[known]
-            pixels += np.bincount(labels[known], minlength=K)
-            mapped += np.bincount(labels[known], size, minlength=K)
+        pieces = lambda: _map_strips(raster, K)
+        pixels, mapped = _class_areas(pieces(), ground, K)
+        scored = mapped  # the error matrix is about the map as it is
+        if min_area > 0:
+            labels = _decode(raster, K, Path(folder) / 'labels.npy')
+            labels = _sieved(labels, min_area, ground, Path(folder) / 'sieved.npy')
+            pieces = lambda: ((rows.start, labels[rows]) for rows in strips(labels.shape, 2**24))
+            pixels, mapped = _class_areas(pieces(), ground, K)
         objects = [
-            _count_objects(labels == index for _, labels in _map_strips(raster, K)) if pixels[index] else 0
+            _count_objects(piece == index for _, piece in pieces()) if pixels[index] else 0
             for index in range(K)
         ]
-    mapped = mapped if ground.varies else pixels * ground.pixel
     unit, total = ground.unit, max(mapped.sum(), 1e-300)
     columns = {
         'class': palette.names,
@@ -455,8 +485,8 @@ def areas(
         'objects': objects,
     }
     if errors is not None:
-        adjusted, standard_error = adjusted_areas(errors.confusion_matrix, mapped)
-        unsampled = np.flatnonzero((mapped > 0) & (errors.confusion_matrix.sum(0) == 0))
+        adjusted, standard_error = adjusted_areas(errors.confusion_matrix, scored)
+        unsampled = np.flatnonzero((scored > 0) & (errors.confusion_matrix.sum(0) == 0))
         if len(unsampled):
             names = ', '.join(palette.names[index] for index in unsampled)
             remark(f"areas cannot be adjusted: the scores hold no pixel that was mapped as {names}")

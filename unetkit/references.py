@@ -119,6 +119,7 @@ class ReferenceFile:
                 raise ValueError(
                     f"{self.path} holds polygons, which become labels on an image: give the image"
                 )
+            self._refuse_distance('polygons')
             features = read_features(self.path, image.path)
             classes, outside = (
                 feature_classes(features, palette, column),
@@ -162,6 +163,14 @@ class ReferenceFile:
         if self._own and self._raster is not None:
             self._raster.close()
 
+    def _refuse_distance(self, kind):
+        "Raise `ValueError` if a distance of colours is given for a reference without colours."
+        if self._distance > 0:
+            raise ValueError(
+                f"{self.path} holds {kind}, got nearest_colour {self._distance:g}, which is for colours: "
+                "leave it out (--nearest-colour)"
+            )
+
     def _inspect(self):
         "Are the pixels class numbers or colours? Say what cannot be read before a pixel is."
         raster, palette = self._raster, self.palette
@@ -172,6 +181,8 @@ class ReferenceFile:
                 f"reference {self.path} has one band of class numbers and no colours, and the palette does not say "
                 f"which number is which class: `unetkit palette {self.path}` drafts a palette with values"
             )
+        if self._numbers:
+            self._refuse_distance('class numbers')
         if self._numbers and raster.lossy:
             raise ValueError(
                 f"reference {self.path} is compressed with loss, which changes its class numbers: "

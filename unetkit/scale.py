@@ -41,7 +41,7 @@ from unetkit.raster import (
     write_mosaic,
 )
 from .tiling import image_tensor, logits_to_labels
-from .values import Values
+from .values import Values, parse_range
 
 # %% ../nbs/library/scale.ipynb #s011-job
 @dataclass(frozen=True)
@@ -304,9 +304,12 @@ def as_pipeline(
     model: TrainedModel | str | Path,  # A trained pipeline, or its file
     device: str = 'auto',  # For a file: auto, cpu or cuda
     precision: str = 'auto',  # For a file: auto, float32 or bfloat16
-) -> TrainedModel:  # The pipeline itself, or the one in the file
+    limits: tuple | None = None,  # Numbers that stand for the range of training; see `values.parse_range`
+) -> TrainedModel:  # The pipeline itself, or the one in the file; a copy if there are limits
     "Load a pipeline unless it is loaded already."
-    return model if isinstance(model, TrainedModel) else TrainedModel.load(model, device, precision)
+    if isinstance(model, TrainedModel):
+        return model.with_limits(limits)
+    return TrainedModel.load(model, device, precision, limits)
 
 
 def predict_raster(
@@ -396,8 +399,9 @@ def evaluate_raster(
     precision: str = 'auto',  # For a model file: auto, float32 or bfloat16
 ) -> Scores:  # Over all pixels with data and a class, of all parts together
     "Score a model on rasters with the memory of one window."
-    pipeline = as_pipeline(model, device, precision)
-    reading, palette, scored = reading or Reading(), pipeline.palette, 0
+    reading, scored = reading or Reading(), 0
+    pipeline = as_pipeline(model, device, precision, parse_range(reading.range))
+    palette = pipeline.palette
     pairs = image_pairs(image, reference, reading.pairs, 'test')
     heights = heights_of([part for part, _ in pairs], reading.height, 'test')
     lying, apart = [], may_lie_apart(pairs, reading)
