@@ -295,6 +295,9 @@ def test_palette_of_numbers_and_polygons(folder, tmp_path):
     assert percents[0] == percents[1]
     code, out, err = shell('palette', tmp_path / 'numbers.tif', '--out', tmp_path / 'numbers.tif.json')
     assert code == 2 and 'is there already' in err
+    write_image(tmp_path / 'zero.tif', scene.labels[..., None], scene.georeference)
+    lines = works(f'palette {tmp_path}/zero.tif --out {tmp_path}/zero.json').splitlines()
+    assert [line.endswith('perhaps no class') for line in lines] == [True] + [False] * (len(lines) - 1)
     code, out, err = shell('palette', tmp_path / 'image.tif', '--out', tmp_path / 'x.json')
     assert (code, err.count('\n')) == (2, 1) and 'this is an image' in err
 

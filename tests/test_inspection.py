@@ -3,6 +3,8 @@
 import json
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from rasterio.crs import CRS
 from helpers import shell, succeeds
 
 from unetkit import inspection
-from unetkit.datasets import Reading
+from unetkit.datasets import Reading, _read_ahead
 from unetkit.inspection import inspect, remarks_to
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.raster import Georeference, write_image
@@ -167,6 +169,35 @@ def test_remarks():
         many(1000)
         raise ValueError
     assert said[3:] == ['and 997 more like: chip 0']
+
+
+def test_remarks_of_threads():
+    "Filters of warnings in one thread take nothing from another; what is read ahead speaks to who asked for it."
+    said, entered, leave = [], Event(), Event()
+
+    def silent():
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            entered.set()
+            leave.wait(10)
+
+    def speaker(name):
+        own = []
+        with remarks_to(own.append, most=1000):
+            for number in range(200):
+                remark(f'{name} {number}')
+        return own
+
+    with ThreadPoolExecutor(5) as pool:
+        pool.submit(silent)
+        assert entered.wait(10)
+        with remarks_to(said.append):
+            remark('heard')
+            list(_read_ahead(lambda item: remark(f'read {item}'), [1, 2]))
+        leave.set()
+        assert said == ['heard', 'read 1', 'read 2']
+        for name, own in zip('abcd', pool.map(speaker, 'abcd'), strict=True):
+            assert own == [f'{name} {number}' for number in range(200)]
 
 
 def test_remarks_of_the_command(tmp_path):

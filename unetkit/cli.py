@@ -494,8 +494,14 @@ def palette(
     for index, name in enumerate(draft.names):
         meaning = "#{:02x}{:02x}{:02x}".format(*draft.colours[index])
         number = "" if draft.values is None else f"{draft.values[index]} "
-        print(f"{number}{meaning} {name}: {counts[index]:,} {unit}")
+        print(f"{number}{meaning} {name}: {counts[index]:,} {unit}{_doubt(draft, index)}")
     print(f"wrote {out}: edit the names, and move what is no class to ignored")
+
+
+def _doubt(draft, index):
+    "Mark the numbers and the colour that many data sets use for what has no class; they stay classes."
+    usual = draft.colours[index] == (0, 0, 0) if draft.values is None else draft.values[index] in (0, 255)
+    return ", perhaps no class" if usual and draft.num_classes > 2 else ""
 
 # %% ../nbs/library/cli.ipynb #cli-fetch-1
 def fetch(

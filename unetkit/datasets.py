@@ -12,6 +12,7 @@ __all__ = ['SUFFIXES', 'MOST_PAIRS', 'ROLES', 'MEMORY', 'CELL', 'Reading', 'imag
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
@@ -20,7 +21,6 @@ import csv
 import math
 import os
 import re
-import warnings
 
 import numpy as np
 from fastcore.basics import patch
@@ -29,7 +29,7 @@ from .batches import Batches, check_batches, cut_batch, to_device, turn_batch
 from .labels import class_counts, open_labels
 from .palettes import Palette
 from .raster import DRIVERS, check_file, open_image
-from .rules import IGNORE_INDEX, Remark, number, one_line, remark
+from .rules import IGNORE_INDEX, listening, number, one_line, remark
 from .tiles import Tile
 from .vectors import VECTORS
 from .values import parse_range
@@ -452,8 +452,7 @@ class LazyTile:
     def _reader(self):
         "The open image and reference, for one thread at a time; those of a chip are closed at the end."
         with self._lock:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Remark)  # they were made when the tile was made
+            with listening(lambda text: None):  # remarks were made when the tile was made
                 files = self._opened()
             yield files
             if max(self.size) <= CELL:
@@ -648,10 +647,11 @@ def regions_of(
 def _read_ahead(load, items):
     "Load one item after the other; the next one is loaded in a thread meanwhile."
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(load, items[0])
+        context = copy_context()  # remarks go where those of this thread go
+        following = pool.submit(context.run, load, items[0])
         for item in [*items[1:], None]:
             ready = following.result()
-            following = None if item is None else pool.submit(load, item)
+            following = None if item is None else pool.submit(context.run, load, item)
             yield ready
             del ready
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from zlib import crc32
 import math
 import sys
 import time
-import warnings
 
 import numpy as np
 from rasterio.crs import CRS
@@ -36,7 +36,7 @@ from .references import legend
 from .vectors import VECTORS
 from .plots import show_labels, show_tile
 from .raster import Georeference, atomic_path, lay_onto, open_image
-from .rules import Remark, one_line, remark
+from .rules import listening, one_line, remark
 from .scale import as_pipeline, check_raster
 from .settings import Settings
 from .training import make_optimizer, train_epoch
@@ -57,25 +57,22 @@ def remarks_to(
     most: int = 3,  # Remarks of one kind that are passed on, at least 1
 ) -> Iterator[None]:  # Nothing; inside, remarks go to `say`
     "Pass on remarks: of one kind the first few and the number of the others, and none twice."
-    told, usual = defaultdict(dict), warnings.showwarning
+    told, lock = defaultdict(dict), Lock()
 
-    def show(message, category, *place, **more):
-        if not issubclass(category, Remark):
-            return usual(message, category, *place, **more)
-        alike = told[_origin_of_remark()]
-        if len(alike) < most and str(message) not in alike:
-            say(str(message))
-        alike[str(message)] = True
+    def pass_on(text):
+        with lock:
+            alike = told[_origin_of_remark()]
+            if len(alike) < most and text not in alike:
+                say(text)
+            alike[text] = True
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('always', Remark)
-        warnings.showwarning = show
-        try:
+    try:
+        with listening(pass_on):
             yield
-        finally:
-            for alike in told.values():
-                if len(alike) > most:
-                    say(f"and {len(alike) - most} more like: {one_line(next(iter(alike)), 80)}")
+    finally:
+        for alike in told.values():
+            if len(alike) > most:
+                say(f"and {len(alike) - most} more like: {one_line(next(iter(alike)), 80)}")
 
 # %% ../nbs/library/inspection.ipynb #inspec-f7f419da
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .raster import atomic_path
 from .rules import MAX_CLASSES
 
 # %% ../nbs/library/palettes.ipynb #palett-c8e320a2
@@ -250,10 +251,9 @@ def write_palette(
     ignored = [*map(web, palette.ignored), *palette.ignored_values, *palette.ignored_names]
     lines = ',\n'.join(f'  {json.dumps(name)}: {json.dumps(one)}' for name, one in classes.items())
     text = f'{{"classes": {{\n{lines}\n}}, "ignored": {json.dumps(ignored)}}}\n'
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding='utf-8')
-    return path
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
+    return Path(path)
 
 # %% ../nbs/library/palettes.ipynb #palett-68615b2a
 _SAFE = (
