@@ -429,3 +429,16 @@ def test_drafts_of_what_is_no_reference(tmp_path):
     assert (draft.colours, draft.values, counts) == (((0, 0, 0),), None, {'pixels': [4]})
     with Raster(three) as image, pytest.raises(ValueError, match='are for polygons'):
         open_labels(three, ISPRS, image, SimpleNamespace(background='tree'))
+
+
+@pytest.mark.parametrize(
+    'name', ['EPSG:999999', 'urn:ogc:def:crs:EPSG::999999', 'PROJCRS["x"]', 'GEOGCRS[', 7]
+)
+def test_an_unknown_coordinate_system_is_one_line(tmp_path, capfd, name):
+    found = {'type': 'FeatureCollection', 'features': [], 'crs': {'properties': {'name': name}}}
+    (tmp_path / 'a.geojson').write_text(json.dumps(found))
+    with pytest.raises(
+        ValueError, match='a.geojson names its coordinate system .*: write urn:ogc:def:crs:EPSG::'
+    ):
+        read_features(tmp_path / 'a.geojson')
+    assert capfd.readouterr() == ('', '')

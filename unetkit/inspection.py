@@ -24,7 +24,7 @@ import numpy as np
 from rasterio.crs import CRS
 import torch
 
-from .datasets import LazyTile, Reading, heights_of, image_pairs
+from .datasets import LazyTile, Reading, heights_of, image_pairs, may_lie_apart, say_apart
 from .jobs import split_windows
 from .labels import Palette, class_counts
 from .losses import make_loss
@@ -171,14 +171,16 @@ class _Sample:
         self.pixels = self.with_data = self.labelled = 0
         self.counts = np.zeros(palette.num_classes if palette else 0, np.int64)
         self.found = Counter()  # numbers or colours of a reference without palette
+        self.apart = []  # of each image: do its polygons lie beside it?
         self.empty, self.single = [], []  # images without data or label, images of one class
 
-    def add(self, facts, windows, reading):
+    def add(self, facts, windows, reading, apart):
         "Look at one image and its reference."
         counts, with_data = np.zeros_like(self.counts), 0
         palette = self.palette if facts.reference is not None else None
         reference = None if palette is None else facts.reference
-        tile = LazyTile(facts.path, reference, palette, reading, facts.height)
+        tile = LazyTile(facts.path, reference, palette, reading, facts.height, apart)
+        self.apart.append(tile.apart)
         for window in windows:
             piece = tile.read(window)
             pixels = (
@@ -554,10 +556,11 @@ def inspect(
         sample, bad = _Sample(palette), set()
         for facts, windows in plan:
             try:
-                sample.add(facts, windows, reading)
+                sample.add(facts, windows, reading, may_lie_apart(pairs, reading))
             except (ValueError, OSError) as error:
                 faults.append(_fault(error, pairs))
                 bad.add(facts.path)
+        say_apart(sample.apart, pairs, reading)
         images = [one for one in images if one.path not in bad]
         if not images:
             raise ValueError(f"none of {len(pairs)} images can be used: {faults[0]}")

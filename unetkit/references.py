@@ -106,11 +106,13 @@ class ReferenceFile:
         lookup: Callable,  # Pixels (H, W, 3) uint8 and palette -> labels
         image: Raster | None = None,  # The open image; the reference is read on its own pixels when None
         reading: Any = None,  # nearest_colour, label_column, all_touched, background: see `Reading`
+        apart: bool = False,  # May polygons lie beside the image, as those of several images may?
     ):
         self.path = reference.path if isinstance(reference, Raster) else Path(reference)
         self.palette, self._lookup, self._own = palette, lookup, not isinstance(reference, Raster)
         get = lambda name, default: getattr(reading, name, default)
         self._distance, self._raster, self._burner = get('nearest_colour', 0.0), None, None
+        self.apart = False  # Do its polygons lie beside the image?
         column, background = get('label_column', ''), get('background', '')
         if self._own and self.path.suffix.lower() in VECTORS:
             if image is None:
@@ -124,7 +126,8 @@ class ReferenceFile:
                 background_index(background, palette),
             )
             place, touched = image.georeference, get('all_touched', False)
-            self._burner = Burner(features, classes, image.size, place, touched, outside, image.path)
+            self._burner = Burner(features, classes, image.size, place, touched, outside, image.path, apart)
+            self.apart = self._burner.apart
             self.size, found = image.size, self.path.stat()
             self.stamp = f'{found.st_size} bytes, changed {found.st_mtime_ns}'
             return
