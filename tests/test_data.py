@@ -975,6 +975,30 @@ def test_shapes_of_many_parts(image, tmp_path):
     assert np.array_equal(tile.labels, expected)
 
 
+def test_one_polygon_file_for_chips_of_which_some_hold_none(tmp_path):
+    "Where the ground outside has a class, a chip without polygons is all of that class, which is said once."
+    chips = tmp_path / 'chips'
+    chips.mkdir()
+    for row in (0, 64, 128):
+        place = dict(crs=UTM, transform=GRID @ Affine.translation(0, row))
+        write(chips / f'{row}.tif', IMAGE[row : row + 64], **place)
+    boxes = [feature(polygon(ring(10, 20, 40, 50)), kind='building')]
+    path = geojson(tmp_path / 'a.geojson', boxes)
+    tiles, said = reads(chips, path, background='tree')
+    labels = np.full(SIZE, 3, np.uint8)
+    labels[10:40, 20:50] = 1
+    assert np.array_equal(np.concatenate([tiles[at].labels for at in (0, 2, 1)]), labels)
+    assert said == f"{path} has no polygon on 2 of 3 images: all of each is 'tree'"
+    with warnings.catch_warnings(record=True):
+        found = inspect(chips, path, ISPRS, reading=Reading(background='tree'))
+    assert not found.faults and [text for text in found.remarks if 'on 2 of 3 images' in text]
+    assert found.counts == np.bincount(labels.ravel(), minlength=6).tolist()
+    refuses(['a.geojson', 'do not meet', 'columns 20'], chips, path, ISPRS)
+    refuses(['a.geojson', 'do not meet', 'columns 20'], chips / '64.tif', path, ISPRS, background='tree')
+    far = geojson(tmp_path / 'far.geojson', [feature(polygon(ring(900, 0, 990, 90)), kind='building')])
+    refuses(['far.geojson and the 3 images do not meet'], chips, far, ISPRS, background='tree')
+
+
 def test_points_and_lines_are_no_areas(image, tmp_path):
     for kind, at in [('Point', GRID @ (5, 5)), ('LineString', [GRID @ (5, 5), GRID @ (50, 50)])]:
         path = geojson(
@@ -1251,6 +1275,16 @@ def test_pairs_belong_to_folders(image, reference, tmp_path):
         tmp_path / 'all', tmp_path / 'all', ISPRS, Reading(pairs=pattern), image, reference
     )
     assert (len(tiles), len(valid)) == (3, 1)
+
+
+def test_report_refuses_validation_images(tmp_path):
+    "They would be left out in silence: the report keeps a part of the training images."
+    for role, at in {'train': range(3), 'val': [3], 'test': [4]}.items():
+        chips(tmp_path, f'set/{role}/images/{{}}.png', f'set/{role}/masks/{{}}.png', at)
+    words = ['report', '--out', tmp_path / 'out', *QUICK[4:]]
+    for role in ('train', 'test'):
+        words += [f'--{role}-image', tmp_path / 'set', f'--{role}-reference', tmp_path / 'set']
+    check_refusal([tmp_path], words, ['a folder of validation images', 'or use train'])
 
 
 def test_lists_of_pairs(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from rasterio.crs import CRS
 from helpers import shell, succeeds
 
 from unetkit import inspection
-from unetkit.datasets import Reading
+from unetkit.datasets import Reading, _read_ahead
 from unetkit.inspection import inspect, remarks_to
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.raster import Georeference, write_image
@@ -141,6 +143,9 @@ def test_page_and_command(chips, tmp_path):
     printed = succeeds('inspect', *pair, '--palette', 'isprs', '--html', page, *OPTIONS)
     assert 'every pixel was read' in printed and printed.endswith(f'wrote {page}\n')
     text = page.read_text()
+    assert '<h1>unetkit inspect: images, 12 images</h1>' in text
+    one = inspect(folder / 'images' / '03.tif').html()
+    assert '<title>unetkit inspect: 03.tif</title>' in one
     assert text.count('<img') == 6 and 'src="data:' in text and 'http' not in text
     code, out, err = shell('inspect', *pair, '--html', folder / 'masks' / '00.tif')
     assert code == 2 and 'would be lost' in err
@@ -167,6 +172,35 @@ def test_remarks():
         many(1000)
         raise ValueError
     assert said[3:] == ['and 997 more like: chip 0']
+
+
+def test_remarks_of_threads():
+    "Filters of warnings in one thread take nothing from another; what is read ahead speaks to who asked for it."
+    said, entered, leave = [], Event(), Event()
+
+    def silent():
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            entered.set()
+            leave.wait(10)
+
+    def speaker(name):
+        own = []
+        with remarks_to(own.append, most=1000):
+            for number in range(200):
+                remark(f'{name} {number}')
+        return own
+
+    with ThreadPoolExecutor(5) as pool:
+        pool.submit(silent)
+        assert entered.wait(10)
+        with remarks_to(said.append):
+            remark('heard')
+            list(_read_ahead(lambda item: remark(f'read {item}'), [1, 2]))
+        leave.set()
+        assert said == ['heard', 'read 1', 'read 2']
+        for name, own in zip('abcd', pool.map(speaker, 'abcd'), strict=True):
+            assert own == [f'{name} {number}' for number in range(200)]
 
 
 def test_remarks_of_the_command(tmp_path):

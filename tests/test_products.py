@@ -14,6 +14,7 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from scipy import ndimage
 
+from unetkit.datasets import read
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS
 from unetkit.metrics import Scores
@@ -103,6 +104,32 @@ def test_polygons_are_the_map_for_every_reader(tmp_path, place, ending):
     unit = 'px' if place in ('local', 'no system') else 'm2'
     per_class = areas(labels, ISPRS, georeference=where)
     check_same(per_class, rows, unit)
+
+
+@quiet
+@pytest.mark.parametrize('ending', ['.geojson', '.gpkg'])
+@pytest.mark.parametrize('place', [*PLACES, None])
+def test_polygons_are_read_back_as_a_reference(tmp_path, place, ending):
+    labels, where = specks(), placed(place) if place else None
+    path = write_polygons(tmp_path / f'map{ending}', labels, ISPRS, georeference=where)
+    image = write_image(tmp_path / 'image.tif', np.ones((*labels.shape, 3), np.uint8), where)
+    if place is None and ending == '.gpkg':  # it cannot say that its coordinates are pixels
+        with pytest.raises(ValueError, match='does not say where it lies'):
+            read(image, path, ISPRS, label_column='class')
+        return
+    np.testing.assert_array_equal(read(image, path, ISPRS, label_column='class').labels, labels)
+
+
+def test_polygons_in_pixels_belong_to_an_image_of_their_size(tmp_path):
+    path = write_polygons(tmp_path / 'map.geojson', specks(), ISPRS)
+    image = write_image(tmp_path / 'image.tif', np.ones((40, 30, 3), np.uint8))
+    with pytest.raises(ValueError, match='is drawn on 30 x 40 pixels, but .* has 40 x 30'):
+        read(image, path, ISPRS, label_column='class')
+    for size in (7, {'rows': 30}, {'rows': -1, 'columns': 2}, [30, 40]):
+        found = json.loads(path.read_text()) | {'image_size': size}
+        (tmp_path / 'bad.geojson').write_text(json.dumps(found))
+        with pytest.raises(ValueError, match='bad.geojson announces an image of'):
+            read(image, tmp_path / 'bad.geojson', ISPRS, label_column='class')
 
 
 @settings(max_examples=25, deadline=None)

@@ -145,6 +145,23 @@ def test_header_in_place_of_its_data_says_why(tmp_path):
         Raster(tmp_path / 'a.hdr')
 
 
+def test_scale_and_offset_are_not_applied_and_said(tmp_path, remarks):
+    pixels, height = noise(8, 9, 3), noise(8, 9, 1)
+    names = write(tmp_path / 'image.tif', pixels), write(tmp_path / 'h.tif', height)
+    with rasterio.open(names[0], 'r+') as file:
+        file.scales, file.offsets = (1, 0.5, 0.5), (0, -0.25, 0)
+    with rasterio.open(names[1], 'r+') as file:
+        file.offsets = (100,)
+    with open_image(names[0], height=names[1]) as raster:
+        np.testing.assert_array_equal(raster.read(), np.dstack([pixels, height]))
+    declared = [text for text in texts(remarks) if 'declares' in text]
+    assert ['image.tif: band 2 declares scale 0.5 and offset -0.25' in declared[0], len(declared)] == [
+        True,
+        2,
+    ]
+    assert 'h.tif: band 1 declares scale 1 and offset 100' in declared[1]
+
+
 # No data
 
 
@@ -436,6 +453,32 @@ def test_files_of_one_band(tmp_path, remarks):
         assert raster.in_channels == 3
     with pytest.raises(ValueError, match='has 3 bands: give one of heights'):
         open_image(odd, height=odd)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'nodata'), [('uint8', 0), ('uint16', 65535), ('float32', 0), ('int16', -9999), ('uint8', None)]
+)
+def test_no_data_of_files_of_one_band_is_that_of_one_file(tmp_path, dtype, nodata):
+    pixels = noise(40, 60, 3, high=9).astype(dtype)
+    hole = 0 if nodata is None else nodata
+    pixels[0, 0, 0] = pixels[1, 1, :2] = pixels[2, 2] = hole
+    whole = write(tmp_path / 'whole.tif', pixels, nodata=nodata)
+    bands = [write(tmp_path / f'{n}.tif', pixels[..., n : n + 1], nodata=nodata) for n in range(3)]
+    window = 0, 1, 30, 40
+    with open_image(whole) as one, open_image(bands) as several:
+        np.testing.assert_array_equal(several.read(), one.read())
+        np.testing.assert_array_equal(several.valid(), one.valid())
+        np.testing.assert_array_equal(several.valid(window), one.valid(window))
+        assert one.valid()[2, 2] == (nodata is None)
+
+
+def test_no_data_of_a_file_of_several_bands_beside_one_of_heights(tmp_path):
+    "Height 0 is the ground; where the picture is empty, no height makes up for it."
+    pixels, height = noise(40, 60, 3), noise(40, 60, 1)
+    pixels[3, 4], pixels[5, 6, 0], height[7, 8] = 0, 0, 0
+    names = write(tmp_path / 'image.tif', pixels, nodata=0), write(tmp_path / 'h.tif', height, nodata=0)
+    with open_image(names[0], height=names[1]) as raster:
+        assert sorted(map(tuple, np.argwhere(~raster.valid()).tolist())) == [(3, 4)]
 
 
 def test_map_path():

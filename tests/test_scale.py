@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 import rasterio
 
+from rasterio.crs import CRS
+
 from unetkit import scale
+from unetkit.datasets import Reading
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, Palette, labels_to_colours
 from unetkit.scale import clear_blocks, evaluate_raster, predict_raster, raster_job
-from unetkit.raster import Raster, read_image, write_image
+from unetkit.raster import Georeference, Raster, read_image, write_image
+from unetkit.rules import Remark
 from unetkit.settings import Settings
 from unetkit.scenes import synthetic_scene
 
@@ -241,6 +245,27 @@ def test_several_parts_are_scored_together(files, tmp_path):
     one = evaluate_raster(*files, **SMALL).confusion_matrix
     two = evaluate_raster(model, tmp_path / 'images', tmp_path / 'references', **SMALL).confusion_matrix
     np.testing.assert_array_equal(two, 2 * one)
+
+
+def test_chips_beside_the_polygons_of_a_test_are_background(files, tmp_path):
+    chips, place = tmp_path / 'chips', SCENE.georeference
+    chips.mkdir()
+    for row in (0, 150):
+        a, b, c, d, e, f = place.transform
+        own = Georeference(place.crs, (a, b, c + b * row, d, e, f + e * row))
+        write_image(chips / f'{row}.tif', SCENE.image[row : row + 150], own)
+    corners = [(10, 10), (40, 10), (40, 60), (10, 60)]
+    ring = [place.xy(row - 0.5, col - 0.5) for row, col in corners]
+    house = {'type': 'Feature', 'properties': {'kind': 'building'}}
+    house['geometry'] = {'type': 'Polygon', 'coordinates': [[*ring, ring[0]]]}
+    crs = {'type': 'name', 'properties': {'name': f'EPSG:{CRS.from_wkt(place.crs).to_epsg()}'}}
+    polygons = tmp_path / 'polygons.geojson'
+    polygons.write_text(json.dumps({'type': 'FeatureCollection', 'features': [house], 'crs': crs}))
+    with pytest.warns(Remark, match='no polygon on 1 of 2 images'):
+        scores = evaluate_raster(files[0], chips, polygons, reading=Reading(background='tree'), **SMALL)
+    assert scores.confusion_matrix.sum(1).tolist() == [0, 1500, 0, 300 * 420 - 1500, 0, 0]
+    with pytest.raises(ValueError, match='do not meet'):
+        evaluate_raster(files[0], chips, polygons, **SMALL)
 
 
 def test_a_reference_without_a_scored_pixel_raises(files, tmp_path):

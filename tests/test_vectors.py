@@ -22,8 +22,9 @@ from unetkit.labels import (
     open_labels,
     read_labels,
 )
-from unetkit.palettes import Palette, read_palette, write_palette
+from unetkit.palettes import DUBAI, Palette, read_palette, write_palette
 from unetkit.raster import Georeference, Raster, write_image
+from unetkit.rules import Remark
 from unetkit.vectors import Burner, feature_classes, rasterise, read_features
 
 UTM = CRS.from_epsg(32632).to_wkt()
@@ -110,6 +111,30 @@ def drawn(path, numbers, *colours):
     picture.putpalette(np.array(colours, np.uint8).tobytes())
     picture.save(path)
     return path
+
+
+def test_a_draft_of_known_colours(tmp_path):
+    "Masks of which some are RGB and some have a colour table: read by colour, and named as the palette they belong to."
+    water, road, land, grey = DUBAI.colours[4], DUBAI.colours[2], DUBAI.colours[1], DUBAI.ignored[0]
+    table = drawn(tmp_path / 'a.png', [[0, 1, 1, 2]], grey, water, road)
+    other = drawn(tmp_path / 'b.png', [[0, 1]], water, (0, 0, 0))  # its numbers mean something else
+    rgb = np.array([[land, land, water, grey]], np.uint8)
+    Image.fromarray(rgb).save(tmp_path / 'c.png')
+    with pytest.warns(Remark) as said:
+        draft, counts = legend([table, other, tmp_path / 'c.png'])
+    texts = [str(one.message) for one in said if one.category is Remark]
+    assert len(texts) == 2 and 'read by their colours' in texts[0] and 'the palette dubai' in texts[1]
+    assert (draft.names, draft.values, draft.ignored) == (('land', 'road', 'water'), None, DUBAI.ignored)
+    assert counts == {'pixels': [2, 1, 4]}
+    np.testing.assert_array_equal(read_labels(other, draft), [[2, 255]])
+    whole = drawn(tmp_path / 'd.png', [[0, 1, 2, 3]], grey, water, road, land)
+    with pytest.warns(Remark, match='the palette dubai'):
+        draft, counts = legend([whole])
+    assert (draft.names, draft.values, draft.ignored_values) == (('land', 'road', 'water'), (3, 2, 1), (0,))
+    np.testing.assert_array_equal(read_labels(whole, draft), [[255, 2, 1, 0]])
+    polygons = save(tmp_path / 'a.geojson', collection([({'kind': 2}, [on_ground([(0, 0), (9, 0), (9, 9), (0, 0)])])]))
+    with pytest.raises(ValueError, match='one palette for each kind'):
+        legend([table, polygons])
 
 
 def test_numbers_whose_colours_are_not_those_of_the_palette(tmp_path):
@@ -378,6 +403,20 @@ def test_limits(tmp_path, monkeypatch):
         read_features(path)
 
 
+def test_a_palette_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = write_palette(tmp_path / 'palette.json', ISPRS)
+    write = type(path).write_text
+
+    def half(self, text, **how):
+        write(self, text[: len(text) // 2], **how)
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(type(path), 'write_text', half)
+    with pytest.raises(OSError, match='No space left'):
+        write_palette(path, DUBAI)
+    assert read_palette(path) == ISPRS and list(tmp_path.iterdir()) == [path]
+
+
 def test_drafts_of_what_is_no_reference(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match='more than 254 different colours'):
@@ -390,3 +429,16 @@ def test_drafts_of_what_is_no_reference(tmp_path):
     assert (draft.colours, draft.values, counts) == (((0, 0, 0),), None, {'pixels': [4]})
     with Raster(three) as image, pytest.raises(ValueError, match='are for polygons'):
         open_labels(three, ISPRS, image, SimpleNamespace(background='tree'))
+
+
+@pytest.mark.parametrize(
+    'name', ['EPSG:999999', 'urn:ogc:def:crs:EPSG::999999', 'PROJCRS["x"]', 'GEOGCRS[', 7]
+)
+def test_an_unknown_coordinate_system_is_one_line(tmp_path, capfd, name):
+    found = {'type': 'FeatureCollection', 'features': [], 'crs': {'properties': {'name': name}}}
+    (tmp_path / 'a.geojson').write_text(json.dumps(found))
+    with pytest.raises(
+        ValueError, match='a.geojson names its coordinate system .*: write urn:ogc:def:crs:EPSG::'
+    ):
+        read_features(tmp_path / 'a.geojson')
+    assert capfd.readouterr() == ('', '')

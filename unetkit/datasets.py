@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'MOST_PAIRS', 'ROLES', 'MEMORY', 'CELL', 'Reading', 'image_pairs', 'LazyTile', 'cells', 'label_pieces',
            'type_name', 'labelled_windows', 'ground_counts', 'Region', 'regions_of', 'StreamedBatches', 'Source',
-           'heights_of', 'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled', 'read']
+           'may_lie_apart', 'say_apart', 'heights_of', 'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles',
+           'read_labelled', 'read']
 
 # %% ../nbs/library/datasets.ipynb #datase-25271429
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
@@ -19,7 +21,6 @@ import csv
 import math
 import os
 import re
-import warnings
 
 import numpy as np
 from fastcore.basics import patch
@@ -28,7 +29,7 @@ from .batches import Batches, check_batches, cut_batch, to_device, turn_batch
 from .labels import class_counts, open_labels
 from .palettes import Palette
 from .raster import DRIVERS, check_file, open_image
-from .rules import IGNORE_INDEX, Remark, number, one_line, remark
+from .rules import IGNORE_INDEX, listening, number, one_line, remark
 from .tiles import Tile
 from .vectors import VECTORS
 from .values import parse_range
@@ -47,7 +48,7 @@ class Reading:
     height: str = _option("")  # File or folder of heights, laid onto the image as one more band
     range: str = _option("")  # LOW,HIGH, or with colons one for each band: numbers that become 0 and 1
     label_column: str = _option("")  # Column of a polygon file that names the class
-    all_touched: bool = _option(False)  # Give a polygon every pixel that it touches, not those it covers half
+    all_touched: bool = _option(False)  # Give polygons every pixel they touch, not only those centred in them
     background: str = _option("")  # Class of the ground outside all polygons; not scored when not given
     nearest_colour: float = _option(0.0)  # Greatest distance of a colour from the palette's, 0 to 441
     pairs: str = _option("")  # IMAGES:REFERENCES, such as IMG_*.tif:MSK_*.tif; the star is what they share
@@ -415,9 +416,10 @@ class LazyTile:
         palette: Palette | None = None,  # Classes of the reference
         reading: Reading | None = None,  # How files are read; the defaults when None
         height: str | Path = "",  # Its heights, one more band; '' for none
+        apart: bool = False,  # May polygons lie beside the image, as those of several images may?
     ):
         self._files, self._palette, self._reading = (image, reference, height), palette, reading or Reading()
-        self._lock, self._open, self._stack = Lock(), None, ExitStack()
+        self._lock, self._open, self._stack, self._apart = Lock(), None, ExitStack(), apart
         self._holding = {}  # Answers of `holding`
         raster, labels = self._opened()
         with self._stack:
@@ -425,6 +427,7 @@ class LazyTile:
             self.dtype, self.dtypes, self.bands = raster.dtype, raster.dtypes, raster.bands
             self.georeference = raster.georeference
             self.memory = self._reading.memory * 1e9 or MEMORY
+            self.apart = labels is not None and labels.apart  # Do its polygons lie beside it?
             self.stamp = raster.stamp if labels is None else f"{raster.stamp}; {labels.stamp}"
             self.cell = _cell(raster)  # Rows and columns of the pieces that are read at once
             self._open = None
@@ -440,7 +443,7 @@ class LazyTile:
             raster = self._stack.enter_context(open_image(image, height, self._reading.remote))
             labels = None
             if reference is not None:
-                labels = open_labels(reference, self._palette, raster, self._reading)
+                labels = open_labels(reference, self._palette, raster, self._reading, self._apart)
                 self._stack.enter_context(labels)
             self._open = raster, labels
         return self._open
@@ -449,8 +452,7 @@ class LazyTile:
     def _reader(self):
         "The open image and reference, for one thread at a time; those of a chip are closed at the end."
         with self._lock:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Remark)  # they were made when the tile was made
+            with listening(lambda text: None):  # remarks were made when the tile was made
                 files = self._opened()
             yield files
             if max(self.size) <= CELL:
@@ -645,10 +647,11 @@ def regions_of(
 def _read_ahead(load, items):
     "Load one item after the other; the next one is loaded in a thread meanwhile."
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(load, items[0])
+        context = copy_context()  # remarks go where those of this thread go
+        following = pool.submit(context.run, load, items[0])
         for item in [*items[1:], None]:
             ready = following.result()
-            following = None if item is None else pool.submit(load, item)
+            following = None if item is None else pool.submit(context.run, load, item)
             yield ready
             del ready
 
@@ -876,10 +879,12 @@ def _lazy_tiles(image, reference, palette, reading, role=""):
     "The tiles of a data set, opened and not read."
     pairs = image_pairs(image, reference, reading.pairs, role)
     heights = heights_of([part for part, _ in pairs], reading.height, role)
+    apart = may_lie_apart(pairs, reading)
     tiles = [
-        LazyTile(part, None if palette is None else own, palette, reading, height)
+        LazyTile(part, None if palette is None else own, palette, reading, height, apart)
         for (part, own), height in zip(pairs, heights)
     ]
+    say_apart([tile.apart for tile in tiles], pairs, reading)
     for tile in tiles:
         if tile.in_channels != tiles[0].in_channels:
             raise ValueError(
@@ -887,6 +892,29 @@ def _lazy_tiles(image, reference, palette, reading, role=""):
                 f"{tile.name} {tile.in_channels}"
             )
     return tiles
+
+
+def may_lie_apart(
+    pairs: Sequence[tuple],  # Images and their references, as of `image_pairs`
+    reading: Reading,  # How they are read
+) -> bool:  # True if several images share one reference and the ground outside of polygons has a class
+    "May polygons lie beside an image, all of which is background then?"
+    return bool(reading.background) and len(pairs) > 1 and len({str(own) for _, own in pairs}) == 1
+
+
+def say_apart(
+    apart: Sequence[bool],  # Per image that was looked at: do its polygons lie beside it?
+    pairs: Sequence[tuple],  # Images and their references
+    reading: Reading,  # How they are read
+) -> None:  # Nothing, but a remark; raises `ValueError` if they lie beside all images
+    "Say how many images are background all over."
+    count, total = sum(apart), len(apart)
+    if not count:
+        return
+    reference = pairs[0][1]
+    if count == len(pairs):
+        raise ValueError(f"{reference} and the {total} images do not meet: check its coordinate system")
+    remark(f"{reference} has no polygon on {count} of {total} images: all of each is {reading.background!r}")
 
 
 def heights_of(

@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from zlib import crc32
 import math
 import sys
 import time
-import warnings
 
 import numpy as np
 from rasterio.crs import CRS
 import torch
 
-from .datasets import LazyTile, Reading, heights_of, image_pairs
+from .datasets import LazyTile, Reading, heights_of, image_pairs, may_lie_apart, say_apart
 from .jobs import split_windows
 from .labels import Palette, class_counts
 from .losses import make_loss
@@ -37,7 +37,7 @@ from .vectors import VECTORS
 from .plots import show_labels, show_tile
 from .outputs import MARK, atomic_path
 from .raster import Georeference, lay_onto, open_image
-from .rules import Remark, one_line, remark
+from .rules import listening, one_line, remark
 from .scale import as_pipeline, check_raster
 from .settings import Settings
 from .training import make_optimizer, train_epoch
@@ -58,25 +58,22 @@ def remarks_to(
     most: int = 3,  # Remarks of one kind that are passed on, at least 1
 ) -> Iterator[None]:  # Nothing; inside, remarks go to `say`
     "Pass on remarks: of one kind the first few and the number of the others, and none twice."
-    told, usual = defaultdict(dict), warnings.showwarning
+    told, lock = defaultdict(dict), Lock()
 
-    def show(message, category, *place, **more):
-        if not issubclass(category, Remark):
-            return usual(message, category, *place, **more)
-        alike = told[_origin_of_remark()]
-        if len(alike) < most and str(message) not in alike:
-            say(str(message))
-        alike[str(message)] = True
+    def pass_on(text):
+        with lock:
+            alike = told[_origin_of_remark()]
+            if len(alike) < most and text not in alike:
+                say(text)
+            alike[text] = True
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('always', Remark)
-        warnings.showwarning = show
-        try:
+    try:
+        with listening(pass_on):
             yield
-        finally:
-            for alike in told.values():
-                if len(alike) > most:
-                    say(f"and {len(alike) - most} more like: {one_line(next(iter(alike)), 80)}")
+    finally:
+        for alike in told.values():
+            if len(alike) > most:
+                say(f"and {len(alike) - most} more like: {one_line(next(iter(alike)), 80)}")
 
 # %% ../nbs/library/inspection.ipynb #inspec-f7f419da
 @dataclass(frozen=True)
@@ -175,14 +172,16 @@ class _Sample:
         self.pixels = self.with_data = self.labelled = 0
         self.counts = np.zeros(palette.num_classes if palette else 0, np.int64)
         self.found = Counter()  # numbers or colours of a reference without palette
+        self.apart = []  # of each image: do its polygons lie beside it?
         self.empty, self.single = [], []  # images without data or label, images of one class
 
-    def add(self, facts, windows, reading):
+    def add(self, facts, windows, reading, apart):
         "Look at one image and its reference."
         counts, with_data = np.zeros_like(self.counts), 0
         palette = self.palette if facts.reference is not None else None
         reference = None if palette is None else facts.reference
-        tile = LazyTile(facts.path, reference, palette, reading, facts.height)
+        tile = LazyTile(facts.path, reference, palette, reading, facts.height, apart)
+        self.apart.append(tile.apart)
         for window in windows:
             piece = tile.read(window)
             pixels = (
@@ -362,7 +361,7 @@ class Inspection:
 
     def html(self) -> str:  # A whole, self-contained page
         "The report as a page with pictures."
-        title = f'unetkit inspect: {one_line(self.images[0].path.name, 60)}'
+        title = f'unetkit inspect: {one_line(_title(self.images), 60)}'
         lines = [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{MARK}">',
@@ -392,6 +391,16 @@ def _few(paths, most=5):
     "A few files by name, for a line."
     names = [Path(path).name for path in paths]
     return ', '.join(names[:most]) + (f' and {len(names) - most:,} more' if len(names) > most else '')
+
+
+def _title(images):
+    "What is looked at, in a few words: an image, a folder, or images from several folders."
+    first, folders = images[0].path, {one.path.absolute().parent for one in images}
+    if len(images) == 1:
+        return first.name
+    if len(folders) == 1:
+        return f'{folders.pop().name}, {_images(len(images))}'
+    return f'{first.name} and {_images(len(images) - 1)} more'
 
 
 def _images(count):
@@ -548,10 +557,11 @@ def inspect(
         sample, bad = _Sample(palette), set()
         for facts, windows in plan:
             try:
-                sample.add(facts, windows, reading)
+                sample.add(facts, windows, reading, may_lie_apart(pairs, reading))
             except (ValueError, OSError) as error:
                 faults.append(_fault(error, pairs))
                 bad.add(facts.path)
+        say_apart(sample.apart, pairs, reading)
         images = [one for one in images if one.path not in bad]
         if not images:
             raise ValueError(f"none of {len(pairs)} images can be used: {faults[0]}")

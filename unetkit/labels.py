@@ -119,9 +119,10 @@ def open_labels(
     image: Raster
     | None = None,  # The open image whose pixels the labels are for; those of the reference when None
     reading: Any = None,  # How the reference is read: a `Reading`, or the defaults when None
+    apart: bool = False,  # May polygons lie beside the image, as those of several images may?
 ) -> ReferenceFile:  # Open: `.size`, and `.read(window)` gives labels; close it, or use it in a `with`
     "Open a reference of any kind on the pixels of an image."
-    return ReferenceFile(reference, palette, colours_to_labels, image, reading)
+    return ReferenceFile(reference, palette, colours_to_labels, image, reading, apart)
 
 
 def read_labels(

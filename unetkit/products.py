@@ -211,11 +211,13 @@ def _crs_member(georeference):
     return {'type': 'name', 'properties': {'name': name}}
 
 
-def _write_geojson(path, features, georeference):
-    "Write features as GeoJSON, one a line."
+def _write_geojson(path, features, raster):
+    "Write features as GeoJSON, one a line; without a place, coordinates are columns and rows of an image of that size."
+    about = {'type': 'FeatureCollection', 'program': MARK, 'crs': _crs_member(raster.georeference)}
+    if raster.georeference is None:
+        about['image_size'] = {'rows': raster.size[0], 'columns': raster.size[1]}
     with open(path, 'w', encoding='utf-8') as file:
-        member = json.dumps(_crs_member(georeference))
-        file.write(f'{{"type": "FeatureCollection", "program": "{MARK}", "crs": {member}, "features": [')
+        file.write(f'{json.dumps(about)[:-1]}, "features": [')
         for position, feature in enumerate(features):
             geometry = {'type': 'Polygon', 'coordinates': [ring.tolist() for ring in feature.rings]}
             line = {'type': 'Feature', 'properties': feature.properties, 'geometry': geometry}
@@ -232,7 +234,7 @@ def _wkb(rings):
     return b''.join(parts)
 
 
-def _write_geopackage(path, features, georeference):
+def _write_geopackage(path, features, raster):
     "Write features as a layer of a GeoPackage."
     try:
         from pyogrio.errors import DataSourceError
@@ -241,7 +243,7 @@ def _write_geopackage(path, features, georeference):
         raise ValueError(
             "a GeoPackage needs pyogrio: pip install 'unetkit[vector]', or write .geojson"
         ) from None
-    crs = georeference.crs if georeference else None
+    crs = raster.georeference.crs if raster.georeference else None
     about = dict(layer=path.stem, driver='GPKG', geometry_type='Polygon', crs=crs, DESCRIPTION=MARK)
     first = next(features, None)
     if first is None:
@@ -359,7 +361,7 @@ def write_polygons(
         if confidence is not None:
             confidence = _sums(_confidence_strips(confidence, raster.size), raster.size, work('sums.npy'))
         features = _features(labels, palette.names, ground, areas, confidence)
-        write(temporary, features, raster.georeference)
+        write(temporary, features, raster)
     return path
 
 # %% ../nbs/library/products.ipynb #prod-33

@@ -619,6 +619,24 @@ def valid(
     window: tuple[int, int, int, int] | None = None,  # First row, first column, height, width; None for all
 ) -> np.ndarray:  # (h, w) bool: False where there is no data
     "Find the pixels that hold data, by nodata value, mask, opacity and numbers that are not finite."
+    found = self._unmarked(window)
+    return found & self._measured(window) if self._together else found
+
+
+@patch
+def _measured(self: Raster, window):
+    "Find the pixels where a band whose nodata value may be a measurement holds another number."
+    size, strips = self._strips(window)
+    found = np.empty(size, bool)
+    with _errors_named(self.name, self._allowed):
+        for rows, strip in strips:
+            found[rows] = self._file.read_masks(self._together, window=strip).any(0)
+    return found
+
+
+@patch
+def _unmarked(self: Raster, window):
+    "Find the pixels where no band by itself says that there is no data."
     size, strips = self._strips(window)
     found = np.ones(size, bool)
     if not self.masked:
@@ -628,8 +646,6 @@ def valid(
         for rows, strip in strips:
             if self.alpha:
                 found[rows] &= file.read(self._source.count, window=strip) > 0
-            if self._together:
-                found[rows] &= file.read_masks(self._together, window=strip).any(0)
             if self._alone:
                 found[rows] &= file.read_masks(self._alone, window=strip).all(0)
             if self._outside:
@@ -790,8 +806,17 @@ class Stack(Raster):
         window: tuple[int, int, int, int]
         | None = None,  # First row, first column, height, width; None for all
     ) -> np.ndarray:  # (h, w) bool: False where any of the files has no data
-        "Find the pixels where every file holds data."
-        return np.logical_and.reduce([part.valid(window) for part in self.parts])
+        """Find the pixels where every file holds data, with files of one band like the bands of one file.
+
+        Their nodata value may be a measurement, as 0 is. It then marks no data only where all files have theirs."""
+        found = np.logical_and.reduce([part._unmarked(window) for part in self.parts])
+        measured = [part for part in self.parts if part._together]
+        several = [part for part in measured if part.in_channels > 1]
+        if several:
+            return np.logical_and.reduce([found, *(part._measured(window) for part in several)])
+        return (
+            found & np.logical_or.reduce([part._measured(window) for part in measured]) if measured else found
+        )
 
     def _check_memory(self, *announced):
         "So many rows and columns of each file may be held in memory."
@@ -839,6 +864,8 @@ def open_image(
                     f"the height model {height} has {others[-1].in_channels} bands: give one of heights"
                 )
             others[-1].bands = ('height',)
+        for raster in (first, *others):
+            _say_scale(raster)
     except BaseException:
         for raster in (first, *others):
             raster.close()
@@ -850,6 +877,18 @@ def open_image(
     stack.height_file = '' if height in (None, '') else files.pop()
     stack.files = tuple(files)
     return stack
+
+
+def _say_scale(raster):
+    "Say it if a file declares that its numbers are to be scaled."
+    file = raster._source
+    for band, scale, offset in zip(raster._bands, file.scales, file.offsets):
+        if (scale, offset) != (1, 0):
+            remark(
+                f"{raster.path}: band {band} declares scale {scale:g} and offset {offset:g}, "
+                "which are not applied: its numbers are taken as they are stored"
+            )
+            return
 
 
 def opened(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .palettes import Palette, _fill_colours
+from .palettes import PALETTES, Palette, _fill_colours
 from .raster import Raster, lay_onto, read_reference
 from .rules import IGNORE_INDEX, MAX_CLASSES, remark, strips
 from .vectors import VECTORS, Burner, background_index, feature_classes, label_column, read_features
@@ -106,11 +106,13 @@ class ReferenceFile:
         lookup: Callable,  # Pixels (H, W, 3) uint8 and palette -> labels
         image: Raster | None = None,  # The open image; the reference is read on its own pixels when None
         reading: Any = None,  # nearest_colour, label_column, all_touched, background: see `Reading`
+        apart: bool = False,  # May polygons lie beside the image, as those of several images may?
     ):
         self.path = reference.path if isinstance(reference, Raster) else Path(reference)
         self.palette, self._lookup, self._own = palette, lookup, not isinstance(reference, Raster)
         get = lambda name, default: getattr(reading, name, default)
         self._distance, self._raster, self._burner = get('nearest_colour', 0.0), None, None
+        self.apart = False  # Do its polygons lie beside the image?
         column, background = get('label_column', ''), get('background', '')
         if self._own and self.path.suffix.lower() in VECTORS:
             if image is None:
@@ -124,7 +126,8 @@ class ReferenceFile:
                 background_index(background, palette),
             )
             place, touched = image.georeference, get('all_touched', False)
-            self._burner = Burner(features, classes, image.size, place, touched, outside, image.path)
+            self._burner = Burner(features, classes, image.size, place, touched, outside, image.path, apart)
+            self.apart = self._burner.apart
             self.size, found = image.size, self.path.stat()
             self.stamp = f'{found.st_size} bytes, changed {found.st_mtime_ns}'
             return
@@ -309,46 +312,71 @@ def legend(
 ) -> tuple[
     Palette, dict
 ]:  # Draft, most frequent first for colours, else in order; 'pixels' or 'polygons' -> counts
-    "Draft a palette from what references hold."
-    kinds, counts, table = set(), Counter(), {}
+    "Draft a palette from what references hold; files with a colour table beside others in colours count by colour."
+    kinds, counts, table, painted, conflict = set(), Counter(), {}, Counter(), None
     for path in references:
         if Path(path).suffix.lower() in VECTORS:
             kinds.add('polygons')
             counts.update(_polygon_values(path, column))
         else:
             with Raster(path) as raster:
-                kinds.add('numbers' if raster.paletted or raster.in_channels == 1 else 'colours')
                 own = Counter()
                 _count(raster, own)
                 if raster.paletted:
-                    _add_colours(raster, own, table)
+                    kinds.add('a colour table')
+                    painted.update(_painted(raster, own))
+                    conflict = conflict or _add_colours(raster, own, table)
+                else:
+                    kinds.add('numbers' if raster.in_channels == 1 else 'colours')
                 counts.update(own)
-        if len(kinds) > 1:
+        if len(kinds - {'a colour table'}) > 1 or {'a colour table', 'polygons'} <= kinds:
             raise ValueError(
-                f"{path} holds {', '.join(sorted(kinds))} like no other: draft one palette for each kind"
+                f"{path} is of another kind than a file before, together they hold {', '.join(sorted(kinds))}: "
+                "draft one palette for each kind"
             )
         if len(counts) > MAX_CLASSES:
             raise ValueError(
-                f"{path}: more than {MAX_CLASSES} different {kinds.pop()}: this is an image, a reference that was "
+                f"{path}: more than {MAX_CLASSES} different {' or '.join(sorted(kinds))}: this is an image, a reference that was "
                 "saved as JPEG or resized with smoothing, or another column names the class (--label-column)"
             )
     if not counts:
         raise ValueError(
             f"the references hold no pixel with data and no polygon: {', '.join(map(str, references))[:200]}"
         )
-    return _draft(kinds.pop(), counts, table)
+    if 'colours' in kinds:
+        if painted:
+            remark(
+                "some of these references have a colour table and some are RGB: all are read by their colours"
+            )
+        for colour, count in counts.items():
+            if isinstance(colour, tuple):
+                painted[colour] += count
+        return _draft('colours', painted, {})
+    if conflict:
+        raise ValueError(conflict)
+    return _draft('polygons' if 'polygons' in kinds else 'numbers', counts, table)
+
+
+def _painted(raster, numbers):
+    "Count the colours of a file with a colour table."
+    colours, found = raster.colour_table.tolist(), Counter()
+    for number, count in numbers.items():
+        if number < len(colours):
+            found[tuple(colours[number])] += count
+    return found
 
 
 def _add_colours(raster, numbers, table):
-    "Add the colours of the numbers of a file to those of other files; `ValueError` if a number has two."
+    "Add the colours of the numbers of a file to those of other files; what to say if a number has two, or None."
     colours = dict(enumerate(map(tuple, raster.colour_table.tolist())))
     for number in sorted(numbers):
         colour = colours.get(number)
         if colour is not None and table.setdefault(number, colour) != colour:
-            raise ValueError(
+            return (
                 f"{raster.path}: number {number} has the colour {colour} in its colour table and {table[number]} in "
                 "that of a file before, so numbers name no classes: save the files as RGB, and draft the palette of them"
             )
+    return None
 
 
 def _draft(kind, counts, table):
@@ -356,6 +384,7 @@ def _draft(kind, counts, table):
     if kind == 'colours':
         found = [colour for colour, _ in counts.most_common()]
         names, values, colours = [f'class_{number}' for number in range(len(found))], None, found
+        own = found
     else:
         numeric = all(isinstance(value, int) for value in counts)
         found = sorted(counts) if numeric else sorted(counts, key=str)
@@ -364,8 +393,34 @@ def _draft(kind, counts, table):
         own = [table.get(value) for value in found]
         own = [colour if colour not in own[:at] else None for at, colour in enumerate(own)]
         colours = _fill_colours(own)
+    for title, palette in PALETTES.items():
+        if _belong(own, palette):
+            remark(
+                f"all colours are those of the palette {title}: names and ignored colours are taken from it"
+            )
+            return _named(palette, dict(zip(own, found)), counts)
     key = 'polygons' if kind == 'polygons' else 'pixels'
     return Palette(names, colours, values=values), {key: [counts[one] for one in found]}
+
+
+def _belong(colours, palette):
+    "Are colours all of a palette, and enough of them to know it, which is three of its classes?"
+    return {*colours} <= {*palette.colours, *palette.ignored} and len({*colours} & {*palette.colours}) > 2
+
+
+def _named(palette, found, counts):
+    "The draft for colours of a known palette, in its order; `found` says what was counted for each colour."
+    classes = [index for index, colour in enumerate(palette.colours) if colour in found]
+    names, colours = (
+        [palette.names[index] for index in classes],
+        [palette.colours[index] for index in classes],
+    )
+    keys, values, ignored_values = [found[colour] for colour in colours], None, ()
+    if keys != colours:  # numbers with a colour table
+        values = keys
+        ignored_values = [found[colour] for colour in palette.ignored if colour in found]
+    draft = Palette(names, colours, palette.ignored, values, ignored_values)
+    return draft, {'pixels': [counts[key] for key in keys]}
 
 
 def _polygon_values(path, column):

@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from .pipelines import TrainedModel
-from .datasets import Reading, heights_of, image_pairs
+from .datasets import Reading, heights_of, image_pairs, may_lie_apart, say_apart
 from .labels import class_counts, open_labels
 from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
@@ -373,11 +373,16 @@ def check_raster(
         if reference is None:
             return 0
         with open_labels(reference, pipeline.palette, raster, reading) as own:
-            scored = 0
-            for _, (r0, r1, c0, c1) in exact_windows(raster.size, core=1024, halo=0, multiple=1):
-                labels = own.read((r0, c0, r1 - r0, c1 - c0))
-                scored += class_counts(labels, pipeline.palette.num_classes).sum()
-            return int(scored)
+            return _scored_pixels(own)
+
+
+def _scored_pixels(reference):
+    "Read an open reference window by window, and count its pixels that have a class."
+    scored = 0
+    for _, (r0, r1, c0, c1) in exact_windows(reference.size, core=1024, halo=0, multiple=1):
+        labels = reference.read((r0, c0, r1 - r0, c1 - c0))
+        scored += class_counts(labels, reference.palette.num_classes).sum()
+    return int(scored)
 
 
 def evaluate_raster(
@@ -397,9 +402,14 @@ def evaluate_raster(
     palette = pipeline.palette
     pairs = image_pairs(image, reference, reading.pairs, 'test')
     heights = heights_of([part for part, _ in pairs], reading.height, 'test')
+    lying, apart = [], may_lie_apart(pairs, reading)
     for (part, own), height in zip(pairs, heights):
         with open_image(part, height, reading.remote) as raster:
-            scored += check_raster(pipeline, raster, own, reading)
+            pipeline.check_image(raster)
+            with open_labels(own, palette, raster, reading, apart) as labelled:
+                scored += _scored_pixels(labelled)
+                lying.append(labelled.apart)
+    say_apart(lying, pairs, reading)
     if not scored:
         raise ValueError(
             "the test reference has no scored pixel: every pixel has an ignored colour; check palette and reference"
@@ -408,7 +418,7 @@ def evaluate_raster(
     for (part, own), height in zip(pairs, heights):
         with ExitStack() as stack:
             raster = stack.enter_context(open_image(part, height, reading.remote))
-            labelled = stack.enter_context(open_labels(own, palette, raster, reading))
+            labelled = stack.enter_context(open_labels(own, palette, raster, reading, apart))
             for read, kept in exact_windows(raster.size, **pipeline.windows(memory)):
                 r0, r1, c0, c1 = kept
                 labels = labelled.read((r0, c0, r1 - r0, c1 - c0))

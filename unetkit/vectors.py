@@ -140,7 +140,12 @@ def _geojson(path, found):
             parts.append(_polygons(feature['geometry'], place, budget))
             attributes.append(own or {})
     crs = _old_crs(path, found['crs']) if 'crs' in found else CRS.from_epsg(4326).to_wkt()
-    return Features(path, parts, attributes, crs)
+    size = found.get('image_size') if crs is None else None  # as `products.write_polygons` writes it
+    if size is None:
+        return Features(path, parts, attributes, crs)
+    size = size if isinstance(size, dict) else {}
+    size = _image_size(path, (size.get('rows'), size.get('columns')))
+    return Features(path, parts, attributes, pixels=True, size=size)
 
 
 def _old_crs(path, member):
@@ -149,13 +154,15 @@ def _old_crs(path, member):
         return None
     try:
         name = member['properties']['name']
-        if not re.fullmatch(r'(urn:ogc:def:crs:)?[A-Za-z0-9]{2,10}:[0-9.]*:?[A-Za-z0-9]{1,12}', name):
+        code = re.fullmatch(r'(urn:ogc:def:crs:)?[A-Za-z0-9]{2,10}:[0-9.]*:?[A-Za-z0-9]{1,12}', name)
+        if not code and not re.match(r'[A-Z_]{5,14}\[', name):
             raise ValueError
-        return CRS.from_user_input(name).to_wkt()
+        with rasterio.Env():  # the library's own message goes to its log
+            return (CRS.from_user_input(name) if code else CRS.from_wkt(name)).to_wkt()
     except (TypeError, KeyError, ValueError, RasterioError, CPLE_BaseError):
         raise ValueError(
             f"{path} names its coordinate system {one_line(member, 80)!r}: "
-            "write urn:ogc:def:crs:EPSG:: and a number, or leave crs out for WGS 84"
+            "write urn:ogc:def:crs:EPSG:: and a number, or WKT, or leave crs out for WGS 84"
         ) from None
 
 # %% ../nbs/library/vectors.ipynb #vector-0402c8de
@@ -307,6 +314,8 @@ def _table(path):
         if pyogrio.read_info(path, layer=layers[0])['features'] > MAX_FEATURES:
             raise ValueError(f"it has more than {MAX_FEATURES} features, cut it into parts")
         meta, _, geometry, columns = pyogrio.raw.read(path, layer=layers[0], force_2d=True)
+        with rasterio.Env():  # the library's own message goes to its log
+            wkt = CRS.from_user_input(meta['crs']).to_wkt() if meta['crs'] else None
         text, names = BytesIO(), [str(name) for name in meta['fields']]
         if len(geometry):
             options = dict(driver='GeoJSON', geometry_type='Unknown', COORDINATE_PRECISION='15', RFC7946='NO')
@@ -321,7 +330,6 @@ def _table(path):
     for number, feature in enumerate(found['features']):
         feature['properties'] = {name: _plain(column[number]) for name, column in zip(names, columns)}
     features = _geojson(path, found | {'crs': None})
-    wkt = CRS.from_user_input(meta['crs']).to_wkt() if meta['crs'] else None
     return Features(path, features.parts, features.attributes, wkt)
 
 
@@ -489,6 +497,7 @@ class Burner:
         all_touched: bool = False,  # Give a polygon every pixel that it touches
         background: int = IGNORE_INDEX,  # Label of the ground outside all polygons
         image: str | Path = 'the image',  # What it is called, for messages
+        apart: bool = False,  # May all of them lie beside the image?
     ):
         self.size, self.all_touched, self.background = tuple(size), all_touched, background
         self._parts, self._labels, self._kept = [], [], {}
@@ -499,22 +508,24 @@ class Burner:
                 self._labels.append(label)
                 bounds.append(_bounds(one))
         self._bounds = np.array(bounds, np.float64).reshape(-1, 4)
-        self._check(features.path, image)
+        self.apart = self._check(features.path, image, apart)  # Do they lie beside the image?
 
-    def _check(self, path, image):
-        "Raise `ValueError` unless the polygons as a whole meet the image."
+    def _check(self, path, image, apart):
+        "Do the polygons as a whole lie beside the image? `ValueError` unless they may."
         if not len(self._bounds):
-            return
+            return False
         left, top = self._bounds[:, :2].min(0)
         right, bottom = self._bounds[:, 2:].max(0)
         if not np.abs(self._bounds).max() <= MAX_PIXEL:
             raise ValueError(
                 f"{path} has a vertex further than {MAX_PIXEL:.0e} pixels from {image}: check its coordinate system"
             )
-        if right <= 0 or bottom <= 0 or left >= self.size[1] or top >= self.size[0]:
+        beside = right <= 0 or bottom <= 0 or left >= self.size[1] or top >= self.size[0]
+        if beside and not apart:
             raise ValueError(
                 f"{path} and {image} do not meet: the polygons would cover rows {top:.0f} to {bottom:.0f} and columns {left:.0f} to {right:.0f} of {self.size[0]} x {self.size[1]}: check its coordinate system"
             )
+        return bool(beside)
 
     def read(
         self,
