@@ -1,15 +1,17 @@
 """What a command writes: no input, nothing foreign, whole, and one writer at a time."""
 
+import json
 import random
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, child_environment, succeeds
+from helpers import child_environment, succeeds
 
 from unetkit.cli import main
 from unetkit.deploy import export_onnx
@@ -211,60 +213,69 @@ def test_many_claimants(tmp_path):
     assert max(most) == 1 and len(done) > 20 and not list(tmp_path.iterdir())
 
 
-RACE = 'import sys, time; from unetkit.cli import main; input(); time.sleep(float(sys.argv[1])); sys.exit(main(sys.argv[2:]))'
+RACE = """
+import json, os, sys, time
+from unetkit.cli import main
+for line in sys.stdin:
+    children = []
+    for wait, words, log in json.loads(line):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            time.sleep(wait)
+            os._exit(main(words))
+        children.append(child)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('part', range(8))
-def test_two_predictions_with_one_output(part, place, tmp_path):
-    "25 pairs of commands begin at random offsets: the map is that of one model, or of the other; who came second says so."
-    pure = set()
+def test_two_predictions_with_one_output(place, tmp_path):
+    "200 pairs of commands begin at random offsets: the map is that of one model, or of the other; who came second says so."
+    command = lambda seed: [
+        'predict',
+        f'{place}/{seed}.safetensors',
+        f'{place}/scene/image.tif',
+        '--memory',
+        '0.001',
+    ]
+    pure, spans = set(), []
     for seed in (1, 2):
-        succeeds(
-            'predict',
-            place / f'{seed}.safetensors',
-            place / 'scene/image.tif',
-            '--out',
-            tmp_path / f'{seed}.tif',
-        )
+        began = time.perf_counter()
+        succeeds(*command(seed), '--out', tmp_path / f'{seed}.tif')
+        spans.append(time.perf_counter() - began)
         pure.add((tmp_path / f'{seed}.tif').read_bytes())
     assert len(pure) == 2
-    rng, out, refusals = random.Random(part), tmp_path / 'map.tif', 0
+    rng, folder, ends = random.Random(0), tmp_path / 'out', []
+    out, logs = folder / 'map.tif', [str(tmp_path / 'a.txt'), str(tmp_path / 'b.txt')]
     inputs = {path: path.read_bytes() for path in place.rglob('*') if path.is_file()}
-    for _ in range(25):
-        out.unlink(missing_ok=True)
-        offset = rng.random() * 0.6
-        pair = []
-        for seed, wait in ((1, max(offset - 0.3, 0)), (2, max(0.3 - offset, 0))):
-            command = [
-                'predict',
-                place / f'{seed}.safetensors',
-                place / 'scene/image.tif',
-                '--out',
-                out,
-                '--memory',
-                0.001,
-            ]
-            pair.append(
-                subprocess.Popen(
-                    [sys.executable, '-c', RACE, str(wait), *map(str, command)],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                    cwd=ROOT, env=child_environment(),
-                )
-            )  # fmt: skip
-        ended = []
-        for process in pair:
-            process.stdin.write('\n')
-            process.stdin.flush()
-        for process in pair:
-            _, error = process.communicate(timeout=120)
-            ended.append((process.returncode, error))
-        refusals += sum(code == 2 for code, _ in ended)
-        for code, error in ended:
+    racer = subprocess.Popen(
+        [sys.executable, '-c', RACE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    for _ in range(200):
+        shutil.rmtree(folder, ignore_errors=True)
+        offset = rng.uniform(-1.5, 1.5) * max(spans)  # from one long after the other to both at once
+        waits = max(-offset, 0), max(offset, 0)
+        jobs = [
+            [wait, [*command(seed), '--out', str(out)], log] for seed, wait, log in zip((1, 2), waits, logs)
+        ]
+        racer.stdin.write(json.dumps(jobs) + '\n')
+        racer.stdin.flush()
+        codes = json.loads(racer.stdout.readline())
+        for code, log in zip(codes, logs):
+            error = Path(log).read_text()
             assert (code, error) == (0, '') or (
                 code == 2 and error.count('\n') == 1 and 'another process' in error
-            ), ended
-        assert 0 in {code for code, _ in ended} and out.read_bytes() in pure
-        assert sorted(path.name for path in tmp_path.iterdir()) == ['1.tif', '2.tif', 'map.tif']
-    assert refusals > 0
+            ), error
+        assert 0 in codes and out.read_bytes() in pure
+        assert sorted(path.name for path in folder.iterdir()) == ['map.tif']
+        ends.append(tuple(codes))
+    racer.stdin.close()
+    assert racer.wait() == 0
+    assert {(0, 0), (0, 2), (2, 0)} == set(ends), 'the offsets were too alike'
     assert {path: path.read_bytes() for path in place.rglob('*') if path.is_file()} == inputs
