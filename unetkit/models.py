@@ -144,7 +144,9 @@ class _NoDraws(TorchFunctionMode):
     "Leave out the drawing of random weights: on the meta device torch takes seconds to prepare for it."
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return args[0] if function is torch.Tensor.normal_ else function(*args, **(kwargs or {}))
+        if function in (torch.Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _check_arguments(build, args):
