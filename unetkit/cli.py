@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from pathlib import Path
 import argparse
+import json
 import os
 import signal
 import sys
@@ -24,12 +25,12 @@ import torch
 
 from . import __version__
 from unetkit.datasets import (
-    SUFFIXES,
     Reading,
     heights_of,
     image_pairs,
     read_labelled,
     read_tiles,
+    reference_files,
     training_tiles,
 )
 from .deploy import check_export, export_onnx
@@ -239,7 +240,7 @@ def train(
     reference: str | None = None,  # Its reference; a CSV file of pairs needs none
     palette: str = "isprs",  # Classes and colours: a JSON file, or one of these names
     ignore: str = "",  # Classes to leave out, separated by commas
-    valid_image: str = "",  # Images to validate on; a folder val beside train is found by itself
+    valid_image: str = "",  # Images to validate on; without it a folder val in IMAGE, or a part of the training images
     valid_reference: str = "",  # Their references
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Forget the checkpoint of an interrupted run
@@ -332,9 +333,11 @@ def predict(
         else:
             (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
             pipeline.predict(tile, file, method=method, tta=tta)
-        print(f"wrote {file}", flush=True)
+        sure = confidence_file(file) if confidence else None
+        more = [probabilities_file(file)] if probabilities else []
+        for written in filter(None, [file, *more, sure]):
+            print(f"wrote {written}", flush=True)
         if outlines:
-            sure = confidence_file(file) if confidence else None
             write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
             print(f"wrote {outlines}", flush=True)
         if table:
@@ -457,8 +460,8 @@ def scene(
 # %% ../nbs/library/cli.ipynb #cli-inspect-1
 def inspect(
     image: str,  # Image file, folder of images, or files with commas between them
-    reference: str | None = None,  # Its reference: colours or class numbers; a file or a folder
-    palette: str = "",  # Classes and colours: a JSON file or a name; without it values are listed
+    reference: str | None = None,  # Its reference: colours, class numbers or polygons; a file or a folder
+    palette: str = "",  # Classes and colours, to see shares of classes: a JSON file, or one of these names
     model: str = "",  # Model file that should fit
     html: str = "",  # Page to write, with pictures
     settings: Settings = RECIPES["recommended"],  # How training would be done
@@ -477,13 +480,10 @@ def inspect(
 def palette(
     references: Sequence[str],  # References: files, or folders of them
     out: str = "palette.json",  # File to write; edit the names in it
-    label_column: str = "",  # Column of polygon files that names the class; '' for the only one
+    label_column: str = "",  # Column of polygon files that names the class
 ) -> None:  # Nothing; the palette is written
     "Draft a palette file from the colours, numbers or polygons of references."
-    files = []
-    for path in map(Path, references):
-        inner = sorted(path.iterdir()) if path.is_dir() else [path]
-        files += [one for one in inner if one == path or one.suffix.lower() in SUFFIXES + VECTORS]
+    files = [file for path in references for file in reference_files(path)]
     if Path(out).exists():
         raise ValueError(
             f"{out} is there already, perhaps with names of yours: choose another one with --out"
@@ -492,10 +492,23 @@ def palette(
     write_palette(_writable_file(out, *references), draft, counts)
     ((unit, counts),) = counts.items()
     for index, name in enumerate(draft.names):
-        meaning = "#{:02x}{:02x}{:02x}".format(*draft.colours[index])
         number = "" if draft.values is None else f"{draft.values[index]} "
-        print(f"{number}{meaning} {name}: {counts[index]:,} {unit}{_doubt(draft, index)}")
-    print(f"wrote {out}: edit the names, and move what is no class to ignored")
+        print(f"{number}{_web(draft, index)} {name}: {counts[index]:,} {unit}{_doubt(draft, index)}")
+    doubtful = [index for index in range(draft.num_classes) if _doubt(draft, index)]
+    example = (doubtful or [0])[0]
+    if unit == "polygons":
+        meaning = draft.names[example]
+    else:
+        meaning = _web(draft, example) if draft.values is None else draft.values[example]
+    print(
+        f"wrote {out}: edit the names; what is no class goes to the end of the file, "
+        f'such as "ignored": [{json.dumps(meaning)}]'
+    )
+
+
+def _web(draft, index):
+    "The colour of a class, as in a palette file."
+    return "#{:02x}{:02x}{:02x}".format(*draft.colours[index])
 
 
 def _doubt(draft, index):
