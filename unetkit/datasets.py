@@ -48,7 +48,7 @@ class Reading:
     height: str = _option("")  # File or folder of heights, laid onto the image as one more band
     range: str = _option("")  # LOW,HIGH, or with colons one for each band: numbers that become 0 and 1
     label_column: str = _option("")  # Column of a polygon file that names the class
-    all_touched: bool = _option(False)  # Give a polygon every pixel that it touches, not those it covers half
+    all_touched: bool = _option(False)  # Give polygons every pixel they touch, not only those centred in them
     background: str = _option("")  # Class of the ground outside all polygons; not scored when not given
     nearest_colour: float = _option(0.0)  # Greatest distance of a colour from the palette's, 0 to 441
     pairs: str = _option("")  # IMAGES:REFERENCES, such as IMG_*.tif:MSK_*.tif; the star is what they share
