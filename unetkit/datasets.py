@@ -571,8 +571,9 @@ def _holding_label(tile, windows):
     holding = np.zeros(len(windows), bool)
     for cell, labels in label_pieces(tile, windows.patch_size - 1):
         at = _starting(windows, cell)
-        if at.any():
-            empty = clear_places(labels != IGNORE_INDEX, windows.patch_size)
+        labelled = labels != IGNORE_INDEX
+        if at.any() and labelled.any():
+            empty = clear_places(labelled, windows.patch_size)
             holding[at] = ~empty[windows.row[at] - cell[0], windows.col[at] - cell[1]]
     return holding
 
@@ -600,6 +601,8 @@ def ground_counts(
     for index, tile in enumerate(tiles):
         own = windows[windows.tile == index]
         for (row, col, _, _), labels in label_pieces(tile):
+            if (labels == IGNORE_INDEX).all():
+                continue
             here = _on_piece(own, row, col, labels.shape)
             counts += class_counts(labels[coverage(here, index, labels.shape) > 0], num_classes)
     return counts
