@@ -17,7 +17,7 @@ import pytest
 import rasterio
 from helpers import child_environment, shell, succeeds
 
-from unetkit import cli, training
+from unetkit import __version__, cli, training
 from unetkit.datasets import Reading
 from unetkit.labels import ISPRS
 from unetkit.products import write_polygons
@@ -271,6 +271,13 @@ def test_fields_of_dataclasses_are_options():
     assert taken == [(2.0, Settings(lr=0.5), Reading(pairs='a*:b*', remote=True))]
 
 
+def test_as_a_module():
+    "`python -m unetkit` is the command, where the script is not on the path."
+    words = [sys.executable, '-m', 'unetkit', '--version']
+    found = subprocess.run(words, capture_output=True, text=True, env=child_environment())
+    assert (found.returncode, found.stdout, found.stderr) == (0, f'{__version__}\n', '')
+
+
 def test_fetch_lists_the_sets():
     text = works('fetch')
     assert 'landcoverai100: ' in text and 'licence' in text
@@ -426,6 +433,8 @@ ERRORS = {
     'PREDICT --range 5 --out FOLDER/m.tif': 'must be LOW,HIGH',
     'PREDICT --method patches --confidence --out FOLDER/m.tif': 'belong to --method exact',
     'REPORT --range 0,1': 'leave out --range',
+    'REPORT --memory 2': 'leave out --memory',
+    'report --height a.tif': 'the built-in scenes are no files',
     'PREDICT --min-area 3 --out FOLDER/m.tif': '--min-area 3 is for --polygons and --areas',
     'TRAIN --pairs x --valid-image FOLDER/scene/image.tif': 'give both --valid-image',
     'TRAIN --memory -1': 'memory must be at least 0',

@@ -1272,6 +1272,16 @@ def test_pairs_belong_to_folders(image, reference, tmp_path):
     assert (len(tiles), len(valid)) == (3, 1)
 
 
+def test_report_refuses_validation_images(tmp_path):
+    "They would be left out in silence: the report keeps a part of the training images."
+    for role, at in {'train': range(3), 'val': [3], 'test': [4]}.items():
+        chips(tmp_path, f'set/{role}/images/{{}}.png', f'set/{role}/masks/{{}}.png', at)
+    words = ['report', '--out', tmp_path / 'out', *QUICK[4:]]
+    for role in ('train', 'test'):
+        words += [f'--{role}-image', tmp_path / 'set', f'--{role}-reference', tmp_path / 'set']
+    check_refusal([tmp_path], words, ['a folder of validation images', 'or use train'])
+
+
 def test_lists_of_pairs(tmp_path):
     "As a spreadsheet saves them: with a mark of its encoding, Windows line ends, quotes."
     chips(tmp_path, 'a/{}.png', 'b/other {}.png')

@@ -165,6 +165,9 @@ def test_page_and_command(chips, tmp_path):
     printed = succeeds('inspect', *pair, '--palette', 'isprs', '--html', page, *OPTIONS)
     assert 'every pixel was read' in printed and printed.endswith(f'wrote {page}\n')
     text = page.read_text()
+    assert '<h1>unetkit inspect: images, 12 images</h1>' in text
+    one = inspect(folder / 'images' / '03.tif').html()
+    assert '<title>unetkit inspect: 03.tif</title>' in one
     assert text.count('<img') == 6 and 'src="data:' in text and 'http' not in text
     code, out, err = shell('inspect', *pair, '--html', folder / 'masks' / '00.tif')
     assert code == 2 and 'would be lost' in err

@@ -71,11 +71,18 @@ def _source(path):
 def _report_tiles(paths, palette, reading):
     "Training tiles, test tiles and their sources, from four paths or built in."
     if not any(paths):
+        if reading != USUAL_READING:
+            raise ValueError("the built-in scenes are no files: leave out the options for reading files")
         return *built_in(palette), {role: "built-in scene" for role in ("train", "test")}
     if not all(paths):
         raise ValueError(
             "give all four of --train-image, --train-reference, --test-image and --test-reference, "
             "or none of them for the built-in scenes"
+        )
+    if image_pairs(*paths[:2], reading.pairs, "valid"):
+        raise ValueError(
+            f"{paths[0]} has a folder of validation images, but report validates on a part of the training images: "
+            "give its folder of training images, or use train"
         )
     sources = {"train": _source(paths[0]), "test": _source(paths[2])}
     train = read_labelled(*paths[:2], palette, reading, "train")
@@ -189,6 +196,8 @@ def report(
     )
     if reading.range:
         raise ValueError("report measures the range of each run itself: leave out --range, or use train")
+    if reading.memory:
+        raise ValueError("report holds all images in memory: leave out --memory, or use train")
     train, test, sources = _report_tiles(paths, classes, reading)
     runs = report_runs([tile.size for tile in train], settings, patch_sizes)
     finished = compare(train, test, classes, runs, out)

@@ -48,7 +48,7 @@ class Reading:
     height: str = _option("")  # File or folder of heights, laid onto the image as one more band
     range: str = _option("")  # LOW,HIGH, or with colons one for each band: numbers that become 0 and 1
     label_column: str = _option("")  # Column of a polygon file that names the class
-    all_touched: bool = _option(False)  # Give a polygon every pixel that it touches, not those it covers half
+    all_touched: bool = _option(False)  # Give polygons every pixel they touch, not only those centred in them
     background: str = _option("")  # Class of the ground outside all polygons; not scored when not given
     nearest_colour: float = _option(0.0)  # Greatest distance of a colour from the palette's, 0 to 441
     pairs: str = _option("")  # IMAGES:REFERENCES, such as IMG_*.tif:MSK_*.tif; the star is what they share
@@ -599,8 +599,9 @@ def _holding_label(tile, windows):
     holding = np.zeros(len(windows), bool)
     for cell, labels in label_pieces(tile, windows.patch_size - 1):
         at = _starting(windows, cell)
-        if at.any():
-            empty = clear_places(labels != IGNORE_INDEX, windows.patch_size)
+        labelled = labels != IGNORE_INDEX
+        if at.any() and labelled.any():
+            empty = clear_places(labelled, windows.patch_size)
             holding[at] = ~empty[windows.row[at] - cell[0], windows.col[at] - cell[1]]
     return holding
 
@@ -628,6 +629,8 @@ def ground_counts(
     for index, tile in enumerate(tiles):
         own = windows[windows.tile == index]
         for (row, col, _, _), labels in label_pieces(tile):
+            if (labels == IGNORE_INDEX).all():
+                continue
             here = _on_piece(own, row, col, labels.shape)
             counts += class_counts(labels[coverage(here, index, labels.shape) > 0], num_classes)
     return counts

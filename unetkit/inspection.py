@@ -374,7 +374,7 @@ class Inspection:
 
     def html(self) -> str:  # A whole, self-contained page
         "The report as a page with pictures."
-        title = f'unetkit inspect: {one_line(self.images[0].path.name, 60)}'
+        title = f'unetkit inspect: {one_line(_title(self.images), 60)}'
         lines = [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width">',
@@ -404,6 +404,16 @@ def _few(paths, most=5):
     "A few files by name, for a line."
     names = [Path(path).name for path in paths]
     return ', '.join(names[:most]) + (f' and {len(names) - most:,} more' if len(names) > most else '')
+
+
+def _title(images):
+    "What is looked at, in a few words: an image, a folder, or images from several folders."
+    first, folders = images[0].path, {one.path.absolute().parent for one in images}
+    if len(images) == 1:
+        return first.name
+    if len(folders) == 1:
+        return f'{folders.pop().name}, {_images(len(images))}'
+    return f'{first.name} and {_images(len(images) - 1)} more'
 
 
 def _images(count):
