@@ -25,6 +25,7 @@ import torch
 
 from . import __version__
 from unetkit.datasets import (
+    SUFFIXES,
     Reading,
     heights_of,
     image_pairs,
@@ -46,7 +47,7 @@ from .pages import REPORT_FILES, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
 from .products import areas as measure_areas
-from .raster import DRIVERS, map_path, open_image, write_image
+from .raster import map_path, open_image, write_image
 from .references import legend
 from .palettes import write_palette
 from .rules import one_line, one_of
@@ -292,7 +293,7 @@ def predict(
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
     confidence: bool = False,  # Write the class's probability and its margin, to OUT_confidence.tif
     polygons: str = "",  # Write the map as polygons too: *.geojson, or *.gpkg with the extra [vector]
-    min_area: float = 0.0,  # In polygons and areas, give objects smaller than this to their neighbour; square metres
+    min_area: float = 0.0,  # In polygons and areas, give objects below this many square metres to a neighbour
     areas: str = "",  # Write the area of each class as well, to this CSV file
     errors: str = "",  # Scores of this model from `unetkit evaluate --out`, to adjust the areas
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
@@ -509,10 +510,8 @@ def palette(
         meaning = draft.names[example]
     else:
         meaning = _web(draft, example) if draft.values is None else draft.values[example]
-    print(
-        f"wrote {out}: edit the names; what is no class goes to the end of the file, "
-        f'such as "ignored": [{json.dumps(meaning)}]'
-    )
+    rest = f'what is no class goes to the end of the file, such as "ignored": [{json.dumps(meaning)}]'
+    print(f"wrote {out}: edit the names" + (f"; {rest}" if draft.num_classes > 2 else ""))
 
 
 def _web(draft, index):
@@ -620,7 +619,7 @@ def _parser(command):
 
 
 _READ = (
-    f"Images: {', '.join(DRIVERS)}. References: colours, class numbers, or polygons ({', '.join(VECTORS)}; "
+    f"Images: {', '.join(SUFFIXES)}. References: colours, class numbers, or polygons ({', '.join(VECTORS)}; "
     "*.gpkg and *.shp with the extra [vector]). What each needs and costs: the page of formats, "
     "https://unetkit.github.io/unetkit/lessons/formats.html"
 )

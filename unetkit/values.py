@@ -266,7 +266,7 @@ def check_values(
     if len(image.dtypes) != count:
         raise ValueError(
             f"{name} has {len(image.dtypes)} bands of {', '.join(sorted(set(image.dtypes)))}, the model was trained on "
-            f"{count} of {', '.join(sorted(set(values.dtypes) - {''}))}: give it the same bands"
+            f"{count} of {', '.join(sorted(set(values.dtypes) - {''}))}: give it the same bands, heights with --height"
         )
     if any(values.bands) and any(image.bands) and values.bands != tuple(image.bands):
         ours, theirs = (', '.join(band or '?' for band in bands) for bands in (values.bands, image.bands))
