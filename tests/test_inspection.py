@@ -77,6 +77,15 @@ def test_odd_chips(chips, tmp_path):
     assert found.unscored == pytest.approx(40 * 64 / (11 * 64 * 64 + 40 * 64))
 
 
+def test_bands_that_training_refuses(chips, tmp_path):
+    "A chip with another number or type of bands: training would refuse it, and so the page says."
+    for name, odd in (('band', np.zeros((64, 64, 1), np.uint8)), ('type', np.zeros((64, 64, 3), np.uint16))):
+        images, masks = copy(chips, tmp_path / name)
+        write_image(images / '02.tif', odd)
+        found = inspect(images, masks, ISPRS, settings=SMALL)
+        assert '02.tif' in found.cost.problem and 'the same bands everywhere' in found.cost.problem
+
+
 def test_two_sizes_are_no_majority(tmp_path):
     "Of two images that differ, neither is what most are."
     images = tmp_path / 'images'

@@ -141,11 +141,12 @@ def _two_folders(images, references):
     images, references = _by_stem(images, SUFFIXES), _by_stem(references, SUFFIXES + VECTORS)
     if images.keys() != references.keys():
         (found, before), (partners, after) = _by_rest(images), _by_rest(references)
-        if found.keys() == partners.keys():
-            first = next(iter(found))
+        shared = found.keys() & partners.keys()
+        if len(shared) > len(images.keys() & references.keys()):
+            first = min(shared)
             remark(
                 f"images {before} and references {after} are paired by what the stars stand for: "
-                f"{found[first].name} with {partners[first].name}, {len(found)} pairs"
+                f"{found[first].name} with {partners[first].name}, {len(shared)} pairs"
             )
             images, references = found, partners
     return images, references
@@ -396,7 +397,7 @@ def image_pairs(
     if partners is None:
         return [(path, None) for path in found.values()]
     for these, others, where in [(found, partners, own), (partners, found, images)]:
-        missing = these.keys() - others.keys()
+        missing = [these[key].name for key in these.keys() - others.keys()]
         if missing:
             raise ValueError(
                 f"{where} has no partner of {_some(missing)}: an image and its reference share their "
@@ -413,10 +414,9 @@ def validation_pairs(
     "Pair the files of a validation folder, and say that they are used."
     found = image_pairs(image, reference, reading.pairs, "valid")
     if found:
-        remark(
-            f"validation is on the {len(found)} images of {Path(found[0][0]).parent}, "
-            "not on a part of the training images"
-        )
+        images = f"{len(found)} image{'s' if len(found) > 1 else ''}"
+        folder = Path(found[0][0]).parent
+        remark(f"validation is on the {images} of {folder}, not on a part of the training images")
     return found
 
 
@@ -920,7 +920,7 @@ def _lazy_tiles(image, reference, palette, reading, role=""):
         if tile.in_channels != tiles[0].in_channels:
             raise ValueError(
                 f"parts of {image} differ: {tiles[0].name} has {tiles[0].in_channels} bands, "
-                f"{tile.name} {tile.in_channels}"
+                f"{tile.name} {tile.in_channels}: one network needs the same bands everywhere"
             )
     return tiles
 

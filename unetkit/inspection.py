@@ -33,7 +33,7 @@ from unetkit.datasets import (
     say_apart,
     validation_pairs,
 )
-from .jobs import split_windows
+from .jobs import check_bands, split_windows
 from .labels import Palette, class_counts
 from .losses import make_loss
 from .machine import pick_device, pick_precision, prepare, wants_channels_last
@@ -101,6 +101,11 @@ class ImageFacts:
     def name(self) -> str:
         "The name of the file."
         return self.path.name
+
+    @property
+    def in_channels(self) -> int:
+        "The number of bands."
+        return len(self.dtypes)
 
     @property
     def kind(self) -> str:  # For example "256 x 256 pixels, 3 bands of uint8"
@@ -286,6 +291,7 @@ def _cost(images, valid, num_classes, settings):
     "Count windows and steps, and time a step; `valid` are images for validation, if there are some of their own."
     sizes, side = [one.size for one in images], settings.patch_size
     try:
+        check_bands(images)
         if valid:
             train = grid_windows(sizes, side, settings.step)
             valid = grid_windows([one.size for one in valid], side, side)
