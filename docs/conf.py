@@ -3,11 +3,13 @@
 What Sphinx does not know by itself stands here: the docments of the library become tables of parameters, links to other projects come from a
 list of ours instead of a download, and every page gets the lines that a shared link shows.
 """
+import ast
 import configparser
 import html
 import inspect
 import os
 import re
+import textwrap
 import zlib
 from pathlib import Path
 
@@ -128,15 +130,30 @@ def parameter(name, info):
     return first, code((info.docment or '').strip())
 
 
+def comments(obj):
+    "The comments behind parameters and the result of a function or class, also where an annotation takes several lines."
+    lines = textwrap.dedent(inspect.getsource(obj)).splitlines()
+    (node,) = ast.parse('\n'.join(lines)).body
+    if isinstance(node, ast.ClassDef):
+        node = next((one for one in node.body if getattr(one, 'name', '') == '__init__'), None)
+    if not isinstance(node, ast.FunctionDef):
+        return {}
+    ends = {one.arg: one.end_lineno for one in ast.walk(node.args) if isinstance(one, ast.arg)}
+    ends['return'] = node.body[0].lineno - 1
+    return {name: lines[end - 1].partition('  # ')[2] for name, end in ends.items()}
+
+
 def add_docments(app, what, name, obj, options, lines):
     "The docstring, the table of parameters, what comes back."
     lines[:] = [code(line) for line in lines]
     if what not in ('function', 'method', 'class'):
         return
     try:
-        found = docments(obj, full=True, eval_str=False)
+        found, behind = docments(obj, full=True, eval_str=False), comments(obj)
     except (TypeError, ValueError, OSError, AttributeError):
         return
+    for name, info in found.items():
+        info.docment = info.docment or behind.get(name, '')
     result = found.pop('return', None)
     rows = [parameter(key, info) for key, info in found.items() if info.docment]
     if rows:

@@ -356,10 +356,11 @@ def commands(source):
             encoding='utf-8',
         )
     listed = '\n'.join(
-        f'| [`unetkit {name}`]({name}.md) | {first_line(command)} |' for name, command in COMMANDS.items()
+        f'* - [`unetkit {name}`]({name}.md)\n  - {first_line(command)}' for name, command in COMMANDS.items()
     )
     (folder / 'index.md').write_text(
-        f'# Commands\n\nThe package brings one command. What follows is its own help.\n\n| command | |\n| --- | --- |\n{listed}\n\n'
+        f'# Commands\n\n`unetkit` has one command for each job. The pages show what `unetkit COMMAND --help` prints.\n\n'
+        f'```{{list-table}}\n:header-rows: 1\n:class: docments\n\n* - command\n  - what it does\n{listed}\n```\n\n'
         '```{toctree}\n:hidden:\n' + '\n'.join(COMMANDS) + '\n```\n',
         encoding='utf-8',
     )

@@ -212,7 +212,7 @@ def test_type_differs_from_that_of_training(good, tiles, models, refused, tmp_pa
 
 def test_evaluate_with_other_bands(tiles, models, refused):
     pair = [tiles['4'] / 'image.tif', tiles['4'] / 'reference.tif']
-    said = ['4 bands of uint8', 'give it the same bands']
+    said = ['4 bands of uint8', 'give it the same bands, heights with --height']
     refused('evaluate', models['3'], *pair, '--method', 'blend', said=said)
 
 

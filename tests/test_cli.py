@@ -188,6 +188,7 @@ def test_products_of_a_map(folder, tmp_path):
         *f'predict {model} {folder}/scene/image.tif --out {maps}/map.tif {options}'.split()
     )
     assert code == 0, err
+    assert [line for line in out.splitlines() if line == f'wrote {maps / "map_confidence.tif"}']
     line = f'predict {model} {folder}/scene/image.tif --out {maps}/no.tif --errors {tmp_path}/scores.json'
     code, out, err = shell(*line.split())
     assert (code, out) == (2, '') and 'adjusts the table of --areas' in err
@@ -199,6 +200,8 @@ def test_products_of_a_map(folder, tmp_path):
     header, *rows = (maps / 'areas.csv').read_text().splitlines()
     assert header.startswith('class,pixels,area_m2,share,objects,adjusted_area_m2') and len(rows) == 6
     assert sum(int(row.split(',')[1]) for row in rows) == 160 * 192
+    digits = [re.sub(r'\D|^0\.0*', '', cell) for row in rows for cell in row.split(',')[2:]]
+    assert max(map(len, digits)) <= 12
 
 
 def test_lists_and_validation_files(folder, tmp_path):
@@ -294,6 +297,10 @@ def test_palette_of_numbers_and_polygons(folder, tmp_path):
     write_image(tmp_path / 'zero.tif', scene.labels[..., None], scene.georeference)
     lines = works(f'palette {tmp_path}/zero.tif --out {tmp_path}/zero.json').splitlines()
     assert [line.endswith('perhaps no class') for line in lines] == [True] + [False] * (len(lines) - 1)
+    assert lines[-1].endswith('such as "ignored": [0]')  # the form that the file takes
+    (tmp_path / 'parts' / 'train').mkdir(parents=True)
+    code, out, err = shell('palette', tmp_path / 'parts', '--out', tmp_path / 'y.json')
+    assert (code, out) == (2, '') and 'no .tif, .png, .jpg or other reference file' in err and '(train)' in err
     code, out, err = shell('palette', tmp_path / 'image.tif', '--out', tmp_path / 'x.json')
     assert (code, err.count('\n')) == (2, 1) and 'this is an image' in err
 

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from helpers import shell, succeeds
 
 from unetkit import inspection
-from unetkit.datasets import Reading, _read_ahead
+from unetkit.datasets import Reading, _read_ahead, training_tiles
 from unetkit.inspection import inspect, remarks_to
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.raster import Georeference, write_image
@@ -75,6 +75,37 @@ def test_odd_chips(chips, tmp_path):
     assert '1 of 40 x 64 pixels' in odd and 'no scored pixel: 04.tif' in odd
     assert '1 with one class only: 05.tif' in odd
     assert found.unscored == pytest.approx(40 * 64 / (11 * 64 * 64 + 40 * 64))
+
+
+def test_bands_that_training_refuses(chips, tmp_path):
+    "A chip with another number or type of bands: training would refuse it, and so the page says."
+    for name, odd in (('band', np.zeros((64, 64, 1), np.uint8)), ('type', np.zeros((64, 64, 3), np.uint16))):
+        images, masks = copy(chips, tmp_path / name)
+        write_image(images / '02.tif', odd)
+        found = inspect(images, masks, ISPRS, settings=SMALL)
+        assert '02.tif' in found.cost.problem and 'the same bands everywhere' in found.cost.problem
+
+
+def test_two_sizes_are_no_majority(tmp_path):
+    "Of two images that differ, neither is what most are."
+    images = tmp_path / 'images'
+    images.mkdir()
+    for name, side in (('a', 64), ('b', 48)):
+        write_image(images / f'{name}.tif', np.zeros((side, 64, 3), np.uint8))
+    (odd,) = inspect(images).odd
+    assert 'others are' in odd and 'most' not in odd
+
+
+def test_a_validation_folder_is_used(chips, tmp_path):
+    "Windows are counted as training counts them where a folder val lies beside train."
+    for part in ('train', 'val'):
+        shutil.copytree(chips[0], tmp_path / part)
+    found = inspect(tmp_path, tmp_path, ISPRS, settings=SMALL)
+    assert (found.cost.windows, found.cost.validation) == (12 * 4, 12 * 4)
+    assert any('validation is on the 12 images of' in text for text in found.remarks)
+    with remarks_to((said := []).append):
+        train, valid = training_tiles(tmp_path, tmp_path, ISPRS)
+    assert len(valid) == 12 and any('validation is on the 12 images of' in text for text in said)
 
 
 def test_faults_are_listed(chips, tmp_path):

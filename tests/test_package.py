@@ -6,6 +6,7 @@ What only shows in a fresh environment, outside the checkout, is tested by `nox 
 import ast
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -278,6 +279,25 @@ def test_docments(module):
             if missing:
                 faults[node.name] = missing
     assert faults == {}
+
+
+def test_comments_over_several_lines(monkeypatch, tmp_path):
+    "The site shows the comment of a parameter or result whose annotation takes several lines."
+    pytest.importorskip('docutils', reason='docutils comes with the tools that build the site')
+    monkeypatch.setenv('UNETKIT_SITE', str(tmp_path))
+    comments = runpy.run_path(str(ROOT / 'docs' / 'conf.py'))['comments']
+
+    def pick(
+        image: str
+        | Path,  # An image
+        *,
+        side: int = 64,  # Its side
+    ) -> tuple[
+        int, int
+    ]:  # Two numbers
+        "Pick."
+
+    assert comments(pick) == {'image': 'An image', 'side': 'Its side', 'return': 'Two numbers'}
 
 
 # Notebooks

@@ -12,6 +12,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
+from unetkit.palettes import ISPRS
 from unetkit.raster import (
     Georeference,
     Raster,
@@ -22,6 +23,7 @@ from unetkit.raster import (
     read_image,
     write_image,
 )
+from unetkit.references import ReferenceFile
 from unetkit.rules import Remark
 
 CRS_WKT = CRS.from_epsg(32632).to_wkt()
@@ -479,6 +481,21 @@ def test_no_data_of_a_file_of_several_bands_beside_one_of_heights(tmp_path):
     names = write(tmp_path / 'image.tif', pixels, nodata=0), write(tmp_path / 'h.tif', height, nodata=0)
     with open_image(names[0], height=names[1]) as raster:
         assert sorted(map(tuple, np.argwhere(~raster.valid()).tolist())) == [(3, 4)]
+
+
+def test_a_small_reference_of_a_large_image_is_decoded_only_where_it_lies(tmp_path, image):
+    "Beside it, labels are 255 without a look at its colours."
+    write(tmp_path / 'ref.tif', np.zeros((9, 8, 3), np.uint8), crs=CRS_WKT, transform=NORTH_UP)
+    looked = []
+
+    def lookup(pixels, palette):
+        looked.append(pixels.shape[:2])
+        return np.zeros(pixels.shape[:2], np.uint8)
+
+    with ReferenceFile(tmp_path / 'ref.tif', ISPRS, lookup, image) as reference:
+        assert (reference.read((20, 0, 20, 60)) == 255).all() and not looked
+        labels = reference.read((0, 0, 20, 60))
+    assert looked == [(20, 60)] and (labels[:9, :8] == 0).all() and (labels == 0).sum() == 72
 
 
 def test_map_path():

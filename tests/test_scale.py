@@ -294,6 +294,16 @@ def test_a_cluster_makes_the_same_file(files, cluster, undisturbed, tmp_path):
     assert on_two(files, tmp_path / 'shared.tif', cluster).read_bytes() == undisturbed
 
 
+@pytest.mark.parametrize('seconds', [0.1, 20])
+def test_progress_of_what_takes_time(seconds, monkeypatch, capsys):
+    "A file that shows the output has a line for a raster, and none for each of many chips."
+    clock = iter([0.0, seconds])
+    monkeypatch.setattr(scale.time, 'perf_counter', lambda: next(clock))
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: False, raising=False)
+    assert list(scale._track(iter([(0, None)]), [(None, (0, 1000, 0, 1000))], [0])) == [(0, None)]
+    assert bool(capsys.readouterr().out) == (seconds > 1)
+
+
 @pytest.mark.slow
 def test_a_dead_worker_costs_what_it_had_in_hand(files, cluster, undisturbed, tmp_path):
     from dask.distributed import Client

@@ -246,6 +246,28 @@ def test_a_height_band_beside_colours(tmp_path):
     np.testing.assert_array_equal(read_label_map(out), model.predict(tile))
 
 
+@pytest.mark.parametrize('long', ['int32', 'uint32', 'int64', 'uint64'])
+def test_long_integers_beside_fractions_keep_their_digits(tmp_path, long):
+    "float32 has 24 bits: above 2**24 the tile would be a single number."
+    numbers = SCENE.image[..., :1].astype(long) + 2**30
+    names = write_image(tmp_path / 'long.tif', numbers, UTM), tmp_path / 'fractions.tif'
+    write_image(names[1], SCENE.image[..., 1:2] / np.float32(255), UTM)
+    with open_image(list(names)) as raster:
+        assert raster.dtype == 'float64'
+        tile = replace(read_tile(raster), labels=SCENE.labels)
+    assert (tile.image[..., :1] == numbers).all() and tile.dtypes == (long, 'float32')
+    model = ModelPipeline(ISPRS, **SMALL).fit(tile)
+    low, high = model.values.low[0], model.values.high[0]
+    scaled = model.values.scale(tile.image)
+    np.testing.assert_allclose(
+        scaled[..., 0], np.clip((numbers[..., 0] - low) / (high - low), -0.5, 1.5), atol=1e-6
+    )
+    assert scaled.dtype == np.float32
+    with open_image(list(names)) as raster:
+        out = predict_raster(model, raster, tmp_path / 'map.tif', memory=2e6)
+    np.testing.assert_array_equal(read_label_map(out), model.predict(tile))
+
+
 @pytest.mark.parametrize('text', ['5', '5,5', '9,3', 'nan,1', '1,inf', '1,2,3'])
 def test_a_range_is_checked_when_it_is_given(text):
     with pytest.raises(ValueError, match='range'):

@@ -14,6 +14,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 import argparse
 import io
+import json
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ from unetkit.datasets import (
     image_pairs,
     read_labelled,
     read_tiles,
+    reference_files,
     training_tiles,
 )
 from .deploy import check_export, export_onnx
@@ -46,7 +48,7 @@ from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
 from .products import areas as measure_areas
-from .raster import DRIVERS, map_path, open_image, write_image
+from .raster import map_path, open_image, write_image
 from .references import legend
 from .palettes import write_palette
 from .rules import one_line, one_of
@@ -232,7 +234,7 @@ def train(
     reference: str | None = None,  # Its reference; a CSV file of pairs needs none
     palette: str = "isprs",  # Classes and colours: a JSON file, or one of these names
     ignore: str = "",  # Classes to leave out, separated by commas
-    valid_image: str = "",  # Images to validate on; a folder val beside train is found by itself
+    valid_image: str = "",  # Images to validate on; without it a folder val in IMAGE, or a part of the training images
     valid_reference: str = "",  # Their references
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Forget the checkpoint of an interrupted run
@@ -287,7 +289,7 @@ def predict(
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
     confidence: bool = False,  # Write the class's probability and its margin, to OUT_confidence.tif
     polygons: str = "",  # Write the map as polygons too: *.geojson, or *.gpkg with the extra [vector]
-    min_area: float = 0.0,  # In polygons and areas, give objects smaller than this to their neighbour; square metres
+    min_area: float = 0.0,  # In polygons and areas, give objects below this many square metres to a neighbour
     areas: str = "",  # Write the area of each class as well, to this CSV file
     errors: str = "",  # Scores of this model from `unetkit evaluate --out`, to adjust the areas
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
@@ -339,9 +341,10 @@ def predict(
             else:
                 (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
                 pipeline.predict(tile, file, method=method, tta=tta)
-            print(f"wrote {file}", flush=True)
+            sure = confidence_file(file) if confidence else None
+            for written in map_files(file, **exact):
+                print(f"wrote {written}", flush=True)
             if outlines:
-                sure = confidence_file(file) if confidence else None
                 write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
                 print(f"wrote {outlines}", flush=True)
             if table:
@@ -461,8 +464,8 @@ def scene(
 # %% ../nbs/library/cli.ipynb #cli-inspect-1
 def inspect(
     image: str,  # Image file, folder of images, or files with commas between them
-    reference: str | None = None,  # Its reference: colours or class numbers; a file or a folder
-    palette: str = "",  # Classes and colours: a JSON file or a name; without it values are listed
+    reference: str | None = None,  # Its reference: colours, class numbers or polygons; a file or a folder
+    palette: str = "",  # Classes and colours, to see shares of classes: a JSON file, or one of these names
     model: str = "",  # Model file that should fit
     html: str = "",  # Page to write, with pictures
     overwrite: bool = False,  # Replace a page that unetkit did not write
@@ -482,23 +485,31 @@ def inspect(
 def palette(
     references: Sequence[str],  # References: files, or folders of them
     out: str = "palette.json",  # File to write; edit the names in it
-    label_column: str = "",  # Column of polygon files that names the class; '' for the only one
+    label_column: str = "",  # Column of polygon files that names the class
     overwrite: bool = False,  # Replace a palette that is there
 ) -> None:  # Nothing; the palette is written
     "Draft a palette file from the colours, numbers or polygons of references."
-    files = []
-    for path in map(Path, references):
-        inner = sorted(path.iterdir()) if path.is_dir() else [path]
-        files += [one for one in inner if one == path or one.suffix.lower() in SUFFIXES + VECTORS]
+    files = [file for path in references for file in reference_files(path)]
     with _writing([out], references, overwrite, ours=False):
         draft, counts = legend(files, label_column)
         write_palette(out, draft, counts)
     ((unit, counts),) = counts.items()
     for index, name in enumerate(draft.names):
-        meaning = "#{:02x}{:02x}{:02x}".format(*draft.colours[index])
         number = "" if draft.values is None else f"{draft.values[index]} "
-        print(f"{number}{meaning} {name}: {counts[index]:,} {unit}{_doubt(draft, index)}")
-    print(f"wrote {out}: edit the names, and move what is no class to ignored")
+        print(f"{number}{_web(draft, index)} {name}: {counts[index]:,} {unit}{_doubt(draft, index)}")
+    doubtful = [index for index in range(draft.num_classes) if _doubt(draft, index)]
+    example = (doubtful or [0])[0]
+    if unit == "polygons":
+        meaning = draft.names[example]
+    else:
+        meaning = _web(draft, example) if draft.values is None else draft.values[example]
+    rest = f'what is no class goes to the end of the file, such as "ignored": [{json.dumps(meaning)}]'
+    print(f"wrote {out}: edit the names" + (f"; {rest}" if draft.num_classes > 2 else ""))
+
+
+def _web(draft, index):
+    "The colour of a class, as in a palette file."
+    return "#{:02x}{:02x}{:02x}".format(*draft.colours[index])
 
 
 def _doubt(draft, index):
@@ -603,7 +614,7 @@ def _parser(command):
 
 
 _READ = (
-    f"Images: {', '.join(DRIVERS)}. References: colours, class numbers, or polygons ({', '.join(VECTORS)}; "
+    f"Images: {', '.join(SUFFIXES)}. References: colours, class numbers, or polygons ({', '.join(VECTORS)}; "
     "*.gpkg and *.shp with the extra [vector]). What each needs and costs: the page of formats, "
     "https://unetkit.github.io/unetkit/lessons/formats.html"
 )

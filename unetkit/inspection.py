@@ -24,12 +24,21 @@ import numpy as np
 from rasterio.crs import CRS
 import torch
 
-from .datasets import LazyTile, Reading, heights_of, image_pairs, may_lie_apart, say_apart
-from .jobs import split_windows
+from unetkit.datasets import (
+    LazyTile,
+    Reading,
+    heights_of,
+    image_pairs,
+    may_lie_apart,
+    say_apart,
+    validation_pairs,
+)
+from .jobs import check_bands, split_windows
 from .labels import Palette, class_counts
 from .losses import make_loss
 from .machine import pick_device, pick_precision, prepare, wants_channels_last
 from .networks import make_network
+from .patches import grid_windows
 from .pages import STYLE, figure_html, table_html
 from .pipelines import TrainedModel
 from .references import legend
@@ -93,6 +102,11 @@ class ImageFacts:
     def name(self) -> str:
         "The name of the file."
         return self.path.name
+
+    @property
+    def in_channels(self) -> int:
+        "The number of bands."
+        return len(self.dtypes)
 
     @property
     def kind(self) -> str:  # For example "256 x 256 pixels, 3 bands of uint8"
@@ -274,10 +288,16 @@ class Cost:
     problem: str = ''  # Why these images cannot be trained with these settings; empty if they can
 
 
-def _cost(images, num_classes, settings):
-    "Count windows and steps, and time a step."
+def _cost(images, valid, num_classes, settings):
+    "Count windows and steps, and time a step; `valid` are images for validation, if there are some of their own."
+    sizes, side = [one.size for one in images], settings.patch_size
     try:
-        train, valid = split_windows(settings, [one.size for one in images])
+        check_bands(images)
+        if valid:
+            train = grid_windows(sizes, side, settings.step)
+            valid = grid_windows([one.size for one in valid], side, side)
+        else:
+            train, valid = split_windows(settings, sizes)
         steps, checks = (-(-len(windows) // settings.batch_size) for windows in (train, valid))
         step = seconds_per_step(settings, len(images[0].dtypes), max(2, num_classes))
     except ValueError as error:
@@ -568,7 +588,10 @@ def inspect(
         if model is None:
             _say_range(limits, images[0])
         expected, fits = _model_rows(model, images, reading.remote) if model else ([], None)
-        cost = _cost(images, palette.num_classes if palette else 2, settings) if labelled else None
+        cost = None
+        if labelled:
+            valid = _validation_facts(image, reference, reading, faults)
+            cost = _cost(images, valid, palette.num_classes if palette else 2, settings)
     odd = _oddities(images, sample, labelled and palette)
     total = max(1, sum(sample.found.values()))
     return Inspection(
@@ -591,6 +614,17 @@ def inspect(
     )
 
 
+def _validation_facts(image, reference, reading, faults):
+    "What the images of a validation folder are; files that cannot be read join the faults."
+    found = []
+    for pair in validation_pairs(image, reference or None, reading):
+        try:
+            found.append(_facts(*pair, '', reading.remote))
+        except (ValueError, OSError) as error:
+            faults.append(one_line(error, 400))
+    return found
+
+
 def _say_range(limits, facts):
     "Say which numbers the given range makes 0 and 1; `ValueError` if it does not fit the image, as in training."
     given = range_of_bands(limits, facts)
@@ -608,11 +642,14 @@ def _fault(error, pairs):
 
 def _oddities(images, sample, with_classes):
     "Images that differ from most, in words."
-    (usual, _), *rare = Counter(one.kind for one in images).most_common()
+    (usual, most), *rare = Counter(one.kind for one in images).most_common()
     odd = []
     for kind, count in rare[:5]:
         names = _few([one.path for one in images if one.kind == kind])
-        odd.append(f"{count:,} of {kind}, where most are {usual}: {names}")
+        if most > len(images) / 2:
+            odd.append(f"{count:,} of {kind}, where most are {usual}: {names}")
+        else:
+            odd.append(f"{count:,} of {kind}, others are {usual}: {names}")
     if len(rare) > 5:
         odd.append(f"and {len(rare) - 5:,} more kinds that differ from most")
     if sample.empty:

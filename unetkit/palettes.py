@@ -202,7 +202,7 @@ def _parse_palette(data):
     if extra:
         raise ValueError(f"unknown key {', '.join(map(repr, extra))}; expected {_FORM}")
     if not isinstance(found.get('ignored', []), list):
-        raise ValueError(f"\"ignored\" must be a list of colours; expected {_FORM}")
+        raise ValueError(f"\"ignored\" must be a list of colours, numbers or names; expected {_FORM}")
     classes, ignored = found['classes'], [_entry(one, 'ignored') for one in found.get('ignored', [])]
     names, entries = _check_names(tuple(classes)), [_entry(one, repr(name)) for name, one in classes.items()]
     values = [one['value'] for one in entries if 'value' in one]

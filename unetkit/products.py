@@ -501,6 +501,13 @@ def areas(
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
+def _cell(value):
+    "A value of a table as text: 12 digits of a fraction, nothing for nan."
+    if isinstance(value, float):
+        return '' if value != value else f'{value:.12g}'
+    return value
+
+
 def write_areas(
     path: str | Path,  # CSV file to write
     rows: Sequence[dict],  # From `areas`
@@ -510,5 +517,5 @@ def write_areas(
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: '' if value != value else value for name, value in row.items()})
+            writer.writerow({name: _cell(value) for name, value in row.items()})
     return Path(path)

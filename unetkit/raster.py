@@ -451,10 +451,12 @@ class Raster:
 
 def common_type(
     types: Iterable[str],  # Names of number types
-) -> str:  # Name of the smallest type that holds them all; float32 instead of float64
-    "Find the type that holds the numbers of several types."
+) -> str:  # Name of the smallest type that holds them all
+    "Find the type that holds the numbers of several types; float64 only where long integers lose digits in float32."
+    types = [np.dtype(one) for one in types]
     found = np.result_type(*types).name
-    return 'float32' if found == 'float64' else found
+    long = any(one.kind in 'iu' and one.itemsize > 2 for one in types)
+    return 'float32' if found == 'float64' and not long else found
 
 # %% ../nbs/library/raster.ipynb #raster-georef-of
 def _georeference(file, path):

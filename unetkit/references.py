@@ -222,6 +222,8 @@ class ReferenceFile:
     def _read(self, window):
         "Read a window of pixels as labels."
         opaque = opaque_pixels(self._raster, window)
+        if opaque is not None and not opaque.any():  # most windows of a large image beside a small reference
+            return np.full(opaque.shape, IGNORE_INDEX, np.uint8)
         if self._numbers:
             numbers = self._raster.stored(window)[..., 0]
             for number in np.unique(numbers if opaque is None else numbers[opaque]).tolist():

@@ -286,7 +286,8 @@ def _track(blocks, windows, todo):
             done += area[number]
             bar.update(round(area[number], 2))
             seconds, left = time.perf_counter() - start, max(to_do - done, 0)
-            if not watched and (seconds - said > 10 or left < 1e-9):
+            finished = left < 1e-9 and seconds > 1  # a chip needs no line
+            if not watched and (seconds - said > 10 or finished):
                 said, speed = seconds, done / seconds
                 share = 1 - left / total
                 print(

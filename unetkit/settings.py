@@ -42,7 +42,7 @@ class Settings:
     "Everything a run depends on besides its data; the defaults are the recommended recipe."
 
     patch_size: int = setting(64, "data", low=1, several="patch_sizes")  # Side of training windows, px
-    stride: int | None = setting(None, "data", low=1)  # Step between windows, px; patch size if None
+    stride: int | None = setting(None, "data", low=1)  # Step of the windows, px; patch size by default
     batch_size: int = setting(10, "data", low=1)  # Windows per optimiser step
     augment: bool = setting(True, "data")  # Turn and mirror the training windows at random
     crops: bool = setting(True, "data")  # Draw new random windows in every epoch

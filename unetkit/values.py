@@ -93,7 +93,8 @@ class Values:
     ) -> np.ndarray:  # Same shape: uint8 as it is, or float32 in [-0.5, 1.5], mostly in [0, 1]
         "Bring numbers onto the scale of the network, and fill what holds no data."
         if not (self.plain and pixels.dtype == np.uint8):
-            fine = np.float64 if pixels.dtype.itemsize > 2 and pixels.dtype.kind in 'iu' else np.float32
+            long = pixels.dtype == np.float64 or (pixels.dtype.itemsize > 2 and pixels.dtype.kind in 'iu')
+            fine = np.float64 if long else np.float32
             low, high = (np.array(side, fine) for side in (self.low, self.high))
             pixels = np.subtract(pixels, low, dtype=fine)
             pixels /= high - low
@@ -265,7 +266,7 @@ def check_values(
     if len(image.dtypes) != count:
         raise ValueError(
             f"{name} has {len(image.dtypes)} bands of {', '.join(sorted(set(image.dtypes)))}, the model was trained on "
-            f"{count} of {', '.join(sorted(set(values.dtypes) - {''}))}: give it the same bands"
+            f"{count} of {', '.join(sorted(set(values.dtypes) - {''}))}: give it the same bands, heights with --height"
         )
     if any(values.bands) and any(image.bands) and values.bands != tuple(image.bands):
         ours, theirs = (', '.join(band or '?' for band in bands) for bands in (values.bands, image.bands))

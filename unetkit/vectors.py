@@ -414,8 +414,8 @@ def label_column(
     if len(fit) != 1:
         rule = 'whose values are all classes of the palette' if palette else 'of attributes'
         raise ValueError(
-            f"{path} has {len(fit)} columns {rule}, not one: name it with label_column (--label-column); "
-            f"its columns are {one_line(some)}, and `unetkit palette {path} --label-column NAME` lists the values of one"
+            f"{path} has {len(fit) or 'no'} columns {rule}: say which of {one_line(some)} names the class, with --label-column "
+            f"(label_column); `unetkit palette {path} --label-column NAME` lists the values of a column"
         )
     if len(columns) > 1:
         remark(f"{path}: classes are taken from the column {fit[0]!r}")
@@ -618,6 +618,6 @@ def background_index(
     "Look up the class of the ground outside all polygons."
     if background and background not in palette.names:
         raise ValueError(
-            f"background must be one of {', '.join(palette.names)}, got {background!r}: or leave it empty"
+            f"background must be one of {', '.join(palette.names)}, got {background!r}: add it to the palette, or leave it empty (--background)"
         )
     return palette.names.index(background) if background else IGNORE_INDEX
