@@ -724,7 +724,8 @@ class StreamedBatches:
             self.regions = [region for region in self.regions if len(region.windows)]
         plain = all(type_name(tile) == 'uint8' for tile in tiles)
         bands = max(tile.in_channels for tile in tiles)
-        self.limit = int(0.3 * memory / (bands * (1 if plain else 4) + 3))  # Pixels of a group
+        # One group is cut while the next is read, and training and validation each have their own
+        self.limit = int(0.15 * memory / (bands * (1 if plain else 4) + 3))  # Pixels of a group
         self._kept, self._shares = None, None
 
     def __len__(self):
