@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from unetkit.jobs import checksum  # noqa: E402
 from unetkit.metrics import Scores  # noqa: E402
 from unetkit.records import STUDIES, environment, trial  # noqa: E402
-from unetkit.raster import atomic_path
+from unetkit.outputs import atomic_path
 from unetkit.machine import pick_device, pick_precision  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent.parent / 'unetkit' / 'recorded' / 'studies'

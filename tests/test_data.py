@@ -259,7 +259,9 @@ def test_python_takes_the_range_of_a_reading(eight, tmp_path):
             evaluate_raster(loaded, path, reference)
         assert inspect(path, model=loaded, reading=reading).fits
         assert inspect(path, model=loaded).fits is False
-    assert 'make the numbers 0 to 2550 of band 1, 100 to 5200 of band 2' in inspect(path, reading=reading).text
+    assert (
+        'make the numbers 0 to 2550 of band 1, 100 to 5200 of band 2' in inspect(path, reading=reading).text
+    )
     with pytest.raises(ValueError, match='8 bits, whose range is 0 to 255 always'):
         inspect(image, reading=reading)
     refuses([RANGES, 'limits'], path, range=RANGES)
@@ -1262,7 +1264,10 @@ def listed(path, text, encoding='utf-8'):
 
 def test_pairs_belong_to_folders(image, reference, tmp_path):
     "For a file or a list a pattern means nothing; beside a file to validate on, it is for the folder."
-    both, pattern = listed(tmp_path / 'a.csv', f'image,reference\n{image},{reference}\n'), 'x*IMG.png:MSK*.png'
+    both, pattern = (
+        listed(tmp_path / 'a.csv', f'image,reference\n{image},{reference}\n'),
+        'x*IMG.png:MSK*.png',
+    )
     for first in (both, image, f'{image},{image}'):
         refuses(['is no folder', pattern, 'leave them out'], first, reference, ISPRS, pairs=pattern)
     chips(tmp_path, 'all/x{}IMG.png', 'all/MSK{}.png')

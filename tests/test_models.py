@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import child_environment
 from safetensors.torch import save_file
 
 from unetkit import models
@@ -194,6 +197,19 @@ def test_the_state_of_the_generator_is_left_alone_by_the_check(tmp_path):
         before = torch.get_rng_state()
         UNet(width=2, depth=1)
         assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_model_is_loaded_without_the_compiler():
+    "On the meta device the drawing of a weight would load a thousand modules, which takes seconds."
+    demo = Path(models.__file__).parent / 'recorded' / 'demo' / 'model.safetensors'
+    program = (
+        'import sys; from unetkit.models import load_model; load_model(sys.argv[1]); '
+        "print([name for name in sys.modules if name.startswith('torch._dynamo')])"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program, str(demo)], capture_output=True, text=True, env=child_environment()
+    )
+    assert (done.stdout, done.stderr) == ('[]\n', '')
 
 
 RECORDS = [asdict(Epoch(n, 8 * n, 1.1, 1.0, 0.5, 0.5)) for n in (1, 2)]

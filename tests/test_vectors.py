@@ -132,7 +132,9 @@ def test_a_draft_of_known_colours(tmp_path):
         draft, counts = legend([whole])
     assert (draft.names, draft.values, draft.ignored_values) == (('land', 'road', 'water'), (3, 2, 1), (0,))
     np.testing.assert_array_equal(read_labels(whole, draft), [[255, 2, 1, 0]])
-    polygons = save(tmp_path / 'a.geojson', collection([({'kind': 2}, [on_ground([(0, 0), (9, 0), (9, 9), (0, 0)])])]))
+    polygons = save(
+        tmp_path / 'a.geojson', collection([({'kind': 2}, [on_ground([(0, 0), (9, 0), (9, 9), (0, 0)])])])
+    )
     with pytest.raises(ValueError, match='one palette for each kind'):
         legend([table, polygons])
 

@@ -23,7 +23,8 @@ import zlib
 
 from tqdm import tqdm
 
-from .raster import Raster, check_file, make_folder, max_pixels
+from .outputs import make_folder
+from .raster import Raster, check_file, max_pixels
 from .rules import one_line
 from .tiles import Tile, read_tile
 

@@ -24,7 +24,7 @@ from . import __version__
 from .experiments import ModelPipeline
 from .labels import Palette
 from .rules import number, one_line, whole
-from .raster import atomic_path
+from .outputs import atomic_path
 
 # %% ../nbs/library/deploy.ipynb #d026-parity
 def parity(

@@ -14,7 +14,8 @@ import re
 import numpy as np
 
 from .archives import download, open_zip, read_member
-from .raster import Raster, atomic_path, write_image
+from .outputs import atomic_path, claim
+from .raster import Raster, write_image
 from .rules import one_of
 
 # %% ../nbs/library/fetching.ipynb #fetch-07
@@ -173,7 +174,12 @@ def fetch(
 ) -> Path:  # The folder: images, masks, palette.json and LICENCE.txt
     "Download an open data set and lay it out for training; the same call goes on after an interruption."
     one = SETS[one_of("the data set", name, SETS, "choose one of them")]
-    out = Path(out or name)
+    with claim([out or name]):
+        return _fetched(name, one, Path(out or name))
+
+
+def _fetched(name, one, out):
+    "Download and unpack a set into a folder that nobody else writes."
     note = f'{name}: {one.about}\nlicence: {one.licence}\nfrom: {one.page}\n'
     licence, palette = out / 'LICENCE.txt', out / 'palette.json'
     begun = licence.is_file() and licence.read_text(encoding='utf-8') == note

@@ -44,7 +44,8 @@ from .pipelines import TrainedModel
 from .references import legend
 from .vectors import VECTORS
 from .plots import show_labels, show_tile
-from .raster import Georeference, atomic_path, lay_onto, open_image
+from .outputs import MARK, atomic_path
+from .raster import Georeference, lay_onto, open_image
 from .rules import listening, one_line, remark
 from .scale import as_pipeline, check_raster
 from .settings import Settings
@@ -383,7 +384,7 @@ class Inspection:
         title = f'unetkit inspect: {one_line(_title(self.images), 60)}'
         lines = [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width">',
+            f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{MARK}">',
             f'<title>{escape(title)}</title><style>{STYLE}</style></head><body>',
             f'<header><h1>{escape(title)}</h1></header><main>',
         ]

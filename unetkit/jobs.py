@@ -8,7 +8,7 @@ __all__ = ['SCENE_SIZE', 'built_in', 'checksum', 'check_tiles', 'check_bands', '
 
 # %% ../nbs/library/jobs.ipynb #jobs-c24a6f1d
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from zlib import crc32
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from .datasets import LazyTile, ground_counts, label_pieces, labelled_windows
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .machine import pick_device, pick_precision
-from .models import History
+from .models import Epoch, History, is_newer, remedy_for
 from .patches import GUARD, blocked_split, grid_windows, random_split
 from .rules import listening, one_line, remark
 from .scenes import synthetic_scene
@@ -307,6 +307,12 @@ def read_header(
 ]:  # Palette, settings, history and values of the training images
     "Read the header of a model file; raise `ValueError` if it is not one of ours."
     try:
+        if is_newer(about):
+            about, unknown = _known(about)
+            if unknown:
+                remark(
+                    f"{path} holds what this version does not know ({', '.join(unknown)}): {remedy_for(about)}"
+                )
         palette, settings = Palette(**about["palette"]), Settings(**about["settings"])
         history = History.read(about["history"])
         if "values" in about:
@@ -323,6 +329,21 @@ def read_header(
             )
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(
-            f"{path} was not written by this version of unetkit ({one_line(error)}): train the model again"
+            f"{path} was not written by this version of unetkit ({one_line(error)}): {remedy_for(about)}"
         ) from None
     return palette, settings, history, values
+
+
+def _known(about):
+    "A newer header without what a map does not depend on and this version does not know; and the names of that."
+    settings, names = {}, {field.name for field in fields(Epoch)}
+    for name, value in about["settings"].items():
+        try:
+            Settings(**{name: value})
+            settings[name] = value
+        except (TypeError, ValueError):
+            pass
+    history = [{key: value for key, value in one.items() if key in names} for one in about["history"]]
+    unknown = about["settings"].keys() - settings.keys()
+    unknown |= {key for one in about["history"] for key in one} - names
+    return about | {"settings": settings, "history": history}, sorted(unknown)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'REPORT_FILES', 'scores_document', 'scores_csv', 'figure_html', 'table_html', 'headline', 'report_html',
-           'write_result', 'write_report']
+           'result_files', 'write_result', 'write_report']
 
 # %% ../nbs/library/pages.ipynb #pages-10e0fe84
 from base64 import b64encode
@@ -25,7 +25,8 @@ from .plots import plot_confusion, plot_history, show_triptych
 from .records import environment
 from .report import accuracy_table, class_table, model_name, percent
 from .tiles import Tile
-from .raster import atomic_path, write_label_map
+from .outputs import MARK, atomic_path
+from .raster import write_label_map
 
 # %% ../nbs/library/pages.ipynb #pages-a98471c2
 def _tile_facts(tiles):
@@ -70,7 +71,8 @@ def scores_document(
         history = [asdict(epoch) for epoch in result.pipeline.history]
         settings_of_model = result.pipeline.settings.as_dict()
         models.append(result_record(result) | {"settings": settings_of_model, "history": history})
-    return {"settings": settings, "environment": environment(first.device, first.dtype), "models": models}
+    facts = environment(first.device, first.dtype)
+    return {"program": MARK, "settings": settings, "environment": facts, "models": models}
 
 # %% ../nbs/library/pages.ipynb #pages-51e5624a
 _COLUMNS = (
@@ -214,7 +216,7 @@ def report_html(
     "Write the report as one HTML page."
     lines = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width">',
+        f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{MARK}">',
         f"<title>unetkit report</title><style>{STYLE}</style></head><body>",
         "<header><h1>U-Net on aerial tiles: patch sizes compared</h1>",
         f"<p>{escape(headline(document))}</p></header><main>",
@@ -229,18 +231,28 @@ def report_html(
     return "\n".join([*lines, *_facts(document), "</main></body></html>\n"])
 
 # %% ../nbs/library/pages.ipynb #pages-4ac5fb09
+def result_files(
+    folder: str | Path,  # Where they go
+    name: str,  # Name of the run: its patch size, or `recommended`
+    test: Sequence[Tile],  # Test tiles
+) -> list[Path]:  # label_map_<name>.tif, or one per tile, and last model_<name>.safetensors
+    "Name the files of one run."
+    tails = [""] if len(test) == 1 else [f"_{tile.name}" for tile in test]
+    maps = [f"label_map_{name}{tail}.tif" for tail in tails]
+    return [Path(folder) / file for file in (*maps, f"model_{name}.safetensors")]
+
+
 def write_result(
     folder: str | Path,  # Where to write; made if missing
     result: Result,  # A finished run
     test: Sequence[Tile],  # Test tiles
 ) -> list[Path]:  # label_map_<name>.tif, or one per tile, and model_<name>.safetensors
     "Write the maps and the model of one run; its name is the patch size, or `recommended`."
-    folder, name, colours = Path(folder), model_name(result_record(result)), result.pipeline.palette.colours
-    written = []
-    for tile, label_map in zip(test, result.label_maps, strict=True):
-        stem = f"label_map_{name}" if len(test) == 1 else f"label_map_{name}_{tile.name}"
-        written.append(write_label_map(folder / f"{stem}.tif", label_map, colours, tile.georeference))
-    return [*written, result.pipeline.save(folder / f"model_{name}.safetensors")]
+    *files, model = result_files(folder, model_name(result_record(result)), test)
+    colours = result.pipeline.palette.colours
+    for file, tile, label_map in zip(files, test, result.label_maps, strict=True):
+        write_label_map(file, label_map, colours, tile.georeference)
+    return [*files, result.pipeline.save(model)]
 
 
 REPORT_FILES = ("scores.json", "scores.csv", "report.html")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .raster import atomic_path
+from .outputs import atomic_path
 from .rules import MAX_CLASSES
 
 # %% ../nbs/library/palettes.ipynb #palett-c8e320a2

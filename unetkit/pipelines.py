@@ -141,6 +141,32 @@ class TrainedModel:
         self.values = values
         return self.with_limits(limits)
 
+    def summary(self) -> str:  # Lines: network, classes, bands, recipe, and a row per epoch
+        "Describe the model for a reader."
+        self.needs_model()
+        s, net, values = self.settings, self.model, self.values
+        weights = sum(weight.numel() for weight in net.parameters())
+        lines = [
+            f"network: {s.network}, {net.in_channels} bands, {net.num_classes} classes, {weights:,} weights"
+        ]
+        lines += [f"  a pixel of the map depends on {net.reach} pixels around it"]
+        lines += ["classes:", *map("  {}".format, _class_lines(self.palette))]
+        lines += ["bands:", *map("  {}".format, _band_lines(values))]
+        if values.resolution:
+            lines += [f"  a pixel is {values.resolution:.3g} m on the ground"]
+        changed = {k: v for k, v in s.as_dict().items() if v != Settings().as_dict()[k]}
+        text = ", ".join(f"{name} {value}" for name, value in changed.items())
+        lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
+        if self.history:
+            lines += ["epoch  train loss  validation loss  accuracy  seconds"]
+        for epoch in self.history:
+            kept = "  kept" if epoch is self.history.best else ""
+            lines += [
+                f"{epoch.number:5}  {epoch.train_loss:10.3f}  {epoch.valid_loss:15.3f}"
+                f"  {epoch.valid_accuracy:8.1%}  {epoch.seconds:7.1f}{kept}"
+            ]
+        return "\n".join(lines)
+
     def with_limits(
         self,
         limits: tuple
@@ -153,6 +179,25 @@ class TrainedModel:
         other = copy(self)
         other.values = self.values.with_range(*limits)
         return other
+
+
+def _class_lines(palette):
+    "A line for each class: its number in files if it has one, its colour and its name."
+    for index, (name, colour) in enumerate(zip(palette.names, palette.colours)):
+        number = "" if palette.values is None else f"{palette.values[index]} "
+        yield f"{number}#{bytes(colour).hex()} {name}"
+
+
+def _band_lines(values):
+    "A line for each band: its name, its number type and its range."
+    names = (
+        values.bands
+        if any(values.bands)
+        else [f"band {number}" for number in range(1, len(values.dtypes) + 1)]
+    )
+    for index, name in enumerate(names):
+        low, high, mean = (getattr(values, one)[index] for one in ("low", "high", "mean"))
+        yield f"{name or f'band {index + 1}'}: {values.dtypes[index]}, {low:g} to {high:g}, mean {mean:.4g}"
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-796c47c8
 def as_tiles(

@@ -32,7 +32,8 @@ from scipy.sparse.csgraph import connected_components
 
 from .metrics import Scores
 from .palettes import Palette
-from .raster import Georeference, Raster, atomic_path, check_file, check_grid, write_image
+from .outputs import MARK, atomic_path
+from .raster import Georeference, Raster, check_file, check_grid, write_image
 from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 
 # %% ../nbs/library/products.ipynb #prod-09
@@ -212,7 +213,7 @@ def _crs_member(georeference):
 
 def _write_geojson(path, features, raster):
     "Write features as GeoJSON, one a line; without a place, coordinates are columns and rows of an image of that size."
-    about = {'type': 'FeatureCollection', 'crs': _crs_member(raster.georeference)}
+    about = {'type': 'FeatureCollection', 'program': MARK, 'crs': _crs_member(raster.georeference)}
     if raster.georeference is None:
         about['image_size'] = {'rows': raster.size[0], 'columns': raster.size[1]}
     with open(path, 'w', encoding='utf-8') as file:
@@ -243,7 +244,7 @@ def _write_geopackage(path, features, raster):
             "a GeoPackage needs pyogrio: pip install 'unetkit[vector]', or write .geojson"
         ) from None
     crs = raster.georeference.crs if raster.georeference else None
-    about = dict(layer=path.stem, driver='GPKG', geometry_type='Polygon', crs=crs)
+    about = dict(layer=path.stem, driver='GPKG', geometry_type='Polygon', crs=crs, DESCRIPTION=MARK)
     first = next(features, None)
     if first is None:
         raise ValueError("the map has no object to write: all of it is without data")
@@ -370,7 +371,8 @@ def write_scores(
 ) -> Path:  # `path`
     "Write scores with their confusion matrix."
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(scores.as_dict(), indent=1, ensure_ascii=False), encoding='utf-8')
+        document = {'program': MARK} | scores.as_dict()
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding='utf-8')
     return Path(path)
 
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RasterJob', 'model_sum', 'raster_job', 'predict_block', 'clear_blocks', 'begin_blocks', 'probabilities_file',
-           'confidence_file', 'as_pipeline', 'predict_raster', 'check_raster', 'evaluate_raster', 'on_cluster']
+           'confidence_file', 'map_files', 'as_pipeline', 'predict_raster', 'check_raster', 'evaluate_raster',
+           'on_cluster']
 
 # %% ../nbs/library/scale.ipynb #s003-imports
 from collections.abc import Iterable, Iterator
@@ -32,14 +33,8 @@ from .labels import class_counts, open_labels
 from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
 from .stitching import core_logits, exact_windows
-from unetkit.raster import (
-    Raster,
-    atomic_path,
-    open_image,
-    opened,
-    write_image,
-    write_mosaic,
-)
+from .outputs import atomic_path, check_output, claim
+from .raster import Raster, open_image, opened, write_image, write_mosaic
 from .tiling import image_tensor, logits_to_labels
 from .values import Values, parse_range
 
@@ -248,14 +243,14 @@ def confidence_file(
     return Path(out).with_stem(f'{Path(out).stem}_confidence')
 
 
-def _check_targets(job, out):
-    "Raise `ValueError` if a map would overwrite a folder or an input."
-    more = [probabilities_file(out)] * job.probabilities + [confidence_file(out)] * job.confidence
-    for path in [out, *more]:
-        if path.is_dir():
-            raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
-        if str(path.resolve()) in {*job.image.split('\n'), job.height, job.model}:
-            raise ValueError(f"{path} is an input of this map and would be lost: choose another name")
+def map_files(
+    out: str | Path,  # The map
+    probabilities: bool = False,  # Is the probability of every class written as well?
+    confidence: bool = False,  # Is the probability of the chosen class written as well?
+) -> list[Path]:  # The map and what is written beside it
+    "Name the files that a map comes in."
+    more = [probabilities_file(out)] * probabilities + [confidence_file(out)] * confidence
+    return [Path(out), *more]
 
 # %% ../nbs/library/scale.ipynb #s055b
 def _read_block(folder, number):
@@ -337,10 +332,13 @@ def predict_raster(
         raise ValueError(
             "workers of a cluster load the model themselves: save the pipeline, and give its file"
         )
-    with opened(image) as raster:
+    files = map_files(out, probabilities, confidence)
+    with opened(image) as raster, claim(files):
         wanted = dict(tta=tta, probabilities=probabilities, confidence=confidence)
         job = raster_job(pipeline, raster, model_file, **wanted, memory=memory)
-        _check_targets(job, out)
+        inputs = {Path(path) for path in (*job.image.split('\n'), job.height, job.model) if path}
+        for path in files:
+            check_output(path, inputs, overwrite=True)
         if restart:
             clear_blocks(folder)
         job = begin_blocks(folder, job, strict=memory is not None)

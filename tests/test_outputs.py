@@ -1,0 +1,285 @@
+"""What a command writes: no input, nothing foreign, whole, and one writer at a time."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import child_environment, succeeds
+
+from unetkit.cli import main
+from unetkit.deploy import export_onnx
+from unetkit.experiments import ModelPipeline
+from unetkit.metrics import Scores
+from unetkit.outputs import check_output, claim, is_ours
+from unetkit.palettes import ISPRS, write_palette
+from unetkit.products import areas, write_areas, write_polygons, write_scores
+from unetkit.raster import write_image, write_label_map, write_mosaic
+from unetkit.scenes import synthetic_scene
+
+SMALL = '--width 4 --depth 2 --epochs 1 --patch-size 32 --device cpu --precision float32'
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    "A scene and two models that make different maps of it."
+    folder = tmp_path_factory.mktemp('outputs')
+    succeeds('scene', '--out', folder / 'scene', '--height', 160, '--width', 160, '--seed', 1)
+    for seed in (1, 2):
+        words = ['train', folder / 'scene/image.tif', folder / 'scene/reference.tif', '--seed', seed]
+        succeeds(*words, '--split', 'random', '--out', folder / f'{seed}.safetensors', *SMALL.split())
+    return folder
+
+
+def words(line, place, folder):
+    scene, model = place / 'scene', place / '1.safetensors'
+    pair = f'{scene}/image.tif {scene}/reference.tif'
+    four = f'--train-image {scene}/image.tif --train-reference {scene}/reference.tif --test-image {scene}/image.tif --test-reference {scene}/reference.tif'
+    return line.format(
+        pair=pair,
+        four=four,
+        image=scene / 'image.tif',
+        reference=scene / 'reference.tif',
+        model=model,
+        small=SMALL,
+        out=folder,
+    ).split()
+
+
+# A line for every command that writes, and the files that it writes
+LINES = {
+    'train {pair} --split random --out {out}/m.safetensors {small}': ['m.safetensors'],
+    'predict {model} {image} --out {out}/map.tif --polygons {out}/map.geojson --areas {out}/areas.csv --confidence': [
+        'map.tif', 'map.geojson', 'areas.csv', 'map_confidence.tif',
+    ],
+    'predict {model} {image} --out {out}/map.tif --probabilities --method exact': ['map_probabilities.tif'],
+    'predict {model} {image} --out {out}/map.tif --method patches': ['map.tif'],
+    'evaluate {model} {pair} --out {out}/scores.json': ['scores.json'],
+    'export {model} --out {out}/m.onnx': ['m.onnx'],
+    'inspect {pair} --html {out}/page.html': ['page.html'],
+    'report {four} --patch-sizes 16 --split random --out {out} --width 4 --depth 2 --epochs 1': [
+        'report.html', 'scores.json', 'scores.csv', 'label_map_16.tif', 'model_16.safetensors', 'model_recommended.safetensors',
+    ],
+}  # fmt: skip
+EDITED = {
+    'palette {reference} --out {out}/palette.json': ['palette.json'],
+    'scene --height 64 --width 64 --out {out}': ['image.tif', 'reference.tif'],
+}  # what users edit is never replaced by itself
+
+
+@pytest.mark.parametrize('line', [*LINES, *EDITED])
+def test_nothing_foreign_is_replaced(line, place, tmp_path, capsys):
+    "Each file in turn lies there already, with notes of somebody else; then all may go."
+    for name in (LINES | EDITED)[line]:
+        (tmp_path / name).write_text('mine')
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        assert main(words(line, place, tmp_path)) == 2
+        error = capsys.readouterr().err
+        assert error.count('\n') == 1 and name in error and '--overwrite' in error, error
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        (tmp_path / name).unlink()
+    for name in (LINES | EDITED)[line]:
+        (tmp_path / name).write_text('mine')
+    assert main([*words(line, place, tmp_path), '--overwrite']) == 0
+    assert all((tmp_path / name).read_bytes() != b'mine' for name in (LINES | EDITED)[line])
+    assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.parametrize('line', LINES)
+def test_a_command_is_repeated(line, place, tmp_path):
+    "What a command wrote itself, it may replace."
+    for _ in range(2):
+        assert main(words(line, place, tmp_path)) == 0
+    assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.parametrize('line', EDITED)
+def test_a_draft_stays(line, place, tmp_path, capsys):
+    assert main(words(line, place, tmp_path)) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(words(line, place, tmp_path)) == 2
+    assert 'is there already, perhaps with changes of yours' in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize('name', ['label_map_16.tif', 'label_map_recommended.tif', 'scores.json'])
+def test_a_report_spares_its_inputs(name, place, tmp_path, capsys):
+    "A test image that is called as its map will be, in the folder of the report."
+    shutil.copy(place / 'scene/image.tif', tmp_path / name)
+    line = (
+        'report {four} --patch-sizes 16 --split random --out {out} --width 4 --depth 2 --epochs 1 --overwrite'
+    )
+    given = words(line, place, tmp_path)
+    given[given.index('--test-image') + 1] = str(tmp_path / name)
+    assert main(given) == 2
+    assert f'{name} is an input' in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == (place / 'scene/image.tif').read_bytes()
+
+
+def test_every_writer_signs(tmp_path):
+    "Every result is recognised, also a large one; an image and a palette are not taken for results."
+    rng = np.random.default_rng(0)
+    label_map = rng.integers(0, 5, (1500, 1700), np.uint8)
+    pipeline = ModelPipeline(ISPRS, width=2, depth=1)
+    pipeline.make([synthetic_scene(64, 64)])
+    pieces = [((0, 1500, 0, 1700), label_map[..., None])]
+    results = [
+        write_label_map(tmp_path / 'a.tif', label_map, ISPRS.colours),
+        write_mosaic(tmp_path / 'b.tif', label_map.shape, pieces, ISPRS.colours),
+        write_mosaic(tmp_path / 'c.tif', label_map.shape, pieces, names=('one',)),
+        write_polygons(tmp_path / 'd.geojson', label_map[:50, :50], ISPRS),
+        write_areas(tmp_path / 'e.csv', areas(label_map, ISPRS)),
+        write_scores(tmp_path / 'f.json', Scores(np.eye(6, dtype=int), ISPRS.names)),
+        pipeline.save(tmp_path / 'g.safetensors'),
+        export_onnx(pipeline, tmp_path / 'h.onnx'),
+    ]
+    assert [path.name for path in results if not is_ours(path)] == []
+    others = [
+        write_image(tmp_path / 'i.tif', label_map[..., None]),
+        write_palette(tmp_path / 'j.json', ISPRS),
+    ]
+    for name, text in {
+        'k.csv': 'class,area\nroad,3\n',
+        'l.html': 'how I use unetkit',
+        'm.json': '{"unetkit": 1}',
+    }.items():
+        (tmp_path / name).write_text(text)
+        others.append(tmp_path / name)
+    assert [path.name for path in others if is_ours(path)] == []
+
+
+def test_a_geopackage_signs(tmp_path):
+    pytest.importorskip('pyogrio', reason='the extra [vector] is not installed')
+    assert is_ours(write_polygons(tmp_path / 'a.gpkg', np.zeros((9, 9), np.uint8), ISPRS))
+
+
+def test_links_and_spellings(tmp_path, monkeypatch):
+    "One file, however its name is written."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'folder')
+    refusals = []
+    with claim(['folder/a.tif']):
+        for name in ('folder/a.tif', './folder/../folder/a.tif', 'link/a.tif', tmp_path / 'folder/a.tif'):
+            thread = threading.Thread(target=lambda name=name: refusals.append(refused(name)))
+            thread.start()
+            thread.join()
+        with claim(['link/a.tif']):  # the claim of the caller
+            pass
+    assert refusals == [True] * 4 and not refused('folder/a.tif')
+    (tmp_path / 'input.tif').write_text('x')
+    (tmp_path / 'other.tif').symlink_to(tmp_path / 'input.tif')
+    with pytest.raises(ValueError, match='other.tif is an input and would be lost'):
+        check_output(tmp_path / 'other.tif', {(tmp_path / 'input.tif').resolve()}, overwrite=True)
+
+
+def refused(name):
+    try:
+        with claim([name]):
+            return False
+    except OSError as error:
+        assert 'another process is writing it' in str(error)
+        return True
+
+
+def test_many_claimants(tmp_path):
+    "Threads that come and go: never two at a time, and in the end no lock file is left."
+    inside, most, done = [], [], []
+
+    def work(seed):
+        rng = random.Random(seed)
+        for _ in range(60):
+            try:
+                with claim([tmp_path / 'a', tmp_path / 'b']):
+                    inside.append(seed)
+                    most.append(len(inside))
+                    time.sleep(rng.random() / 2000)
+                    inside.remove(seed)
+                done.append(seed)
+            except OSError:
+                time.sleep(rng.random() / 1000)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1 and len(done) > 20 and not list(tmp_path.iterdir())
+
+
+RACE = """
+import json, os, sys, time
+from unetkit.cli import main
+for line in sys.stdin:
+    children = []
+    for wait, words, log in json.loads(line):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            time.sleep(wait)
+            os._exit(main(words))
+        children.append(child)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+"""
+
+
+PLAIN = ['--device', 'cpu', '--precision', 'float32']
+
+
+@pytest.mark.slow
+def test_two_predictions_with_one_output(place, tmp_path):
+    "200 pairs of commands begin at random offsets: the map is that of one model, or of the other; who came second says so."
+    command = lambda seed: [
+        'predict',
+        f'{place}/{seed}.safetensors',
+        f'{place}/scene/image.tif',
+        '--memory',
+        '0.001',
+    ]
+    write_image(place / 'small.tif', synthetic_scene(64, 96, seed=3).image)
+    pure, spans = set(), []
+    for seed in (1, 2):
+        began = time.perf_counter()
+        succeeds(*command(seed), '--out', tmp_path / f'{seed}.tif')
+        spans.append(time.perf_counter() - began)
+        pure.add((tmp_path / f'{seed}.tif').read_bytes())
+    assert len(pure) == 2
+    rng, folder, ends = random.Random(0), tmp_path / 'out', []
+    out, logs = folder / 'map.tif', [str(tmp_path / 'a.txt'), str(tmp_path / 'b.txt')]
+    inputs = {path: path.read_bytes() for path in place.rglob('*') if path.is_file()}
+    racer = subprocess.Popen(
+        [sys.executable, '-c', RACE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    for _ in range(200):
+        shutil.rmtree(folder, ignore_errors=True)
+        offset = rng.uniform(-1.3, 1.3) * max(spans)  # from one long after the other to both at once
+        waits = max(-offset, 0), max(offset, 0)
+        jobs = [
+            [wait, [*command(seed), '--out', str(out)], log] for seed, wait, log in zip((1, 2), waits, logs)
+        ]
+        racer.stdin.write(json.dumps(jobs) + '\n')
+        racer.stdin.flush()
+        codes = json.loads(racer.stdout.readline())
+        for code, log in zip(codes, logs):
+            error = Path(log).read_text()
+            assert (code, error) == (0, '') or (
+                code == 2 and error.count('\n') == 1 and 'another process' in error
+            ), error
+        assert 0 in codes and out.read_bytes() in pure
+        assert sorted(path.name for path in folder.iterdir()) == ['map.tif']
+        ends.append(tuple(codes))
+    racer.stdin.close()
+    assert racer.wait() == 0
+    assert {(0, 0), (0, 2), (2, 0)} == set(ends), 'the offsets were too alike'
+    assert {path: path.read_bytes() for path in place.rglob('*') if path.is_file()} == inputs

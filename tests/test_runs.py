@@ -1,0 +1,220 @@
+"""Runs that can be relied on: what a model file says, to whom, and what a run leaves behind."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import child_environment, shell, succeeds
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from unetkit.experiments import ModelPipeline
+from unetkit.models import FORMAT, History
+
+SMALL = (
+    '--width 4 --depth 2 --epochs 3 --patch-size 32 --split random --device cpu --precision float32'.split()
+)
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    "A scene, a model of it, and the table of its training."
+    folder = tmp_path_factory.mktemp('runs')
+    succeeds('scene', '--out', folder / 'scene', '--height', 160, '--width', 160, '--seed', 1)
+    pair = folder / 'scene/image.tif', folder / 'scene/reference.tif'
+    succeeds('train', *pair, '--out', folder / 'model.safetensors', '--log', folder / 'run.csv', *SMALL)
+    return folder
+
+
+def changed(path, out, change):
+    "A model file with another header."
+    with safe_open(path, 'np') as file:
+        about = json.loads(file.metadata()['unetkit'])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    change(about)
+    save_file(tensors, out, metadata={'unetkit': json.dumps(about)})
+    return out
+
+
+# The losses of a run (row 11 of what users met)
+
+
+def test_log(place):
+    "A row per epoch, as the model's header has it."
+    with open(place / 'run.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    history = ModelPipeline.load(place / 'model.safetensors').history
+    assert [int(row['number']) for row in rows] == [1, 2, 3]
+    assert [float(row['valid_loss']) for row in rows] == [epoch.valid_loss for epoch in history]
+
+
+def test_log_of_a_resumed_run(place, tmp_path):
+    "An interrupted run that goes on writes the epochs before the interruption too."
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    line = ['train', *pair, '--out', tmp_path / 'm.safetensors', '--log', tmp_path / 'run.csv', *SMALL]
+    process = subprocess.Popen(
+        [sys.executable, '-c', 'import sys; from unetkit.cli import main; sys.exit(main())', *map(str, line)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    for printed in process.stdout:
+        if printed.startswith('epoch  1'):
+            process.kill()
+    process.wait()
+    succeeds(*line)
+    assert [row.split(',')[0] for row in (tmp_path / 'run.csv').read_text().splitlines()] == [
+        'number',
+        '1',
+        '2',
+        '3',
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['m.safetensors', 'run.csv']
+
+
+@pytest.mark.parametrize('name', ['run.csv', 'notes.csv'])
+def test_log_spares_what_is_there(name, place, tmp_path):
+    "A table of one's own is refused; that of an older run is replaced."
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    ours = name == 'run.csv'
+    text = (place / 'run.csv').read_text() if ours else 'number,name\n1,mine\n'
+    (tmp_path / name).write_text(text)
+    code, _, err = shell(
+        'train', *pair, '--out', tmp_path / 'm.safetensors', '--log', tmp_path / name, *SMALL
+    )
+    assert (code, ours) in ((0, True), (2, False))
+    assert ours or (f'{name} is there already' in err and (tmp_path / name).read_text() == text)
+
+
+def test_history_as_a_frame(place):
+    pandas = pytest.importorskip('pandas', reason='pandas is not installed')
+    frame = ModelPipeline.load(place / 'model.safetensors').history.frame()
+    assert isinstance(frame, pandas.DataFrame) and list(frame.index) == [1, 2, 3]
+    assert frame.valid_loss.idxmin() == ModelPipeline.load(place / 'model.safetensors').history.best.number
+    with pytest.raises(KeyError):
+        History().frame()
+
+
+# What a model file says (rows 11 and 14)
+
+
+def test_info(place):
+    code, out, err = shell('info', place / 'model.safetensors')
+    assert (code, err) == (0, '')
+    for said in (
+        'network: unet, 3 bands, 6 classes',
+        '#0000ff building',
+        'red: uint8, 0 to 255',
+        '0.09 m on the ground',
+    ):
+        assert said in out, said
+    for said in ('width 4', 'depth 2', 'epochs 3', 'split random'):
+        assert said in out.split('recipe: ')[1].splitlines()[0], said
+    assert (
+        out.count('  kept\n') + out.endswith('  kept\n') >= 1
+        and len(out.split('validation loss')[1].splitlines()) == 4
+    )
+
+
+@pytest.mark.parametrize('content', ['a picture', 'nothing', 'absent'])
+def test_info_of_something_else(content, place, tmp_path):
+    path = tmp_path / 'm.safetensors'
+    if content != 'absent':
+        path.write_bytes((place / 'scene/image.tif').read_bytes() if content == 'a picture' else b'')
+    code, out, err = shell('info', path)
+    assert (code, out, err.count('\n')) == (2, '', 1) and 'm.safetensors' in err
+
+
+@pytest.mark.parametrize('letters', ['ascii', 'latin-1', 'utf-8'])
+def test_names_on_any_terminal(letters, place, tmp_path):
+    "A class may have a name that the terminal has no letters for: nothing fails, least of all after the work."
+
+    def rename(about):
+        about['palette']['names'][0] = 'дорога'
+        about['palette']['names'][1] = 'Gebäude'
+
+    model = changed(place / 'model.safetensors', tmp_path / 'm.safetensors', rename)
+    image, out = place / 'scene/image.tif', tmp_path / 'scores.json'
+    environment = child_environment() | {'PYTHONIOENCODING': letters, 'LC_ALL': 'C', 'PYTHONUTF8': '0'}
+    for line in (['info', model], ['evaluate', model, image, place / 'scene/reference.tif', '--out', out]):
+        done = subprocess.run(
+            [
+                sys.executable,
+                '-c',
+                'import sys; from unetkit.cli import main; sys.exit(main())',
+                *map(str, line),
+            ],
+            capture_output=True,
+            env=environment,
+        )
+        assert (done.returncode, done.stderr) == (0, b''), done.stderr
+        text = done.stdout.decode(letters)
+        assert ('Gebäude' in text) is (letters != 'ascii') and ('дорога' in text) is (letters == 'utf-8')
+    assert 'дорога' in json.loads(out.read_text())['per_class']
+
+
+# Models of other versions
+
+
+def later(about):
+    about |= {'format': FORMAT + 1, 'version': '9.0'}
+
+
+UNKNOWN_AND_HARMLESS = {
+    'a setting': lambda about: about['settings'].update(momentum=0.9),
+    'a choice of a setting': lambda about: about['settings'].update(loss='boundary'),
+    'a number per epoch': lambda about: [epoch.update(valid_f1=0.5) for epoch in about['history']],
+    'a part of the header': lambda about: about.update(calibration={'temperature': 1.3}),
+}
+UNKNOWN_AND_NEEDED = {
+    'a network': lambda about: about.update(network='segformer'),
+    'an argument of the network': lambda about: about['args'].update(attention=True),
+    'what a number means': lambda about: about['values'].update(gamma=[2, 2, 2]),
+    'a kind of class': lambda about: about['palette'].update(hierarchy=[0, 0, 1, 1, 2, 2]),
+}
+
+
+@pytest.mark.parametrize('what', UNKNOWN_AND_HARMLESS)
+def test_a_newer_model_predicts(what, place, tmp_path):
+    "What a map does not depend on is named and left out; the map is the same."
+    model = changed(
+        place / 'model.safetensors',
+        tmp_path / 'm.safetensors',
+        lambda about: (later(about), UNKNOWN_AND_HARMLESS[what](about)),
+    )
+    image = place / 'scene/image.tif'
+    assert shell('predict', place / 'model.safetensors', image, '--out', tmp_path / 'a.tif')[0] == 0
+    code, _, err = shell('predict', model, image, '--out', tmp_path / 'b.tif')
+    assert code == 0 and (tmp_path / 'a.tif').read_bytes() == (tmp_path / 'b.tif').read_bytes()
+    if what != 'a part of the header':
+        assert err.startswith('note: ') and 'written by unetkit 9.0' in err and 'upgrade unetkit' in err
+
+
+@pytest.mark.parametrize('what', UNKNOWN_AND_NEEDED)
+def test_a_newer_model_is_refused(what, place, tmp_path):
+    model = changed(
+        place / 'model.safetensors',
+        tmp_path / 'm.safetensors',
+        lambda about: (later(about), UNKNOWN_AND_NEEDED[what](about)),
+    )
+    code, out, err = shell('predict', model, place / 'scene/image.tif', '--out', tmp_path / 'b.tif')
+    assert (code, out, err.count('\n')) == (2, '', 1), err
+    assert (
+        'upgrade unetkit' in err and 'train the model again' not in err and not (tmp_path / 'b.tif').exists()
+    )
+
+
+def test_models_without_a_format(place, tmp_path):
+    "The first versions noted no format."
+    model = changed(
+        place / 'model.safetensors',
+        tmp_path / 'm.safetensors',
+        lambda about: (about.pop('format'), about.pop('version')),
+    )
+    image = place / 'scene/image.tif'
+    for path, out in ((place / 'model.safetensors', 'a.tif'), (model, 'b.tif')):
+        code, _, err = shell('predict', path, image, '--out', tmp_path / out)
+        assert (code, err) == (0, '')
+    assert (tmp_path / 'a.tif').read_bytes() == (tmp_path / 'b.tif').read_bytes()
