@@ -10,6 +10,9 @@ import pytest
 import rasterio
 
 import unetkit as uk
+from unetkit.labels import labels_to_colours
+from unetkit.palettes import write_palette
+from unetkit.raster import write_image
 
 SMALL = dict(
     patch_size=32, epochs=2, batch_size=8, width=4, depth=2, lr=3e-3, device='cpu', precision='float32'
@@ -57,6 +60,21 @@ def test_one_tile_or_several(model):
         one.accuracy == several.accuracy and 2 * one.confusion_matrix.sum() == several.confusion_matrix.sum()
     )
     assert 'building' in str(one)
+
+
+def test_palette_by_name_or_file(tmp_path):
+    "A palette is a name or a file in Python too, and a path is no tile."
+    scene, file = uk.scene(64, 64, seed=3), tmp_path / 'classes.json'
+    write_image(tmp_path / 'image.tif', scene.image)
+    write_image(tmp_path / 'reference.tif', labels_to_colours(scene.labels, uk.ISPRS))
+    write_palette(file, uk.ISPRS)
+    for palette in ('isprs', file, uk.ISPRS):
+        tile = uk.read(tmp_path / 'image.tif', tmp_path / 'reference.tif', palette)
+        assert np.array_equal(tile.labels, scene.labels)
+        pipeline = uk.ModelPipeline(palette, **SMALL)
+        assert pipeline.palette == uk.ISPRS
+    with pytest.raises(ValueError, match='is a path.*read'):
+        pipeline.fit('image.tif')
 
 
 def test_map_in_memory_and_in_a_file(model, tmp_path):

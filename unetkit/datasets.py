@@ -27,7 +27,7 @@ from fastcore.basics import patch
 
 from .batches import Batches, check_batches, cut_batch, to_device, turn_batch
 from .labels import class_counts, open_labels
-from .palettes import Palette
+from .palettes import Palette, read_palette
 from .raster import DRIVERS, check_file, open_image
 from .rules import IGNORE_INDEX, listening, number, one_line, remark
 from .tiles import Tile
@@ -1049,7 +1049,7 @@ def read_labelled(
 def read(
     image: str | Path | Sequence,  # Image file or files with its bands, folder, or CSV file of pairs
     reference: str | Path | None = None,  # Reference file, or folder
-    palette: Palette | None = None,  # Classes of the reference
+    palette: Palette | str | Path | None = None,  # Classes of the reference; also a name or a file
     **reading: Any,  # How files are read: fields of `Reading`, such as pairs='IMG_*.tif:MSK_*.tif'
 ) -> (
     Tile | list[Tile]
@@ -1067,6 +1067,9 @@ def read(
             f"read gives the numbers as they are stored, got range {how.range!r}: leave it out, "
             "and give ModelPipeline its limits"
         )
-    tiles = read_tiles(image, how) if palette is None else read_labelled(image, reference, palette, how)
+    if palette is None:
+        tiles = read_tiles(image, how)
+    else:
+        tiles = read_labelled(image, reference, read_palette(palette), how)
     several = listed or (isinstance(image, (str, Path)) and Path(image).is_dir())
     return tiles if several else tiles[0]

@@ -155,9 +155,11 @@ PALETTES = {'isprs': ISPRS, 'dubai': DUBAI}
 
 # %% ../nbs/library/palettes.ipynb #palett-c9917170
 def read_palette(
-    palette: str | Path,  # A key of `PALETTES`, such as 'isprs', or the path of a JSON file
-) -> Palette:  # The palette of that name, or the file's
+    palette: str | Path | Palette,  # A key of `PALETTES`, the path of a JSON file, or a palette
+) -> Palette:  # The palette of that name, or the file's, or the palette itself
     "Read a palette by its name or from a JSON file."
+    if isinstance(palette, Palette):
+        return palette
     if str(palette).lower() in PALETTES:
         return PALETTES[str(palette).lower()]
     path = Path(palette)

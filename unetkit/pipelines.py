@@ -15,7 +15,7 @@ import numpy as np
 
 from .datasets import LazyTile
 from .jobs import model_header, read_header
-from .labels import Palette
+from .palettes import Palette, read_palette
 from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
 from .machine import wants_channels_last
 from .models import History, load_model, save_model
@@ -35,13 +35,13 @@ class TrainedModel:
 
     def __init__(
         self,
-        palette: Palette,  # Classes and their colours
+        palette: Palette | str | Path,  # Classes and their colours; also a name or a file
         settings: Settings | None = None,  # What the run depends on; the recommended recipe when None
         limits: tuple
         | None = None,  # Numbers that become 0 and 1, for all bands or each; see `values.parse_range`
         **changes,  # Settings that differ, such as epochs=10
     ):
-        self.palette = palette
+        self.palette = read_palette(palette)
         self.settings = replace(settings or Settings(), **changes)
         self.device = pick_device(self.settings.device)
         self.dtype = pick_precision(self.settings.precision, self.device)
@@ -204,6 +204,11 @@ def as_tiles(
     tiles: Tile | LazyTile | Sequence[Tile | LazyTile],  # One tile or several
 ) -> list[Tile | LazyTile]:  # A list of them
     "Accept one tile where several are possible."
+    if isinstance(tiles, (str, Path)):
+        raise ValueError(
+            f"{str(tiles)!r} is a path, and tiles with labels are needed: "
+            "give what read(image, reference, palette) returns"
+        )
     return [tiles] if isinstance(tiles, (Tile, LazyTile)) else list(tiles)
 
 
