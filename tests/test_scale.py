@@ -179,12 +179,12 @@ def test_inputs_and_folders_are_not_overwritten(files, tmp_path):
     model, image, _ = files
     twin = Path(shutil.copy(image, tmp_path / 'twin_probabilities.tif'))
     for source, out, probabilities, message in [
-        (image, image, False, 'is an input of this map'),
-        (image, model, False, 'is an input of this map'),
-        (twin, tmp_path / 'twin.tif', True, 'is an input of this map'),
+        (image, image, False, 'is an input and would be lost'),
+        (image, model, False, 'is an input and would be lost'),
+        (twin, tmp_path / 'twin.tif', True, 'is an input and would be lost'),
         (image, tmp_path, False, 'it is a folder'),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, OSError), match=message):
             predict_raster(model, source, out, probabilities=probabilities, **SMALL)
 
 
