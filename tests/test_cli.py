@@ -300,7 +300,9 @@ def test_palette_of_numbers_and_polygons(folder, tmp_path):
     assert lines[-1].endswith('such as "ignored": [0]')  # the form that the file takes
     (tmp_path / 'parts' / 'train').mkdir(parents=True)
     code, out, err = shell('palette', tmp_path / 'parts', '--out', tmp_path / 'y.json')
-    assert (code, out) == (2, '') and 'no .tif, .png, .jpg or other reference file' in err and '(train)' in err
+    assert (
+        (code, out) == (2, '') and 'no .tif, .png, .jpg or other reference file' in err and '(train)' in err
+    )
     code, out, err = shell('palette', tmp_path / 'image.tif', '--out', tmp_path / 'x.json')
     assert (code, err.count('\n')) == (2, 1) and 'this is an image' in err
 

@@ -72,7 +72,11 @@ def test_two_folders(tmp_path, images, references, expected):
 APART = {
     'numbers are not cut': ('image_01.tif image_02.tif', 'mask_11.png mask_12.png', 'no partner of'),
     'one is missing': ('image_1.tif image_2.tif', 'mask_1.png', 'no partner of'),
-    'one of three is missing': ('image_1.tif image_2.tif image_3.tif', 'mask_1.png mask_3.png', r'no partner of image_2\.tif:'),
+    'one of three is missing': (
+        'image_1.tif image_2.tif image_3.tif',
+        'mask_1.png mask_3.png',
+        r'no partner of image_2\.tif:',
+    ),
     'two of one stem': ('a.tif a.png', 'a.tif', 'has both a.png and a.tif'),
     'no image': ('a.txt', 'a.tif', 'has no .tif, .png, .jpg or other image file'),
 }

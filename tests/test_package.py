@@ -287,6 +287,7 @@ def test_comments_over_several_lines(monkeypatch, tmp_path):
     monkeypatch.setenv('UNETKIT_SITE', str(tmp_path))
     comments = runpy.run_path(str(ROOT / 'docs' / 'conf.py'))['comments']
 
+    # fmt: off
     def pick(
         image: str
         | Path,  # An image
@@ -296,6 +297,7 @@ def test_comments_over_several_lines(monkeypatch, tmp_path):
         int, int
     ]:  # Two numbers
         "Pick."
+    # fmt: on
 
     assert comments(pick) == {'image': 'An image', 'side': 'Its side', 'return': 'Two numbers'}
 

@@ -271,7 +271,9 @@ def test_polygons_in_degrees_are_moved(tmp_path):
 def test_the_column_of_the_class(tmp_path):
     ring = [on_ground([(1, 1), (9, 1), (9, 9)])]
     two = save(tmp_path / 'two.geojson', collection([({'kind': 'tree', 'was': 'car'}, ring)], crs=None))
-    with pytest.raises(ValueError, match=r"2 columns .* say which of 'kind', 'was' names .*--label-column \(label_column\)"):
+    with pytest.raises(
+        ValueError, match=r"2 columns .* say which of 'kind', 'was' names .*--label-column \(label_column\)"
+    ):
         rasterise(read_features(two), ISPRS, (40, 50), PLACE)
     with pytest.warns(UserWarning, match='names no coordinate system'):
         assert (rasterise(read_features(two), ISPRS, (40, 50), PLACE, column='was') == 4).sum() == 28
