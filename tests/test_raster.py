@@ -481,6 +481,10 @@ def test_no_data_of_a_file_of_several_bands_beside_one_of_heights(tmp_path):
     names = write(tmp_path / 'image.tif', pixels, nodata=0), write(tmp_path / 'h.tif', height, nodata=0)
     with open_image(names[0], height=names[1]) as raster:
         assert sorted(map(tuple, np.argwhere(~raster.valid()).tolist())) == [(3, 4)]
+    height[7, 8] = 255
+    write(tmp_path / 'h.tif', height, nodata=255)  # a value that is no measurement marks a hole by itself
+    with open_image(names[0], height=names[1]) as raster:
+        assert (7, 8) in set(map(tuple, np.argwhere(~raster.valid()).tolist()))
 
 
 def test_a_small_reference_of_a_large_image_is_decoded_only_where_it_lies(tmp_path, image):

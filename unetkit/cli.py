@@ -251,7 +251,11 @@ def train(
     counts = check_job(tiles, None, classes, [settings], valid)
     inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference]
     checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
-    with _writing([name for name in (out, log) if name or name is out] if first else [], inputs, overwrite):
+    if not out:
+        raise ValueError("--out is empty: give the name of a file")
+    files = _all_different([Path(name) for name in (out, log, checkpoint) if name])
+    files.remove(checkpoint)
+    with _writing(files if first else [], inputs, overwrite):
         if first:
             _print_classes("training", counts, classes, tiles)
         if restart:
@@ -455,8 +459,8 @@ def scene(
 ) -> None:  # Nothing; two files are written
     "Write a synthetic aerial scene and its reference."
     files = [Path(out) / name for name in ("image.tif", "reference.tif")]
-    tile = synthetic_scene(height, width, seed=seed)
     with _writing(files if out else [""], (), overwrite, ours=False):
+        tile = synthetic_scene(height, width, seed=seed)
         for file, pixels in zip(files, (tile.image, labels_to_colours(tile.labels, ISPRS))):
             write_image(file, pixels, tile.georeference)
     print(f"wrote {files[0]} and {files[1]}: {height} x {width} pixels, classes {', '.join(CLASSES)}")

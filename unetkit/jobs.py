@@ -334,6 +334,9 @@ def read_header(
     return palette, settings, history, values
 
 
+_HEADER = set("format version network args unet palette settings values images history".split())
+
+
 def _known(about):
     "A newer header without what a map does not depend on and this version does not know; and the names of that."
     settings, names = {}, {field.name for field in fields(Epoch)}
@@ -344,6 +347,6 @@ def _known(about):
         except (TypeError, ValueError):
             pass
     history = [{key: value for key, value in one.items() if key in names} for one in about["history"]]
-    unknown = about["settings"].keys() - settings.keys()
+    unknown = about.keys() - _HEADER | (about["settings"].keys() - settings.keys())
     unknown |= {key for one in about["history"] for key in one} - names
     return about | {"settings": settings, "history": history}, sorted(unknown)

@@ -156,7 +156,7 @@ MARK = 'written by unetkit'  # Stands in every result whose format has a place f
 _SIGNS = (MARK.encode(), b'{"__metadata__":{"unetkit":', b'\x12\x07unetkit')  # models and ONNX have their own
 _TABLES = (
     'recipe,patch_size,',
-    'class,pixels,',
+    'class,pixels,area_',
     'number,steps,train_loss,',
 )  # how the tables of comma-separated values begin
 _END = 2**16  # bytes at both ends of a file in which the mark stands

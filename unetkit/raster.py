@@ -815,7 +815,8 @@ class Stack(Raster):
         measured = [part for part in self.parts if part._together]
         several = [part for part in measured if part.in_channels > 1]
         if several:
-            return np.logical_and.reduce([found, *(part._measured(window) for part in several)])
+            sure = [part for part in measured if part in several or part._source.nodata != 0]
+            return np.logical_and.reduce([found, *(part._measured(window) for part in sure)])
         return (
             found & np.logical_or.reduce([part._measured(window) for part in measured]) if measured else found
         )
