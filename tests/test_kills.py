@@ -98,6 +98,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             text=True,
             env=child_environment(),
+            start_new_session=True,
         )
 
     def start(self, words, at=None):
@@ -143,6 +144,15 @@ def hidden(folder):
     found = set()
     for top, folders, names in os.walk(folder):
         found |= {Path(top, name) for name in folders + names if name.startswith('.')}
+    return found
+
+
+def half(folder):
+    "Those in which something is being written, or was, and since when; not the locks, which a command holds from beginning to end."
+    found = set()
+    for path in hidden(folder):
+        with contextlib.suppress(FileNotFoundError):
+            found |= {(path, path.stat().st_mtime_ns)} if path.suffix == '.part' else set()
     return found
 
 
@@ -257,7 +267,11 @@ def nursery(place):
     nursery = Nursery(place)
     yield nursery
     nursery.interpreter.stdin.close()
-    assert nursery.interpreter.wait() == 0
+    try:
+        assert nursery.interpreter.wait(timeout=60) == 0
+    finally:  # a test that failed may have left a stopped child, for which the nursery waits
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(nursery.interpreter.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope='module')
@@ -518,8 +532,8 @@ def after(seconds):
 
 def in_a_write(process, folder):
     "Wait until the process begins to write something."
-    before = hidden(folder)
-    while runs(process) and not hidden(folder) - before:
+    before = half(folder)
+    while runs(process) and not half(folder) - before:
         time.sleep(0.0002)
 
 
@@ -541,7 +555,9 @@ def kill_often(nursery, job, folder, kills, moments, number=signal.SIGKILL, in_w
     A run that gets through between two kills is compared and a new one begins. Where the kills fall is chance and counted; how many are wanted is not."""
     task, pieces, tally = job.task, set(), Counter()
     while tally['kills'] < kills or tally['in a write'] < in_writes:
-        before = hidden(folder)
+        tally['starts'] += 1
+        assert tally['starts'] < 10 * (kills + in_writes), f'too few signals arrived: {tally}'
+        before = half(folder)
         moment = next(moments) if tally['kills'] < kills else in_a_write
         ended = strike(nursery, task, folder, moment, number)
         done = 'wrote' in nursery.printed() or (folder / 'map.tif').exists()
@@ -550,7 +566,7 @@ def kill_often(nursery, job, folder, kills, moments, number=signal.SIGKILL, in_w
         assert ended in (0, CODES[number]) or hard, (ended, nursery.said())
         assert ended < 0 or not hidden(folder), hidden(folder)
         tally['kills'] += ended != 0
-        tally['in a write'] += bool(hidden(folder) - before)
+        tally['in a write'] += bool(half(folder) - before)
         if not done:
             pieces = look(nursery, task, folder, pieces)
             continue
