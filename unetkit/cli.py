@@ -146,6 +146,7 @@ def report_runs(
     best = replace(
         Settings(seed=settings.seed, **settings.of_kind("network", "machine")),
         patch_size=min(Settings().patch_size, max(patch_sizes)),
+        keep=settings.keep,
     )
     try:
         split_windows(best, sizes)
@@ -266,11 +267,7 @@ def train(
         if not first:
             return
         pipeline.save(out)
-        best = pipeline.history.best
-        print(
-            f"wrote {out}: best epoch {best.number}, validation accuracy {best.valid_accuracy:.1%}",
-            flush=True,
-        )
+        print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         _remove([checkpoint])
 
 # %% ../nbs/library/cli.ipynb #cli-info
