@@ -698,7 +698,7 @@ def _stoppable(arrived):
 # %% ../nbs/library/cli.ipynb #c051-34f8a362
 def _interrupted(name, number=signal.SIGINT):
     "Say what an interrupted command leaves behind, and return the exit code."
-    work = {"report": "epochs", "train": "epochs", "predict": "blocks"}.get(name)
+    work = {"report": "epochs", "train": "epochs", "predict": "blocks", "fetch": "downloads"}.get(name)
     kept = (
         f"finished {work} are kept, the same command goes on from there"
         if work
