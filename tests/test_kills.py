@@ -388,7 +388,8 @@ def test_map_killed_in_a_write(nursery, predict, tmp_path):
         second = look(nursery, task, tmp_path, second)
         assert len(second) == count
     finish(nursery, predict, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['map.tif', 'map_probabilities.tif']
+    names = ['map.tif', 'map.tif.aux.xml', 'map_probabilities.tif']
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_map_killed_while_blocks_are_removed(nursery, predict, tmp_path):

@@ -53,7 +53,8 @@ class Settings:
     network: str | Callable = setting("unet", "network", choices=NETWORKS)  # What turns images into logits
     width: int = setting(16, "network", low=1)  # Channels of the first block; 64 in the standard U-Net
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
-    loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)  # What training minimises
+    # What training minimises; dice alone may never find a class that has about 1% of the pixels
+    loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
     weights: str | Callable = setting("sqrt", "optimiser", choices=SCHEMES)  # Scheme of the class weights
     lr: float = setting(1e-3, "optimiser", above=0)  # Learning rate of Adam
     epochs: int = setting(60, "duration", low=1)  # Passes over the training windows, at most
