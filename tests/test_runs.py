@@ -2,18 +2,23 @@
 
 import csv
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import rasterio
 from helpers import child_environment, shell, succeeds
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from unetkit.experiments import ModelPipeline
+from unetkit.labels import ISPRS
 from unetkit.losses import make_loss
 from unetkit.models import FORMAT, Epoch, History
 from unetkit.palettes import Palette
@@ -234,6 +239,119 @@ def test_models_without_a_format(place, tmp_path):
         code, _, err = shell('predict', path, image, '--out', tmp_path / out)
         assert (code, err) == (0, '')
     assert (tmp_path / 'a.tif').read_bytes() == (tmp_path / 'b.tif').read_bytes()
+
+
+# Names, colours and place in QGIS (row 12 of what users met)
+
+
+def names_in(path, folder):
+    "The names of the classes of a map, as GDAL reads them: a virtual copy holds what it knows."
+    copy = folder / 'copy.vrt'
+    rasterio.shutil.copy(path, copy, driver='VRT')
+    names = [one.text for one in ElementTree.parse(copy).iter('Category')]
+    copy.unlink()
+    return tuple(names)
+
+
+@pytest.mark.parametrize('method', ['exact', 'blend', 'patches'])
+def test_a_map_carries_names(method, place, tmp_path):
+    model, image = place / 'model.safetensors', place / 'scene/image.tif'
+    succeeds('predict', model, image, '--out', tmp_path / 'map.tif', '--method', method, '--style')
+    assert names_in(tmp_path / 'map.tif', tmp_path) == ISPRS.names
+    entries = list(ElementTree.parse(tmp_path / 'map.qml').iter('paletteEntry'))
+    colours = tuple(tuple(bytes.fromhex(one.get('color')[1:])) for one in entries)
+    assert tuple(one.get('label') for one in entries) == ISPRS.names and colours == ISPRS.colours
+    assert [int(one.get('value')) for one in entries] == list(range(ISPRS.num_classes))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['map.qml', 'map.tif', 'map.tif.aux.xml']
+
+
+def test_the_maps_of_parts_carry_names(place, tmp_path):
+    (tmp_path / 'parts').mkdir()
+    for part in 'ab':
+        shutil.copy(place / 'scene/image.tif', tmp_path / 'parts' / f'{part}.tif')
+    out = tmp_path / 'maps/map.tif'
+    succeeds('predict', place / 'model.safetensors', tmp_path / 'parts', '--out', out, '--style')
+    for part in 'ab':
+        assert names_in(tmp_path / f'maps/map_{part}.tif', tmp_path) == ISPRS.names
+        assert (tmp_path / f'maps/map_{part}.qml').is_file()
+
+
+@pytest.mark.parametrize('name', ['map.tif.aux.xml', 'map.qml'])
+def test_a_style_of_somebody_else_stays(name, place, tmp_path):
+    "What a user or QGIS wrote beside a map is not replaced before the user says so."
+    line = ['predict', place / 'model.safetensors', place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    (tmp_path / name).write_text('<mine />')
+    code, out, err = shell(*line, '--style')
+    assert (code, out, err.count('\n')) == (2, '', 1) and f'{name} is there already' in err
+    assert (tmp_path / name).read_text() == '<mine />'
+    succeeds(*line, '--style', '--overwrite')
+    assert (tmp_path / name).read_text() != '<mine />'
+
+
+LOOK = """
+import json, sys
+from qgis.core import QgsApplication, QgsRasterLayer, QgsVectorLayer
+application = QgsApplication([], False)
+application.initQgis()
+seen = {}
+for path in sys.argv[1:]:
+    layer = QgsRasterLayer(path, 'map') if path.endswith('.tif') else QgsVectorLayer(path, 'polygons', 'ogr')
+    box = layer.extent()
+    seen[path] = {
+        'valid': layer.isValid(), 'crs': layer.crs().authid(),
+        'box': [box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum()],
+    }
+    if path.endswith('.tif'):
+        seen[path]['classes'] = [[one.value, one.label, one.color.name()] for one in layer.renderer().classes()]
+    else:
+        seen[path]['objects'] = [feature['class'] for feature in layer.getFeatures()]
+    del layer
+print(json.dumps(seen), flush=True)
+"""
+
+
+@pytest.fixture(scope='module')
+def qgis():
+    "Open maps (*.tif) and polygons in QGIS, without a window: what it knows about each."
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    environment['QT_QPA_PLATFORM'] = 'offscreen'
+    found = [
+        python
+        for python in dict.fromkeys([sys.executable, '/usr/bin/python3'])
+        if not subprocess.run(
+            [python, '-c', 'import qgis.core'], env=environment, capture_output=True
+        ).returncode
+    ]
+    if not found:
+        pytest.skip('no Python here has QGIS (in Debian: apt-get install python3-qgis)')
+
+    def look(*paths):
+        run = subprocess.run(
+            [found[0], '-c', LOOK, *map(str, paths)], env=environment, capture_output=True, text=True
+        )
+        lines = run.stdout.splitlines()  # QGIS may end with a signal once all is said
+        assert lines, run.stderr
+        return [json.loads(lines[-1])[str(path)] for path in paths]
+
+    return look
+
+
+def test_qgis_shows_names_colours_and_place(qgis, place, tmp_path):
+    out, plain = tmp_path / 'map.tif', tmp_path / 'plain.tif'
+    line = ['predict', place / 'model.safetensors', place / 'scene/image.tif', '--out']
+    succeeds(*line, out, '--style', '--polygons', tmp_path / 'map.geojson')
+    succeeds(*line, plain)
+    styled, bare, polygons = qgis(out, plain, tmp_path / 'map.geojson')
+    web = ['#' + bytes(colour).hex() for colour in ISPRS.colours]
+    wanted = [[index, name, colour] for index, (name, colour) in enumerate(zip(ISPRS.names, web))]
+    assert styled['classes'] == wanted
+    assert bare['classes'][: len(wanted)] == wanted
+    with rasterio.open(place / 'scene/image.tif') as image:
+        box, crs = list(image.bounds), image.crs.to_string()
+    for seen in (styled, bare, polygons):
+        assert seen['valid'] and seen['crs'] == crs
+        assert seen['box'] == pytest.approx(box, abs=1e-6)  # a hundred-thousandth of a pixel
+    assert set(polygons['objects']) <= set(ISPRS.names) and polygons['objects']
 
 
 # Rare classes (rows 4 to 6)

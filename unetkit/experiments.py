@@ -149,9 +149,9 @@ def predict(
     )
     if tile.valid is not None:
         label_map[~tile.valid] = IGNORE_INDEX
-    return (
-        label_map if out is None else write_label_map(out, label_map, self.palette.colours, tile.georeference)
-    )
+    if out is None:
+        return label_map
+    return write_label_map(out, label_map, self.palette.colours, tile.georeference, self.palette.names)
 
 # %% ../nbs/09_experiments.ipynb #c071-d5495cce
 @patch
