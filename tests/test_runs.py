@@ -385,7 +385,7 @@ def test_dice_and_cross_entropy_find_what_is_rare():
 def test_what_the_end_of_a_training_says():
     "Objects that are never predicted are named, whatever the accuracy; mean F1 shows it as well."
     tile = rare_objects()
-    settings = Settings(**PLAIN, loss='cross_entropy', lr=1e-4, epochs=2)
+    settings = Settings(**PLAIN, loss='cross_entropy', lr=0.003, epochs=4, keep='loss')
     with pytest.warns(Remark, match='never predicted on the validation windows: object'):
         pipeline = ModelPipeline(TWO, settings).fit([tile])
     best = pipeline.history.best
