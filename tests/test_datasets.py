@@ -219,7 +219,7 @@ def test_ground_that_is_labelled_in_part_trains(where, split):
         Remark, match=r'windows of 32 pixels hold no label and are left out: \d+ are for'
     ) as said:
         pipeline.fit(tile)
-    assert len(said) == 1
+    assert sum('hold no label' in str(one.message) for one in said) == 1
     assert np.isfinite(pipeline.history[0].valid_loss)
     train, valid = place_windows(pipeline.settings, [tile])
     for windows in (train, valid):

@@ -17,11 +17,14 @@ from helpers import child_environment, shell, succeeds
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from unetkit.datasets import window_classes
 from unetkit.experiments import ModelPipeline
+from unetkit.jobs import place_windows
 from unetkit.labels import ISPRS
 from unetkit.losses import make_loss
 from unetkit.models import FORMAT, Epoch, History
 from unetkit.palettes import Palette
+from unetkit.patches import blocked_split, grid_windows, random_split
 from unetkit.plots import plot_history
 from unetkit.rules import Remark
 from unetkit.settings import Settings
@@ -492,3 +495,76 @@ def test_no_such_share(share, place):
     pair = place / 'scene/image.tif', place / 'scene/reference.tif'
     code, _, err = shell('train', *pair, *SMALL, '--validation', share)
     assert code == 2 and 'validation must be a number between 0 and 1' in err
+
+
+def corner(size=160, side=32, place=(0, 0)):
+    "A tile of two classes; the second one lies in one window."
+    tile = rare_objects(3, size, 0)
+    labels = tile.labels.copy()
+    row, col = place
+    labels[row : row + side // 2, col : col + side // 2] = 1
+    return replace(tile, labels=labels)
+
+
+TINY = Settings(**PLAIN | {'width': 4, 'epochs': 2})
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('split', ['random', 'blocked'])
+def test_both_sides_have_every_class(split, seed):
+    "Objects in three windows of 100, in different corners: training and validation have some."
+    labels = np.zeros((320, 320), np.uint8)
+    for row, col in ((0, 0), (0, 300), (300, 160)):
+        labels[row : row + 20, col : col + 20] = 1
+    tile = replace(rare_objects(3, 320, 0), labels=labels)
+    learnt, kept = place_windows(replace(TINY, split=split, seed=seed), [tile])
+    for side in (learnt, kept):
+        assert window_classes(side, [tile])[:, :2].any(0).all()
+
+
+@pytest.mark.parametrize('split', ['random', 'blocked'])
+def test_a_split_that_was_fine_is_the_same(split):
+    tile = rare_objects(size=320, share=0.05)
+    for seed in range(3):
+        settings = replace(TINY, split=split, seed=seed)
+        windows = grid_windows([tile.size], 32, 32)
+        rng = np.random.default_rng(seed)
+        if split == 'random':
+            expected = random_split(windows, 0.2, rng)
+        else:
+            expected = blocked_split(windows, [tile.size], 0.2, rng)
+        for found, side in zip(place_windows(settings, [tile]), expected):
+            assert (found.row.tolist(), found.col.tolist()) == (side.row.tolist(), side.col.tolist())
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_a_class_in_one_window_is_learnt(seed):
+    "It cannot be on both sides: training has it, and the end says that validation has not."
+    tile = corner()
+    with pytest.warns(Remark, match='never seen in validation: object'):
+        ModelPipeline(TWO, replace(TINY, seed=seed, epochs=1)).fit([tile])
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5])
+def test_few_windows(count):
+    "One window cannot be split, which is said before the first epoch; more are trained on, with a remark."
+    tile = rare_objects(1, 160, 0.05)
+    strip = Tile(tile.image[:32, : 32 * count], labels=tile.labels[:32, : 32 * count])
+    strip.labels[:, 8::32] = 1
+    assert ModelPipeline(TWO, replace(TINY, validation=0)).fit([strip]).history.best.number == 2
+    if count == 1:
+        with pytest.raises(ValueError, match='1 window cannot be split.*--validation 0'):
+            ModelPipeline(TWO, TINY).fit([strip])
+        return
+    with pytest.warns(Remark, match=f'only {count} windows, {count - 1} for training and 1 for validation'):
+        history = ModelPipeline(TWO, TINY).fit([strip]).history
+    assert len(history) == 2 and all(epoch.train_loss > 0 for epoch in history)
+
+
+def test_one_class_in_training_is_refused():
+    "Two windows, of one class each: whichever is kept, there is nothing to tell apart; said before the first epoch."
+    tile = rare_objects(1, 64, 0)
+    strip = Tile(tile.image[:32], labels=np.repeat([[0, 1]], 32, 1).repeat(32, 0).astype(np.uint8))
+    with pytest.raises(ValueError, match='the training windows hold one class only .*--validation 0'):
+        next(ModelPipeline(TWO, TINY).epochs([strip]))
+    assert len(ModelPipeline(TWO, replace(TINY, validation=0)).fit([strip]).history) == 2

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'MOST_PAIRS', 'ROLES', 'MEMORY', 'CELL', 'Reading', 'reference_files', 'image_pairs', 'validation_pairs',
-           'LazyTile', 'cells', 'label_pieces', 'type_name', 'labelled_windows', 'ground_counts', 'Region',
-           'regions_of', 'StreamedBatches', 'Source', 'may_lie_apart', 'say_apart', 'heights_of', 'open_labelled',
-           'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled', 'read']
+           'LazyTile', 'cells', 'label_pieces', 'type_name', 'window_classes', 'labelled_windows', 'ground_counts',
+           'Region', 'regions_of', 'StreamedBatches', 'Source', 'may_lie_apart', 'say_apart', 'heights_of',
+           'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled', 'read']
 
 # %% ../nbs/library/datasets.ipynb #datase-25271429
 from collections.abc import Callable, Iterator, Sequence
@@ -516,9 +516,20 @@ class LazyTile:
         windows: Windows,  # Windows on this tile
     ) -> np.ndarray:  # (N,) bool: which of them hold a label
         "Find the windows with a label, in one pass over the labels; the answer is kept."
-        key = windows.patch_size, windows.row.tobytes(), windows.col.tobytes()
+        return self._kept(_holding_label, windows)
+
+    def classes(
+        self,
+        windows: Windows,  # Windows on this tile
+    ) -> np.ndarray:  # (N, 255) bool: which classes the owned pixels of each have
+        "Find the classes of windows, in one pass over the labels; the answer is kept."
+        return self._kept(_classes_of, windows)
+
+    def _kept(self, find, windows):
+        "What a function finds on windows of this tile, looked up if it was found before."
+        key = find, windows.patch_size, windows.row.tobytes(), windows.col.tobytes(), windows.owned.tobytes()
         if key not in self._holding:
-            self._holding[key] = _holding_label(self, windows)
+            self._holding[key] = find(self, windows)
         return self._holding[key]
 
     def _labels(self, labels, valid, window):
@@ -604,6 +615,30 @@ def _holding_label(tile, windows):
             empty = clear_places(labelled, windows.patch_size)
             holding[at] = ~empty[windows.row[at] - cell[0], windows.col[at] - cell[1]]
     return holding
+
+
+def _classes_of(tile, windows):
+    "Which classes the owned pixels of each window of a tile have: bool (N, 255)."
+    found = np.zeros((len(windows), IGNORE_INDEX), bool)
+    for (row, col, rows, cols), labels in label_pieces(tile, windows.patch_size - 1):
+        for at in np.flatnonzero(_starting(windows, (row, col, rows, cols))):
+            r0, r1, c0, c1 = windows.owned[at] - [row, row, col, col]
+            counts = np.bincount(labels[r0:r1, c0:c1].ravel(), minlength=IGNORE_INDEX + 1)
+            found[at] = counts[:IGNORE_INDEX] > 0
+    return found
+
+
+def window_classes(
+    windows: Windows,  # Windows on some tiles
+    tiles: Sequence[Tile | LazyTile],  # The tiles, with labels
+) -> np.ndarray:  # (N, 255) bool: True where a window has a pixel of a class that a score counts
+    "Find the classes of every window."
+    found = np.zeros((len(windows), IGNORE_INDEX), bool)
+    for index, tile in enumerate(tiles):
+        of_tile = np.flatnonzero(windows.tile == index)
+        own = windows[of_tile]
+        found[of_tile] = tile.classes(own) if isinstance(tile, LazyTile) else _classes_of(tile, own)
+    return found
 
 
 def labelled_windows(
