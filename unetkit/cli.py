@@ -40,10 +40,11 @@ from .fetching import SETS
 from .fetching import fetch as fetch_set
 from .inspection import class_summary, remarks_to
 from .inspection import inspect as inspect_files
-from .jobs import built_in, check_job, split_windows
+from .jobs import built_in, check_job, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
-from .outputs import check_output, claim
+from .models import checkpoint_stands, load_tensors
+from .outputs import check_output, claim, is_ours
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
@@ -237,9 +238,11 @@ def train(
     valid_image: str = "",  # Images to validate on; without it a folder val in IMAGE, or a part of the training images
     valid_reference: str = "",  # Their references
     out: str = "model.safetensors",  # Model file to write
-    restart: bool = False,  # Forget the checkpoint of an interrupted run
+    restart: bool = False,  # Begin anew, whatever the checkpoint of an earlier run holds
+    init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
+    freeze: str = "",  # Part that keeps the weights of --init: encoder
     log: str = "",  # CSV file with a row per epoch, written after each
-    overwrite: bool = False,  # Replace a file that unetkit did not write
+    overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read
 ) -> None:  # Nothing; the model is written
@@ -249,7 +252,7 @@ def train(
     tiles, valid = training_tiles(image, reference, classes, reading, valid_image, valid_reference)
     pipeline = ModelPipeline(classes, settings, parse_range(reading.range))
     counts = check_job(tiles, None, classes, [settings], valid)
-    inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference]
+    inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference, init]
     checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
     if not out:
         raise ValueError("--out is empty: give the name of a file")
@@ -258,12 +261,17 @@ def train(
     with _writing(files if first else [], inputs, overwrite):
         if first:
             _print_classes("training", counts, classes, tiles)
-        if restart:
-            _remove([checkpoint])
-        for _ in track(pipeline.epochs(tiles, checkpoint, counts, valid), settings.epochs):
+        before = _stands(Path(out), checkpoint, restart, overwrite, settings) if first else 0
+        run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze)
+        for epoch in track(run, settings.epochs):
             if log and first:
                 pipeline.history.write(log)
+            if epoch.number == before:
+                print(f"training goes on from {checkpoint}", flush=True)
         if not first:
+            return
+        if _is_done(out, pipeline):
+            print(_nothing_left(out, pipeline), flush=True)
             return
         pipeline.save(out)
         best = pipeline.history.best
@@ -271,7 +279,43 @@ def train(
             f"wrote {out}: best epoch {best.number}, validation accuracy {best.valid_accuracy:.1%}",
             flush=True,
         )
+        print(f"kept {checkpoint}, from which more --epochs go on; only they need it", flush=True)
+
+
+def _stands(out, checkpoint, restart, overwrite, settings):
+    "After how many epochs a run goes on; 0 if it begins anew, or if nothing is left to do."
+    if restart or (overwrite and out.exists() and is_ours(out)):
         _remove([checkpoint])
+    elif out.exists() and not checkpoint.exists() and not overwrite:
+        print(
+            f"{out} has no checkpoint beside it: training begins anew, and a new model will replace it",
+            flush=True,
+        )
+    epochs, waited = checkpoint_stands(checkpoint)
+    return epochs if epochs < settings.epochs and waited < settings.patience else 0
+
+
+def _is_done(out, pipeline):
+    "Is there a model of this run already, with all of its epochs?"
+    try:
+        there = load_tensors(out)[1]
+    except (OSError, ValueError):
+        return False
+    ours = json.loads(
+        json.dumps(model_header(pipeline.palette, pipeline.settings, pipeline.values, pipeline.history))
+    )
+    return all(there.get(name) == ours[name] for name in ("palette", "history"))
+
+
+def _nothing_left(out, pipeline):
+    "Say why a run was not trained any further, and what to do about it."
+    count, settings = len(pipeline.history), pipeline.settings
+    if count >= settings.epochs:
+        return f"nothing left to do: {out} has its {count} epochs; more --epochs go on, --restart begins anew"
+    return (
+        f"nothing left to do: {out} has {count} epochs, when the patience of {settings.patience} was at its end; "
+        "a larger --patience goes on, --restart begins anew"
+    )
 
 # %% ../nbs/library/cli.ipynb #cli-info
 def info(

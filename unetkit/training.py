@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .machine import LossNotFinite, check_finite, compute_logits, on_first, seed_everything
-from .models import Epoch, History, load_checkpoint, save_checkpoint
+from .models import Epoch, History, load_checkpoint, restore_run, run_state, save_checkpoint
 from .rules import IGNORE_INDEX, number, whole
 
 _all_ = ["Epoch", "History", "LossNotFinite", "seed_everything"]
@@ -132,6 +132,7 @@ def epochs(
     settings: dict | None = None,  # What the run depends on; a checkpoint with other settings raises an error
     forward: nn.Module
     | None = None,  # The network as training calls it: `compiled`, `in_step`; else the model
+    memory: dict | None = None,  # Takes the state of the run at its end; a run goes on from what it holds
 ) -> Iterator[Epoch]:  # A record per epoch
     "Train with early stopping on the best validation loss; the best weights are restored at the end."
     whole("epochs", epochs)
@@ -139,6 +140,9 @@ def epochs(
     run = Run(model, optimizer, train, EarlyStopping(patience), copy.deepcopy(model.state_dict()))
     if checkpoint:
         load_checkpoint(checkpoint, run, settings or {}, epochs)
+    if memory:
+        restore_run(run, memory["tensors"], memory["about"])
+        run.stopper.waited *= not run.stopper.stop  # whoever goes on has new patience
     try:
         yield from list(run.history)
         while len(run.history) < epochs and not run.stopper.stop:
@@ -153,6 +157,9 @@ def epochs(
                 save_checkpoint(checkpoint, run, settings or {})
             yield run.history[-1]
     finally:
+        if memory is not None:
+            tensors, about = run_state(run, settings or {})
+            memory.update(tensors={name: value.cpu().clone() for name, value in tensors.items()}, about=about)
         model.load_state_dict(run.best)
 
 # %% ../nbs/07_training.ipynb #c155-237ec7b3
