@@ -296,6 +296,8 @@ def predict(
     min_area: float = 0.0,  # In polygons and areas, give objects below this many square metres to a neighbour
     areas: str = "",  # Write the area of each class as well, to this CSV file
     errors: str = "",  # Scores of this model from `unetkit evaluate --out`, to adjust the areas
+    unknown_below: float | None = None,  # Leave a pixel unknown (255) if no class has this probability
+    threshold: list[str] | None = None,  # Give CLASS only where its probability reaches P; may be repeated
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     scheduler: str = "",  # Address of a Dask scheduler whose workers share these files
     restart: bool = False,  # Forget the blocks of an interrupted run
@@ -305,6 +307,8 @@ def predict(
 ) -> None:  # Nothing; the map is written
     "Write the label map of an image, and what is made of it: polygons, areas, confidence."
     pipeline = ModelPipeline.load(model, device, precision, parse_range(range))
+    decisions = dict(unknown_below=unknown_below, thresholds=_thresholds(threshold or []))
+    pipeline = pipeline.with_thresholds(**decisions)
     parts = [part for part, _ in image_pairs(image)]
     heights = heights_of(parts, height, "")
     for part, own in zip(parts, heights):
@@ -325,6 +329,10 @@ def predict(
         )
     if errors and not areas:
         raise ValueError(f"--errors {errors} adjusts the table of --areas: give that too, or leave it out")
+    if errors and pipeline.least is not None:
+        raise ValueError(
+            f"--errors {errors} are those of a map without --threshold and --unknown-below: leave one of them out"
+        )
     jobs, files = _map_jobs(parts, out, polygons, areas, exact)
     with _writing(files, [model, *_inputs(image), height, errors], overwrite):
         for (part, file, outlines, table), own in zip(jobs, heights):
@@ -341,10 +349,11 @@ def predict(
                         precision=precision,
                         scheduler=scheduler or None,
                         restart=restart,
+                        **decisions,
                     )
             else:
                 (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
-                pipeline.predict(tile, file, method=method, tta=tta)
+                pipeline.predict(tile, file, method=method, tta=tta, **decisions)
             sure = confidence_file(file) if confidence else None
             for written in map_files(file, **exact):
                 print(f"wrote {written}", flush=True)
@@ -370,6 +379,24 @@ def _map_jobs(parts, out, polygons, table, exact):
     files = [file for _, *names in jobs for file in names if file]
     files += [file for job in jobs for file in map_files(job[1], **exact)[1:]]
     return jobs, _all_different(files)
+
+
+def _thresholds(given):
+    "A dict of least probabilities from texts such as car=0.6."
+    found = {}
+    for text in given:
+        name, sign, value = text.rpartition("=")
+        if not sign:
+            raise ValueError(f"--threshold must be CLASS=P such as car=0.6, got {text!r}: name a class")
+        if name in found:
+            raise ValueError(f"--threshold gives {name!r} twice, {found[name]:g} and {value}: leave one out")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ValueError(
+                f"--threshold {text!r} ends in no number: give a probability such as {name}=0.6"
+            ) from None
+    return found
 
 
 def _bytes(gigabytes):
@@ -608,7 +635,8 @@ def _parser(command):
         if info.anno in _COUNTS:
             _add_option(parser, name, info.docment, Parameter.empty, nargs=_COUNTS[info.anno])
         else:
-            _add_option(parser, name, f"{info.docment}{names}", info.default)
+            kind = _KINDS_OF.get(info.anno, {})
+            _add_option(parser, name, f"{info.docment}{names}", info.default, **kind)
     if "settings" in own and own["settings"].default == RECIPES["recommended"]:
         help_text = "Settings to begin with; the options below change them"
         _add_option(parser, "recipe", help_text, "recommended", choices=RECIPES)
@@ -623,6 +651,10 @@ _READ = (
     "https://unetkit.github.io/unetkit/lessons/formats.html"
 )
 _COUNTS = {str | None: "?", Sequence[str]: "+"}  # Files that may be left out, and one or more files
+_KINDS_OF = {
+    float | None: {"type": float, "metavar": "P"},
+    list[str] | None: {"type": str, "action": "append", "metavar": "CLASS=P"},
+}
 
 
 def _add_fields(parser, defaults, options):

@@ -115,12 +115,17 @@ def predict(
     out: str | Path | None = None,  # GeoTIFF to write; the map is returned when None
     method: str | Callable | None = None,  # One of `stitching.METHODS`; that of the settings when None
     tta: bool = False,  # Average over the eight orientations?
-) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data; or `out`
+    *,
+    unknown_below: float | None = None,  # Least probability of every class; what has none is unknown (255)
+    thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
+) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data or is unknown; or `out`
     "Map a tile or an image file."
     method, out = method or self.settings.method, None if out is None else map_path(out)
     image = image.read() if isinstance(image, LazyTile) else image
     if out is not None and method == "exact" and not isinstance(image, Tile):
-        return predict_raster(self, image, out, tta=tta)
+        wanted = dict(unknown_below=unknown_below, thresholds=thresholds)
+        return predict_raster(self, image, out, tta=tta, **wanted)
+    self = self.with_thresholds(unknown_below, thresholds)
     tile = image if isinstance(image, Tile) else read_tile(image)
     self.check_image(tile)
     label_map = predict_tile(
@@ -129,10 +134,12 @@ def predict(
         method,
         self.settings.patch_size,
         device=self.device,
+        decide=self.decide,
         **self.windows(),
     )
-    if tile.valid is not None:
-        label_map[~tile.valid] = IGNORE_INDEX
+    valid = np.full(tile.size, True) if tile.valid is None else tile.valid
+    label_map[~valid] = IGNORE_INDEX
+    self.say_unknown(tile.name, np.sum(valid & (label_map == IGNORE_INDEX)), valid.sum())
     return (
         label_map if out is None else write_label_map(out, label_map, self.palette.colours, tile.georeference)
     )
@@ -155,7 +162,8 @@ def evaluate(
     matrix = 0
     for tile, label_map in zip(tiles, label_maps):
         labels = tile.read_labels() if isinstance(tile, LazyTile) else tile.labels
-        labels = np.where(label_map == IGNORE_INDEX, IGNORE_INDEX, labels)
+        if isinstance(tile, Tile) and tile.valid is not None:
+            labels = np.where(tile.valid, labels, np.uint8(IGNORE_INDEX))
         matrix = matrix + confusion_matrix(labels, label_map, self.palette.num_classes)
     return Scores(matrix, self.palette.names)
 

@@ -6,9 +6,10 @@
 __all__ = ['TrainedModel', 'as_tiles', 'result_record']
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-6d3da60d
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from .machine import wants_channels_last
 from .models import History, load_model, save_model
 from .networks import make_network
 from .raster import Raster
-from .rules import IGNORE_INDEX
+from .rules import IGNORE_INDEX, remark
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
-from .tiling import best_core
+from .tiling import best_core, least_probabilities, logits_to_labels
 from .training import make_predictor
 from .values import check_values, measure
 
@@ -48,6 +49,7 @@ class TrainedModel:
         on_gpu = self.device.type == "cuda"
         self.compiles = self.settings.compile == "on" or (self.settings.compile == "auto" and on_gpu)
         self.model, self.history, self.values, self.limits = None, History(), None, limits
+        self.least = None  # (K,) least probability with which each class is given; None: 0 for all
 
     @property
     def channels_last(self) -> bool:  # True where the processor is faster so
@@ -179,6 +181,41 @@ class TrainedModel:
         other = copy(self)
         other.values = self.values.with_range(*limits)
         return other
+
+    def with_thresholds(
+        self,
+        unknown_below: float | None = None,  # Least probability of every class, above 0, at most 1
+        thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
+    ) -> "TrainedModel":  # Itself when both are None, or a copy that shares the network
+        "The same model for maps in which a class is given only where it is probable enough; 255 is unknown."
+        least = least_probabilities(self.palette.names, unknown_below, thresholds)
+        if least is None:
+            return self
+        other = copy(self)
+        other.least = least
+        return other
+
+    @property
+    def decide(self) -> Callable:  # Logits (..., K, h, w) -> labels (..., h, w): `tiling.logits_to_labels`
+        "The rule from logits to labels, the same for every way to make a map."
+        return logits_to_labels if self.least is None else partial(logits_to_labels, least=self.least)
+
+    def say_unknown(
+        self,
+        name: str,  # What the map is called
+        unknown: int,  # Its pixels with data and without a class
+        total: int,  # Its pixels with data
+    ) -> None:  # Nothing, or a remark
+        "Say how much of a map is unknown, if there are thresholds."
+        if self.least is None:
+            return
+        text, most = (
+            f"{name}: {unknown / max(total, 1):.1%} of the pixels with data are unknown (255)",
+            max(self.least),
+        )
+        if most <= 1 / len(self.least):
+            text += f"; a threshold of {most:g} changes nothing, the most probable of {len(self.least)} classes reaches it"
+        remark(text)
 
 
 def _class_lines(palette):
