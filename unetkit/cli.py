@@ -48,7 +48,7 @@ from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
 from .products import areas as measure_areas
-from .raster import map_path, open_image, write_image
+from .raster import map_path, open_image, style_file, write_image, write_style
 from .references import legend
 from .palettes import write_palette
 from .rules import one_line, one_of
@@ -146,6 +146,7 @@ def report_runs(
     best = replace(
         Settings(seed=settings.seed, **settings.of_kind("network", "machine")),
         patch_size=min(Settings().patch_size, max(patch_sizes)),
+        keep=settings.keep,
     )
     try:
         split_windows(best, sizes)
@@ -266,11 +267,7 @@ def train(
         if not first:
             return
         pipeline.save(out)
-        best = pipeline.history.best
-        print(
-            f"wrote {out}: best epoch {best.number}, validation accuracy {best.valid_accuracy:.1%}",
-            flush=True,
-        )
+        print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         _remove([checkpoint])
 
 # %% ../nbs/library/cli.ipynb #cli-info
@@ -292,6 +289,7 @@ def predict(
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
     confidence: bool = False,  # Write the class's probability and its margin, to OUT_confidence.tif
+    style: bool = False,  # Write OUT.qml as well: names and colours of the classes, which QGIS applies to the map
     polygons: str = "",  # Write the map as polygons too: *.geojson, or *.gpkg with the extra [vector]
     min_area: float = 0.0,  # In polygons and areas, give objects below this many square metres to a neighbour
     areas: str = "",  # Write the area of each class as well, to this CSV file
@@ -333,7 +331,7 @@ def predict(
         raise ValueError(
             f"--errors {errors} are those of a map without --threshold and --unknown-below: leave one of them out"
         )
-    jobs, files = _map_jobs(parts, out, polygons, areas, exact)
+    jobs, files = _map_jobs(parts, out, polygons, areas, exact, style)
     with _writing(files, [model, *_inputs(image), height, errors], overwrite):
         for (part, file, outlines, table), own in zip(jobs, heights):
             if method == "exact":
@@ -355,8 +353,11 @@ def predict(
                 (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
                 pipeline.predict(tile, file, method=method, tta=tta, **decisions)
             sure = confidence_file(file) if confidence else None
-            for written in map_files(file, **exact):
+            for written in map_files(file, **exact)[:-1]:  # the names of the classes belong to the map
                 print(f"wrote {written}", flush=True)
+            if style:
+                classes = pipeline.palette
+                print(f"wrote {write_style(file, classes.names, classes.colours)}", flush=True)
             if outlines:
                 write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
                 print(f"wrote {outlines}", flush=True)
@@ -365,7 +366,7 @@ def predict(
                 print(f"wrote {table}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
-def _map_jobs(parts, out, polygons, table, exact):
+def _map_jobs(parts, out, polygons, table, exact, style):
     "For every part: its image, map, polygons and table of areas; and all files that they are written to."
     map_path(out)
     if polygons:
@@ -378,6 +379,7 @@ def _map_jobs(parts, out, polygons, table, exact):
         jobs.append((part, *(name and Path(name) for name in names)))
     files = [file for _, *names in jobs for file in names if file]
     files += [file for job in jobs for file in map_files(job[1], **exact)[1:]]
+    files += [style_file(job[1]) for job in jobs if style]
     return jobs, _all_different(files)
 
 
@@ -730,7 +732,7 @@ def _stoppable(arrived):
 # %% ../nbs/library/cli.ipynb #c051-34f8a362
 def _interrupted(name, number=signal.SIGINT):
     "Say what an interrupted command leaves behind, and return the exit code."
-    work = {"report": "epochs", "train": "epochs", "predict": "blocks"}.get(name)
+    work = {"report": "epochs", "train": "epochs", "predict": "blocks", "fetch": "downloads"}.get(name)
     kept = (
         f"finished {work} are kept, the same command goes on from there"
         if work

@@ -50,6 +50,7 @@ class TrainedModel:
         self.compiles = self.settings.compile == "on" or (self.settings.compile == "auto" and on_gpu)
         self.model, self.history, self.values, self.limits = None, History(), None, limits
         self.least = None  # (K,) least probability with which each class is given; None: 0 for all
+        self.gaps = []  # What validation at the end of a training had to say of classes
 
     @property
     def channels_last(self) -> bool:  # True where the processor is faster so
@@ -64,7 +65,7 @@ class TrainedModel:
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
-        self.values, self.history = measure(tiles, self.limits), History()
+        self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
 
     def forward(self) -> Callable:  # float32 (N, C, H, W) -> logits
         "Give the network as training calls it: translated for batches of one size, or as it is."
@@ -160,13 +161,14 @@ class TrainedModel:
         text = ", ".join(f"{name} {value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
         if self.history:
-            lines += ["epoch  train loss  validation loss  accuracy  seconds"]
+            lines += ["epoch  train loss  validation loss  accuracy  mean F1  seconds"]
+            remarks = {epoch.number: what for what, epoch in self.history.others.items()}
+            remarks[self.history.best.number] = "kept"
         for epoch in self.history:
-            kept = "  kept" if epoch is self.history.best else ""
-            lines += [
-                f"{epoch.number:5}  {epoch.train_loss:10.3f}  {epoch.valid_loss:15.3f}"
-                f"  {epoch.valid_accuracy:8.1%}  {epoch.seconds:7.1f}{kept}"
-            ]
+            loss = "-" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}"
+            accuracy, f1 = map(_percent, (epoch.valid_accuracy, epoch.valid_f1))
+            line = f"{epoch.number:5}  {epoch.train_loss:10.3f}  {loss:>15}  {accuracy:>8}  {f1:>7}"
+            lines += [f"{line}  {epoch.seconds:7.1f}  {remarks.get(epoch.number, '')}".rstrip()]
         return "\n".join(lines)
 
     def with_limits(
@@ -216,6 +218,11 @@ class TrainedModel:
         if most <= 1 / len(self.least):
             text += f"; a threshold of {most:g} changes nothing, the most probable of {len(self.least)} classes reaches it"
         remark(text)
+
+
+def _percent(share):
+    "A share for a table; a dash where it was not measured."
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _class_lines(palette):

@@ -34,7 +34,15 @@ from .metrics import Scores, confusion_matrix
 from .rules import IGNORE_INDEX
 from .stitching import core_logits, exact_windows
 from .outputs import atomic_path, check_output, claim
-from .raster import Raster, open_image, opened, write_image, write_mosaic
+from unetkit.raster import (
+    Raster,
+    names_file,
+    open_image,
+    opened,
+    write_class_names,
+    write_image,
+    write_mosaic,
+)
 from .tiling import image_tensor
 from .values import Values, parse_range
 
@@ -259,7 +267,7 @@ def map_files(
 ) -> list[Path]:  # The map and what is written beside it
     "Name the files that a map comes in."
     more = [probabilities_file(out)] * probabilities + [confidence_file(out)] * confidence
-    return [Path(out), *more]
+    return [Path(out), *more, names_file(out)]
 
 # %% ../nbs/library/scale.ipynb #s055b
 def _read_block(folder, number):
@@ -380,6 +388,7 @@ def predict_raster(
             look = {'names': ('confidence', 'margin'), 'scale': 1 / 254}
             _write_map(folder, confidence_file(out), windows, slice(-2, None), raster, **look)
         _write_map(folder, out, windows, slice(0, 1), raster, colours=palette.colours)
+        write_class_names(out, palette.names)
         if pipeline.least is not None:
             pipeline.say_unknown(out.name, *_count_unknown(folder, windows, raster))
     clear_blocks(folder)
