@@ -32,7 +32,9 @@ from unetkit.models import load_tensors
 
 WHOLE = [
     'label_map_32.tif',
+    'label_map_32.tif.aux.xml',
     'label_map_recommended.tif',
+    'label_map_recommended.tif.aux.xml',
     'model_32.safetensors',
     'model_recommended.safetensors',
     'report.html',
