@@ -356,7 +356,8 @@ def predict(
                 write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
                 print(f"wrote {outlines}", flush=True)
             if table:
-                write_areas(table, measure_areas(file, pipeline.palette, errors=scores, min_area=min_area))
+                rows = measure_areas(file, pipeline.palette, errors=scores, min_area=min_area, beside=table)
+                write_areas(table, rows)
                 print(f"wrote {table}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli

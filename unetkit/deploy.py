@@ -169,7 +169,11 @@ def _onnx(model, about, tile_size, probabilities):
     out, content = "probabilities" if probabilities else "logits", io.BytesIO()
     free = {0: "batch"} if tile_size else {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        for warning in (
+            DeprecationWarning,
+            torch.jit.TracerWarning,
+        ):  # the older exporter; fixed sizes are wanted
+            warnings.simplefilter("ignore", warning)
         torch.onnx.export(
             nn.Sequential(network, nn.Softmax(1)) if probabilities else network,
             (example,),
