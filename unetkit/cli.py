@@ -147,6 +147,7 @@ def report_runs(
     best = replace(
         Settings(seed=settings.seed, **settings.of_kind("network", "machine")),
         patch_size=min(Settings().patch_size, max(patch_sizes)),
+        keep=settings.keep,
     )
     try:
         split_windows(best, sizes)
@@ -267,11 +268,7 @@ def train(
         if not first:
             return
         pipeline.save(out)
-        best = pipeline.history.best
-        print(
-            f"wrote {out}: best epoch {best.number}, validation accuracy {best.valid_accuracy:.1%}",
-            flush=True,
-        )
+        print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         _remove([checkpoint])
 
 # %% ../nbs/library/cli.ipynb #cli-info
@@ -298,6 +295,8 @@ def predict(
     min_area: float = 0.0,  # In polygons and areas, give objects below this many square metres to a neighbour
     areas: str = "",  # Write the area of each class as well, to this CSV file
     errors: str = "",  # Scores of this model from `unetkit evaluate --out`, to adjust the areas
+    unknown_below: float | None = None,  # Leave a pixel unknown (255) if no class has this probability
+    threshold: list[str] | None = None,  # Give CLASS only where its probability reaches P; may be repeated
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     scheduler: str = "",  # Address of a Dask scheduler whose workers share these files
     restart: bool = False,  # Forget the blocks of an interrupted run
@@ -307,6 +306,8 @@ def predict(
 ) -> None:  # Nothing; the map is written
     "Write the label map of an image, and what is made of it: polygons, areas, confidence."
     pipeline = ModelPipeline.load(model, device, precision, parse_range(range))
+    decisions = dict(unknown_below=unknown_below, thresholds=_thresholds(threshold or []))
+    pipeline = pipeline.with_thresholds(**decisions)
     parts = [part for part, _ in image_pairs(image)]
     heights = heights_of(parts, height, "")
     for part, own in zip(parts, heights):
@@ -327,6 +328,10 @@ def predict(
         )
     if errors and not areas:
         raise ValueError(f"--errors {errors} adjusts the table of --areas: give that too, or leave it out")
+    if errors and pipeline.least is not None:
+        raise ValueError(
+            f"--errors {errors} are those of a map without --threshold and --unknown-below: leave one of them out"
+        )
     jobs, files = _map_jobs(parts, out, polygons, areas, exact, style)
     with _writing(files, [model, *_inputs(image), height, errors], overwrite):
         for (part, file, outlines, table), own in zip(jobs, heights):
@@ -343,10 +348,11 @@ def predict(
                         precision=precision,
                         scheduler=scheduler or None,
                         restart=restart,
+                        **decisions,
                     )
             else:
                 (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
-                pipeline.predict(tile, file, method=method, tta=tta)
+                pipeline.predict(tile, file, method=method, tta=tta, **decisions)
             sure = confidence_file(file) if confidence else None
             for written in map_files(file, **exact)[:-1]:  # the names of the classes belong to the map
                 print(f"wrote {written}", flush=True)
@@ -376,6 +382,24 @@ def _map_jobs(parts, out, polygons, table, exact, style):
     files += [file for job in jobs for file in map_files(job[1], **exact)[1:]]
     files += [style_file(job[1]) for job in jobs if style]
     return jobs, _all_different(files)
+
+
+def _thresholds(given):
+    "A dict of least probabilities from texts such as car=0.6."
+    found = {}
+    for text in given:
+        name, sign, value = text.rpartition("=")
+        if not sign:
+            raise ValueError(f"--threshold must be CLASS=P such as car=0.6, got {text!r}: name a class")
+        if name in found:
+            raise ValueError(f"--threshold gives {name!r} twice, {found[name]:g} and {value}: leave one out")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ValueError(
+                f"--threshold {text!r} ends in no number: give a probability such as {name}=0.6"
+            ) from None
+    return found
 
 
 def _bytes(gigabytes):
@@ -621,7 +645,8 @@ def _parser(command):
         if info.anno in _COUNTS:
             _add_option(parser, name, info.docment, Parameter.empty, nargs=_COUNTS[info.anno])
         else:
-            _add_option(parser, name, f"{info.docment}{names}", info.default)
+            kind = _KINDS_OF.get(info.anno, {})
+            _add_option(parser, name, f"{info.docment}{names}", info.default, **kind)
     if "settings" in own and own["settings"].default == RECIPES["recommended"]:
         help_text = "Settings to begin with; the options below change them"
         _add_option(parser, "recipe", help_text, "recommended", choices=RECIPES)
@@ -636,6 +661,10 @@ _READ = (
     "https://unetkit.github.io/unetkit/lessons/formats.html"
 )
 _COUNTS = {str | None: "?", Sequence[str]: "+"}  # Files that may be left out, and one or more files
+_KINDS_OF = {
+    float | None: {"type": float, "metavar": "P"},
+    list[str] | None: {"type": str, "action": "append", "metavar": "CLASS=P"},
+}
 
 
 def _add_fields(parser, defaults, options):
@@ -712,7 +741,7 @@ def _stoppable(arrived):
 # %% ../nbs/library/cli.ipynb #c051-34f8a362
 def _interrupted(name, number=signal.SIGINT):
     "Say what an interrupted command leaves behind, and return the exit code."
-    work = {"report": "epochs", "train": "epochs", "predict": "blocks"}.get(name)
+    work = {"report": "epochs", "train": "epochs", "predict": "blocks", "fetch": "downloads"}.get(name)
     kept = (
         f"finished {work} are kept, the same command goes on from there"
         if work

@@ -65,16 +65,32 @@ def _make_parent(path):
         ) from error
 
 
+def _hidden(path):
+    "The folder beside a file in which it is written."
+    return path.with_name(f'.{path.name}.part')
+
+
+def _remove(folder):
+    "Remove a folder and all that is in it, even if Ctrl-C is pressed meanwhile."
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 @contextmanager
 def _claim_one(path):
-    "Hold the lock of one path; its file is gone afterwards."
+    "Hold the lock of one path, whose file is gone afterwards; what a killed process was writing there is removed."
     _make_parent(path)
     if fcntl is None:
+        _remove(_hidden(path))
         yield
         return
     file = path.with_name(f'.{path.name}.lock')
     descriptor = _own(file, path)
     try:
+        _remove(_hidden(path))
         yield
     finally:
         with suppress(OSError):  # a disk that can no longer be written keeps the file, which blocks nobody
@@ -117,15 +133,6 @@ def make_folder(
     _make_parent(path)
 
 
-def _remove(folder):
-    "Remove a folder and all that is in it, even if Ctrl-C is pressed meanwhile."
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except KeyboardInterrupt:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 @contextmanager
 def atomic_path(
     path: str | Path,  # The file to write; its folder is made if missing
@@ -133,10 +140,9 @@ def atomic_path(
     "Write to the temporary path: it becomes `path` on success and is removed on any failure."
     path = Path(path)
     make_folder(path)
-    place, hidden = _place(path), path.with_name(f'.{path.name}.part')
+    place, hidden = _place(path), _hidden(path)
     with nullcontext() if place in _claimed.get() else _claim_one(place):
         try:
-            _remove(hidden)  # of a process that was killed
             hidden.mkdir()
             temporary = hidden / path.name
             yield temporary
