@@ -248,7 +248,7 @@ def _write_geopackage(path, features, raster):
     about = dict(layer=path.stem, driver='GPKG', geometry_type='Polygon', crs=crs, DESCRIPTION=MARK)
     first = next(features, None)
     if first is None:
-        raise ValueError("the map has no object to write: all of it is without data")
+        raise ValueError("the map has no object to write: all of it is without data or unknown")
     fields, batch = list(first.properties), [first, *islice(features, 9999)]
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message=".*'crs' was not provided.*")

@@ -50,6 +50,7 @@ REPORT = Settings(  # Table 1; the patch size is 32, 64 or 128
     loss="weighted_cross_entropy",
     weights="inverse",
     lr=0.001,
+    keep="loss",
     split="random",
     validation=0.2,
     augment=False,
