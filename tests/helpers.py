@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import unetkit
 from unetkit.cli import main
@@ -111,3 +112,24 @@ def report_job(train, test, out, *options):
         for kind in ('image', 'reference'):
             files += [f'--{role}-{kind}', tile / f'{kind}.tif']
     return ['report', *files, '--out', out, '--patch-sizes', '32', *TINY, *options]
+
+
+CHIPS = {part: [f'N-33_{part}_{number}' for number in range(2)] for part in ('train', 'val', 'test')}
+
+
+def encoded(pixels, kind):
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, kind)
+    return data.getvalue()
+
+
+def members_of_chips():
+    "What landcoverai100.zip holds, small: chips, masks with three equal bands as OpenCV writes them, and lists."
+    rng, members, numbers = np.random.default_rng(0), {}, {}
+    for part, stems in CHIPS.items():
+        members[f'{part}.txt'] = '\n'.join(stems) + '\n'
+        for stem in stems:
+            numbers[stem] = rng.integers(0, 5, (64, 64), np.uint8)
+            members[f'output/{stem}.jpg'] = encoded(numbers[stem][..., None].repeat(3, 2) * 50, 'JPEG')
+            members[f'output/{stem}_m.png'] = encoded(numbers[stem][..., None].repeat(3, 2), 'PNG')
+    return members, numbers

@@ -117,6 +117,7 @@ def test_help():
     text = works('report --help')
     options = 'patch-sizes stride epochs batch-size patience lr width loss seed device precision'.split()
     assert all(f'--{option} ' in text for option in options)
+    assert 'sqrt 1/sqrt(share)' in ' '.join(text.split())  # what a scheme of weights does
 
 
 def test_predict_and_evaluate(folder, tmp_path):
@@ -131,7 +132,7 @@ def test_predict_and_evaluate(folder, tmp_path):
         assert (mapped.count, mapped.dtypes, mapped.shape) == (1, ('uint8',), (160, 192))
         assert (mapped.transform, mapped.crs) == (image.transform, image.crs)
         assert [mapped.colormap(1)[k][:3] for k in range(6)] == list(ISPRS.colours)
-    assert [path.name for path in (tmp_path / 'maps').iterdir()] == ['map.tif']
+    assert sorted(path.name for path in (tmp_path / 'maps').iterdir()) == ['map.tif', 'map.tif.aux.xml']
 
 
 def test_nothing_else_is_left(folder):
@@ -142,7 +143,8 @@ def test_options_of_predict(folder, tmp_path):
     model = folder / 'model.safetensors'
     options = '--tta --probabilities --memory 0.01'
     works(f'predict {model} {folder}/scene/image.tif --out {tmp_path}/map.tif {options}')
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['map.tif', 'map_probabilities.tif']
+    names = ['map.tif', 'map.tif.aux.xml', 'map_probabilities.tif']
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     works(f'evaluate {model} {files(folder)} --tta --memory 0.01')
 
 
@@ -192,7 +194,7 @@ def test_products_of_a_map(folder, tmp_path):
     line = f'predict {model} {folder}/scene/image.tif --out {maps}/no.tif --errors {tmp_path}/scores.json'
     code, out, err = shell(*line.split())
     assert (code, out) == (2, '') and 'adjusts the table of --areas' in err
-    names = ['areas.csv', 'map.geojson', 'map.tif', 'map_confidence.tif']
+    names = ['areas.csv', 'map.geojson', 'map.tif', 'map.tif.aux.xml', 'map_confidence.tif']
     assert sorted(path.name for path in maps.iterdir()) == names
     polygons = json.loads((maps / 'map.geojson').read_text())['features']
     assert {one['properties']['class'] for one in polygons} <= set(ISPRS.names)
@@ -314,7 +316,8 @@ def test_parts(folder, tmp_path):
     for part in 'ab':
         shutil.copy(folder / 'scene/image.tif', parts / f'{part}.tif')
     works(f'predict {model} {parts} --out {tmp_path}/maps/map.tif --method patches')
-    assert sorted(path.name for path in (tmp_path / 'maps').iterdir()) == ['map_a.tif', 'map_b.tif']
+    names = [f'map_{part}.tif{tail}' for part in 'ab' for tail in ('', '.aux.xml')]
+    assert sorted(path.name for path in (tmp_path / 'maps').iterdir()) == names
     shutil.copy(folder / 'scene/image.tif', parts / 'map_a.tif')
     before = {path.name: path.read_bytes() for path in parts.iterdir()}
     code, out, err = shell('predict', model, parts, '--out', parts / 'map.tif')
@@ -327,7 +330,8 @@ def test_report(folder, tmp_path):
     options = f'--patch-sizes 32,64 --epochs 1 --width 4 --batch-size 30 {FLOAT}'
     works(f'report {report_files(folder)} {options} --out {tmp_path}')
     runs = ('32', '64', 'recommended')
-    expected = [f'label_map_{run}.tif' for run in runs] + [f'model_{run}.safetensors' for run in runs]
+    expected = [f'label_map_{run}.tif{tail}' for run in runs for tail in ('', '.aux.xml')]
+    expected += [f'model_{run}.safetensors' for run in runs]
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == [*expected, 'report.html', 'scores.csv', 'scores.json']
     document = json.loads((tmp_path / 'scores.json').read_text())

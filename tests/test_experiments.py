@@ -12,7 +12,7 @@ from unetkit.experiments import ModelPipeline, compare
 from unetkit.pipelines import result_record
 from unetkit.jobs import model_header
 from unetkit.labels import ISPRS, class_counts
-from unetkit.models import save_model
+from unetkit.models import History, save_model
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.stitching import exact_halo
@@ -78,8 +78,10 @@ def test_a_trained_network_beats_the_commonest_class(pipeline, scenes):
 
 def test_the_best_epoch_is_kept(pipeline):
     first, best = pipeline.history[0], pipeline.history.best
-    assert best.valid_loss < 0.7 * first.valid_loss
-    assert best.valid_loss == min(epoch.valid_loss for epoch in pipeline.history)
+    assert best.valid_f1 == max(epoch.valid_f1 for epoch in pipeline.history)
+    by_loss = History(pipeline.history, 'loss').best
+    assert by_loss.valid_loss < 0.7 * first.valid_loss
+    assert by_loss.valid_loss == min(epoch.valid_loss for epoch in pipeline.history)
 
 
 def test_saved_and_loaded(pipeline, scenes, tmp_path):

@@ -1,6 +1,5 @@
 "Open data sets from a server on this machine: interrupted, moved, damaged and hostile; and the table of the real ones."
 
-import io
 import json
 import threading
 import zipfile
@@ -11,34 +10,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from helpers import TINY, shell
+from helpers import CHIPS, TINY, encoded, members_of_chips, shell
 from unetkit import fetching
 from unetkit.datasets import image_pairs
 from unetkit.fetching import SETS, fetch
 from unetkit.palettes import Palette
 from unetkit.raster import read_label_map
-
-CHIPS = {part: [f'N-33_{part}_{number}' for number in range(2)] for part in ('train', 'val', 'test')}
-
-
-def encoded(pixels, kind):
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind)
-    return data.getvalue()
-
-
-def members_of_chips():
-    "What landcoverai100.zip holds, small: chips, masks with three equal bands as OpenCV writes them, and lists."
-    rng, members, numbers = np.random.default_rng(0), {}, {}
-    for part, stems in CHIPS.items():
-        members[f'{part}.txt'] = '\n'.join(stems) + '\n'
-        for stem in stems:
-            numbers[stem] = rng.integers(0, 5, (64, 64), np.uint8)
-            members[f'output/{stem}.jpg'] = encoded(numbers[stem][..., None].repeat(3, 2) * 50, 'JPEG')
-            members[f'output/{stem}_m.png'] = encoded(numbers[stem][..., None].repeat(3, 2), 'PNG')
-    return members, numbers
 
 
 @pytest.fixture

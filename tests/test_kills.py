@@ -16,17 +16,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from helpers import child_environment
+from helpers import CHIPS, child_environment, members_of_chips
 from safetensors import safe_open
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system cannot fork a process')
@@ -55,12 +60,13 @@ def strike_at(event, path, count, signal, limit):
     sys.addaudithook(hook)
 
 for line in sys.stdin:
-    words, at, out, err = json.loads(line)
+    words, at, out, err, before = json.loads(line)
     child = os.fork()
     if not child:
         for number, log in ((1, out), (2, err)):
             os.dup2(os.open(log, os.O_WRONLY), number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        exec(before)
         if at:
             strike_at(**at)
         code = main(words)
@@ -101,11 +107,11 @@ class Nursery:
             start_new_session=True,
         )
 
-    def start(self, words, at=None):
-        "Start a command; the number of its process."
+    def start(self, words, at=None, before=''):
+        "Start a command, and a piece of Python before it; the number of its process."
         for log in (self.out, self.err):
             log.write_text('')
-        line = [[str(word) for word in words], at and asdict(at), str(self.out), str(self.err)]
+        line = [[str(word) for word in words], at and asdict(at), str(self.out), str(self.err), before]
         print(json.dumps(line), file=self.interpreter.stdin, flush=True)
         return int(self.answer())
 
@@ -113,9 +119,9 @@ class Nursery:
         "How the command ended: its exit code, or the negative number of the signal. 'stopped' if it may go on."
         return self.interpreter.stdout.readline().strip()
 
-    def run(self, words, at=None):
+    def run(self, words, at=None, before=''):
         "Run a command to its end, whichever that is."
-        self.start(words, at)
+        self.start(words, at, before)
         return int(self.answer())
 
     def printed(self):
@@ -382,7 +388,8 @@ def test_map_killed_in_a_write(nursery, predict, tmp_path):
         second = look(nursery, task, tmp_path, second)
         assert len(second) == count
     finish(nursery, predict, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['map.tif', 'map_probabilities.tif']
+    names = ['map.tif', 'map.tif.aux.xml', 'map_probabilities.tif']
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_map_killed_while_blocks_are_removed(nursery, predict, tmp_path):
@@ -429,6 +436,181 @@ def test_asked_to_end(nursery, job, tmp_path):
         pieces = look(nursery, task, tmp_path, pieces)
         assert len(pieces) >= count - 1
     finish(nursery, job, tmp_path, pieces)
+
+
+# Commands that write one file: the old one is there, or the new one
+
+PLAIN = ['--device', 'cpu', '--precision', 'float32']
+
+
+def writer(command, scene, model, folder, newer):
+    "The words of a command that replaces one file, and the file; `newer` makes another content."
+    pair = [scene / 'image.tif', scene / 'reference.tif']
+    if command == 'evaluate':
+        file = folder / 'scores.json'
+        return ['evaluate', model, *pair, '--out', file, *PLAIN, *['--tta'] * newer], file
+    if command == 'export':
+        file = folder / 'model.onnx'
+        return ['export', model, '--out', file, *['--probabilities'] * newer], file
+    if command == 'inspect':
+        file = folder / 'page.html'
+        return ['inspect', pair[0], '--html', file, *['--model', model] * newer], file
+    file = folder / 'palette.json'  # users edit it, so that the command must be told to replace it
+    return ['palette', pair[1], '--out', file, '--overwrite'], file
+
+
+writers = pytest.mark.parametrize('command', ['evaluate', 'export', 'inspect', 'palette'])
+
+
+def needs_packages(command):
+    if command == 'export':
+        pytest.importorskip('onnx', reason='the extra [deploy] is not installed')
+
+
+def moments_of_a_write(file):
+    "Before anything is written, when the new file is ready but not in its place, and when it is in its place; and whether it is there."
+    hidden_folder = f'*/.{file.name}.part'
+    return [
+        (At(hidden_folder, 1, 'os.mkdir'), False),
+        (At(f'*/{file.name}'), False),
+        (At(hidden_folder, 2, 'shutil.rmtree'), True),  # the first time, it removes what a dead process left
+    ]
+
+
+@writers
+def test_a_writer_is_killed(nursery, scene, model, tmp_path, command):
+    "The old file is whole or the new one is, never half; the same command then ends well and leaves nothing hidden."
+    needs_packages(command)
+    old_words, file = writer(command, scene, model, tmp_path, False)
+    words, _ = writer(command, scene, model, tmp_path, True)
+    assert nursery.run(words) == 0, nursery.said()
+    new = file.read_bytes()
+    for moment, there in moments_of_a_write(file):
+        assert nursery.run(old_words) == 0, nursery.said()
+        assert hidden(tmp_path) == set()
+        if command == 'palette':
+            file.write_text(file.read_text().replace('tree', 'wood'))
+        old = file.read_bytes()
+        assert old != new
+        assert nursery.run(words, moment) == -signal.SIGKILL
+        assert file.read_bytes() == (new if there else old)
+        assert hidden(tmp_path)
+        assert nursery.run(words) == 0, nursery.said()
+        assert (file.read_bytes(), hidden(tmp_path)) == (new, set())
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@writers
+@pytest.mark.parametrize('number', WORDS)
+def test_a_writer_is_asked_to_end(nursery, scene, model, tmp_path, command, number):
+    "One line, the exit code, and either file whole; nothing hidden, also where there was no file."
+    needs_packages(command)
+    words, file = writer(command, scene, model, tmp_path, True)
+    word, code = WORDS[number]
+    for moment, _ in moments_of_a_write(file):
+        moment.signal = number
+        assert nursery.run(words, moment) == code
+        *notes, line = nursery.said().splitlines()
+        assert line == f'unetkit {command}: {word}; nothing half-written is left'
+        assert all(note.startswith('note: ') for note in notes), notes
+        assert hidden(tmp_path) == set()
+    assert nursery.run(words) == 0, nursery.said()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_areas_need_is_cleared_away(nursery, scene, model, tmp_path):
+    "Killed while small objects are joined to their neighbours: the next run removes what was large meanwhile."
+    words = ['predict', model, scene / 'image.tif', '--out', tmp_path / 'map.tif', *PLAIN]
+    words += ['--areas', tmp_path / 'areas.csv', '--min-area', 0.1]
+    assert nursery.run(words, At('*/sieved.npy', 1, 'open')) == -signal.SIGKILL
+    assert [path for path in hidden(tmp_path) if path.suffix == '.part']
+    assert nursery.run(words) == 0, nursery.said()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['areas.csv', 'map.tif', 'map.tif.aux.xml']
+
+
+@pytest.fixture
+def shop(tmp_path):
+    "A server on this machine with a small data set, and the Python that lets a command ask it; requests are in `asked`."
+    folder = tmp_path / 'shop'
+    folder.mkdir()
+    with zipfile.ZipFile(folder / 'chips.zip', 'w') as archive:
+        for member, data in members_of_chips()[0].items():
+            archive.writestr(member, data)
+
+    class Shop(SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            server.asked.append(self.path)
+
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Shop, directory=folder))
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    total = sha256((folder / 'chips.zip').read_bytes()).hexdigest()
+    server.before = f"""
+from dataclasses import replace
+from unetkit.fetching import SETS
+os.environ['no_proxy'] = '127.0.0.1'
+one = SETS['landcoverai100']
+there = ('http://127.0.0.1:{server.server_port}/chips.zip',)
+archive = replace(one.archives[0], addresses=there, checksum='{total}', size={(folder / 'chips.zip').stat().st_size})
+SETS['landcoverai100'] = replace(one, archives=(archive,))
+"""
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+# While the licence is written, when the download is whole, at the second mask, when the palette is ready, and when it is in its place
+FETCHING = [
+    At('*/LICENCE.txt'),
+    At('*.zip.part'),
+    At('*/masks/*', 2, 'open'),
+    At('*/palette.json'),
+    At('*/.palette.json.part', 2, 'shutil.rmtree'),
+]
+
+
+def fetched(nursery, shop, out):
+    "Left in peace, the command lays out the whole set, and leaves nothing else."
+    assert nursery.run(['fetch', 'landcoverai100', '--out', out], before=shop.before) == 0, nursery.said()
+    assert hidden(out.parent) == set()
+    assert sorted(path.name for path in out.iterdir()) == ['LICENCE.txt', 'images', 'masks', 'palette.json']
+    members = members_of_chips()[0]
+    for part, stems in CHIPS.items():
+        for kind, ending in (('images', '.jpg'), ('masks', '.tif')):
+            names = sorted(path.name for path in (out / kind / part).iterdir())
+            assert names == sorted(f'{stem}{ending}' for stem in stems)
+        for stem in stems:
+            assert (out / 'images' / part / f'{stem}.jpg').read_bytes() == members[f'output/{stem}.jpg']
+    return contents(out)
+
+
+def test_fetch_is_killed(nursery, shop, tmp_path):
+    "At each moment: there is no palette before all is whole, and the same command goes on without a second download."
+    whole = fetched(nursery, shop, tmp_path / 'whole')
+    for count, moment in enumerate(FETCHING):
+        out = tmp_path / f'{count}'
+        shop.asked.clear()
+        words = ['fetch', 'landcoverai100', '--out', out]
+        assert nursery.run(words, moment, shop.before) == -signal.SIGKILL
+        assert (out / 'palette.json').exists() == (count == len(FETCHING) - 1)
+        if (out / 'palette.json').exists():
+            assert whole.items() <= contents(out).items()
+        assert fetched(nursery, shop, out) == whole
+        assert len(shop.asked) == 1
+
+
+@pytest.mark.parametrize('number', WORDS)
+def test_fetch_is_asked_to_end(nursery, shop, tmp_path, number):
+    "Asked at one moment after the other, the same command gets further each time; the archive is downloaded once."
+    word, code = WORDS[number]
+    for moment in FETCHING:
+        at = At(moment.path, moment.count, moment.event, number)
+        words = ['fetch', 'landcoverai100', '--out', tmp_path / 'chips']
+        assert nursery.run(words, at, shop.before) == code, nursery.said()
+        said = f'unetkit fetch: {word}; finished downloads are kept, the same command goes on from there\n'
+        assert (nursery.said(), hidden(tmp_path)) == (said, set())
+    fetched(nursery, shop, tmp_path / 'chips')
+    assert len(shop.asked) == 1
 
 
 # No space left

@@ -14,6 +14,7 @@ from unetkit.losses import (
     class_weights,
     cross_entropy,
     decision_threshold,
+    dice_cross_entropy,
     dice_loss,
     focal_loss,
     make_loss,
@@ -247,6 +248,8 @@ def test_monai_agrees(batch, full):
     near(dice_loss(logits, full), dice(logits, full[:, None]))
     focal = losses.FocalLoss(to_onehot_y=True, use_softmax=True, gamma=2.0)
     near(focal_loss(logits, full), 5 * focal(logits, full[:, None]))  # its mean is over pixels and classes
+    both = losses.DiceCELoss(softmax=True, to_onehot_y=True, batch=True, smooth_nr=0, smooth_dr=0)
+    near(dice_cross_entropy(logits, full), both(logits, full[:, None]))
 
 
 def test_properties_of_dice(batch, full):
@@ -259,6 +262,14 @@ def test_properties_of_dice(batch, full):
     nothing = torch.full_like(targets, 255)
     assert value_and_gradient(dice_loss, logits, nothing) == (0, 0)
     assert value_and_gradient(partial(dice_loss, weights=torch.zeros(5)), logits, targets) == (0, 0)
+
+
+def test_dice_and_cross_entropy_are_added(batch):
+    "Ignored pixels and weights count as in the two that are added: cross entropy has no weights."
+    logits, targets = batch
+    added = dice_loss(logits, targets, WEIGHTS) + F.cross_entropy(logits, targets, ignore_index=255)
+    near(dice_cross_entropy(logits, targets, WEIGHTS), added)
+    assert value_and_gradient(dice_cross_entropy, logits, torch.full_like(targets, 255)) == (0, 0)
 
 
 def test_focal_discounts_what_is_right_already(batch, full):
@@ -289,6 +300,7 @@ def test_every_name_gives_its_loss(batch):
         'cross_entropy': F.cross_entropy(logits, targets, ignore_index=255),
         'weighted_cross_entropy': weighted_cross_entropy(logits, targets, WEIGHTS),
         'dice': dice_loss(logits, targets, WEIGHTS),
+        'dice_cross_entropy': dice_loss(logits, targets, WEIGHTS) + cross_entropy(logits, targets),
         'focal': focal_loss(logits, targets, WEIGHTS),
     }
     assert expected.keys() <= LOSSES.keys()

@@ -48,7 +48,7 @@ def test_logits_leave_in_float32():
     assert compute_logits(model.double(), batch.double()).dtype == torch.float64
 
 
-RATIOS = {'dice'}  # Losses that are ratios of sums over a batch: they have no parts
+RATIOS = {'dice', 'dice_cross_entropy'}  # Losses that are ratios of sums over a batch: they have no parts
 
 
 @pytest.mark.parametrize('name', list(LOSSES))

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,10 +18,10 @@ from unetkit.cli import main
 from unetkit.deploy import export_onnx
 from unetkit.experiments import ModelPipeline
 from unetkit.metrics import Scores
-from unetkit.outputs import check_output, claim, is_ours
+from unetkit.outputs import _END, check_output, claim, is_ours
 from unetkit.palettes import ISPRS, write_palette
 from unetkit.products import areas, write_areas, write_polygons, write_scores
-from unetkit.raster import write_image, write_label_map, write_mosaic
+from unetkit.raster import write_class_names, write_image, write_label_map, write_mosaic, write_style
 from unetkit.scenes import synthetic_scene
 
 SMALL = '--width 4 --depth 2 --epochs 1 --patch-size 32 --device cpu --precision float32'
@@ -59,12 +60,14 @@ LINES = {
         'map.tif', 'map.geojson', 'areas.csv', 'map_confidence.tif',
     ],
     'predict {model} {image} --out {out}/map.tif --probabilities --method exact': ['map_probabilities.tif'],
-    'predict {model} {image} --out {out}/map.tif --method patches': ['map.tif'],
+    'predict {model} {image} --out {out}/map.tif --method patches --style': [
+        'map.tif', 'map.tif.aux.xml', 'map.qml',
+    ],
     'evaluate {model} {pair} --out {out}/scores.json': ['scores.json'],
     'export {model} --out {out}/m.onnx': ['m.onnx'],
     'inspect {pair} --html {out}/page.html': ['page.html'],
     'report {four} --patch-sizes 16 --split random --out {out} --width 4 --depth 2 --epochs 1': [
-        'report.html', 'scores.json', 'scores.csv', 'label_map_16.tif', 'model_16.safetensors', 'model_recommended.safetensors',
+        'report.html', 'scores.json', 'scores.csv', 'label_map_16.tif', 'label_map_16.tif.aux.xml', 'model_16.safetensors', 'model_recommended.safetensors',
     ],
 }  # fmt: skip
 EDITED = {
@@ -131,6 +134,8 @@ def test_every_writer_signs(tmp_path):
     pieces = [((0, 1500, 0, 1700), label_map[..., None])]
     results = [
         write_label_map(tmp_path / 'a.tif', label_map, ISPRS.colours),
+        write_class_names(tmp_path / 'a.tif', ISPRS.names),
+        write_style(tmp_path / 'a.tif', ISPRS.names, ISPRS.colours),
         write_mosaic(tmp_path / 'b.tif', label_map.shape, pieces, ISPRS.colours),
         write_mosaic(tmp_path / 'c.tif', label_map.shape, pieces, names=('one',)),
         write_polygons(tmp_path / 'd.geojson', label_map[:50, :50], ISPRS),
@@ -155,8 +160,20 @@ def test_every_writer_signs(tmp_path):
 
 
 def test_a_geopackage_signs(tmp_path):
+    "A small one, and one of many objects, in which the mark must lie near one end."
     pytest.importorskip('pyogrio', reason='the extra [vector] is not installed')
     assert is_ours(write_polygons(tmp_path / 'a.gpkg', np.zeros((9, 9), np.uint8), ISPRS))
+    label_map = np.random.default_rng(0).integers(0, 5, (80, 80), np.uint8)
+    many = write_polygons(tmp_path / 'many.gpkg', label_map, ISPRS)
+    assert many.stat().st_size > 4 * _END and is_ours(many)
+
+
+def test_areas_do_not_fill_the_folder_of_the_system(place, tmp_path, monkeypatch):
+    "What is large meanwhile lies beside the table, and is gone in the end."
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'nowhere'))
+    words = ['predict', place / '1.safetensors', place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    succeeds(*words, '--areas', tmp_path / 'areas.csv', '--min-area', 0.1, *PLAIN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['areas.csv', 'map.tif', 'map.tif.aux.xml']
 
 
 def test_links_and_spellings(tmp_path, monkeypatch):
@@ -277,7 +294,7 @@ def test_two_predictions_with_one_output(place, tmp_path):
                 code == 2 and error.count('\n') == 1 and 'another process' in error
             ), error
         assert 0 in codes and out.read_bytes() in pure
-        assert sorted(path.name for path in folder.iterdir()) == ['map.tif']
+        assert sorted(path.name for path in folder.iterdir()) == ['map.tif', 'map.tif.aux.xml']
         ends.append(tuple(codes))
     racer.stdin.close()
     assert racer.wait() == 0

@@ -2,16 +2,37 @@
 
 import csv
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
-from helpers import child_environment, shell, succeeds
+import rasterio
+from helpers import check_refusal, child_environment, shell, succeeds
+from rasterio.features import rasterize
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from unetkit import scale
+from unetkit.datasets import read_labelled
 from unetkit.experiments import ModelPipeline
-from unetkit.models import FORMAT, History
+from unetkit.labels import ISPRS, open_labels
+from unetkit.losses import make_loss
+from unetkit.models import FORMAT, Epoch, History
+from unetkit.palettes import Palette
+from unetkit.plots import plot_history
+from unetkit.raster import Raster, write_image
+from unetkit.rules import Remark
+from unetkit.scale import evaluate_raster, predict_raster
+from unetkit.settings import Settings
+from unetkit.stitching import METHODS
+from unetkit.tiles import Tile, read_tile
+from unetkit.training import validate
 
 SMALL = (
     '--width 4 --depth 2 --epochs 3 --patch-size 32 --split random --device cpu --precision float32'.split()
@@ -172,7 +193,7 @@ def later(about):
 UNKNOWN_AND_HARMLESS = {
     'a setting': lambda about: about['settings'].update(momentum=0.9),
     'a choice of a setting': lambda about: about['settings'].update(loss='boundary'),
-    'a number per epoch': lambda about: [epoch.update(valid_f1=0.5) for epoch in about['history']],
+    'a number per epoch': lambda about: [epoch.update(valid_kappa=0.5) for epoch in about['history']],
     'a part of the header': lambda about: about.update(calibration={'temperature': 1.3}),
 }
 UNKNOWN_AND_NEEDED = {
@@ -224,3 +245,479 @@ def test_models_without_a_format(place, tmp_path):
         code, _, err = shell('predict', path, image, '--out', tmp_path / out)
         assert (code, err) == (0, '')
     assert (tmp_path / 'a.tif').read_bytes() == (tmp_path / 'b.tif').read_bytes()
+
+
+# Names, colours and place in QGIS (row 12 of what users met)
+
+
+def names_in(path, folder):
+    "The names of the classes of a map, as GDAL reads them: a virtual copy holds what it knows."
+    copy = folder / 'copy.vrt'
+    rasterio.shutil.copy(path, copy, driver='VRT')
+    names = [one.text for one in ElementTree.parse(copy).iter('Category')]
+    copy.unlink()
+    return tuple(names)
+
+
+@pytest.mark.parametrize('method', ['exact', 'blend', 'patches'])
+def test_a_map_carries_names(method, place, tmp_path):
+    model, image = place / 'model.safetensors', place / 'scene/image.tif'
+    succeeds('predict', model, image, '--out', tmp_path / 'map.tif', '--method', method, '--style')
+    assert names_in(tmp_path / 'map.tif', tmp_path) == ISPRS.names
+    entries = list(ElementTree.parse(tmp_path / 'map.qml').iter('paletteEntry'))
+    colours = tuple(tuple(bytes.fromhex(one.get('color')[1:])) for one in entries)
+    assert tuple(one.get('label') for one in entries) == ISPRS.names and colours == ISPRS.colours
+    assert [int(one.get('value')) for one in entries] == list(range(ISPRS.num_classes))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['map.qml', 'map.tif', 'map.tif.aux.xml']
+
+
+def test_the_maps_of_parts_carry_names(place, tmp_path):
+    (tmp_path / 'parts').mkdir()
+    for part in 'ab':
+        shutil.copy(place / 'scene/image.tif', tmp_path / 'parts' / f'{part}.tif')
+    out = tmp_path / 'maps/map.tif'
+    succeeds('predict', place / 'model.safetensors', tmp_path / 'parts', '--out', out, '--style')
+    for part in 'ab':
+        assert names_in(tmp_path / f'maps/map_{part}.tif', tmp_path) == ISPRS.names
+        assert (tmp_path / f'maps/map_{part}.qml').is_file()
+
+
+@pytest.mark.parametrize('name', ['map.tif.aux.xml', 'map.qml'])
+def test_a_style_of_somebody_else_stays(name, place, tmp_path):
+    "What a user or QGIS wrote beside a map is not replaced before the user says so."
+    line = ['predict', place / 'model.safetensors', place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    (tmp_path / name).write_text('<mine />')
+    code, out, err = shell(*line, '--style')
+    assert (code, out, err.count('\n')) == (2, '', 1) and f'{name} is there already' in err
+    assert (tmp_path / name).read_text() == '<mine />'
+    succeeds(*line, '--style', '--overwrite')
+    assert (tmp_path / name).read_text() != '<mine />'
+
+
+LOOK = """
+import json, sys
+from qgis.core import QgsApplication, QgsRasterLayer, QgsVectorLayer
+application = QgsApplication([], False)
+application.initQgis()
+seen = {}
+for path in sys.argv[1:]:
+    layer = QgsRasterLayer(path, 'map') if path.endswith('.tif') else QgsVectorLayer(path, 'polygons', 'ogr')
+    box = layer.extent()
+    seen[path] = {
+        'valid': layer.isValid(), 'crs': layer.crs().authid(),
+        'box': [box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum()],
+    }
+    if path.endswith('.tif'):
+        seen[path]['classes'] = [[one.value, one.label, one.color.name()] for one in layer.renderer().classes()]
+    else:
+        seen[path]['objects'] = [feature['class'] for feature in layer.getFeatures()]
+    del layer
+print(json.dumps(seen), flush=True)
+"""
+
+
+@pytest.fixture(scope='module')
+def qgis():
+    "Open maps (*.tif) and polygons in QGIS, without a window: what it knows about each."
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    environment['QT_QPA_PLATFORM'] = 'offscreen'
+    found = [
+        python
+        for python in dict.fromkeys([sys.executable, '/usr/bin/python3'])
+        if not subprocess.run(
+            [python, '-c', 'import qgis.core'], env=environment, capture_output=True
+        ).returncode
+    ]
+    if not found:
+        pytest.skip('no Python here has QGIS (in Debian: apt-get install python3-qgis)')
+
+    def look(*paths):
+        run = subprocess.run(
+            [found[0], '-c', LOOK, *map(str, paths)], env=environment, capture_output=True, text=True
+        )
+        lines = run.stdout.splitlines()  # QGIS may end with a signal once all is said
+        assert lines, run.stderr
+        return [json.loads(lines[-1])[str(path)] for path in paths]
+
+    return look
+
+
+def test_qgis_shows_names_colours_and_place(qgis, place, tmp_path):
+    out, plain = tmp_path / 'map.tif', tmp_path / 'plain.tif'
+    line = ['predict', place / 'model.safetensors', place / 'scene/image.tif', '--out']
+    succeeds(*line, out, '--style', '--polygons', tmp_path / 'map.geojson')
+    succeeds(*line, plain)
+    styled, bare, polygons = qgis(out, plain, tmp_path / 'map.geojson')
+    web = ['#' + bytes(colour).hex() for colour in ISPRS.colours]
+    wanted = [[index, name, colour] for index, (name, colour) in enumerate(zip(ISPRS.names, web))]
+    assert styled['classes'] == wanted
+    assert bare['classes'][: len(wanted)] == wanted
+    with rasterio.open(place / 'scene/image.tif') as image:
+        box, crs = list(image.bounds), image.crs.to_string()
+    for seen in (styled, bare, polygons):
+        assert seen['valid'] and seen['crs'] == crs
+        assert seen['box'] == pytest.approx(box, abs=1e-6)  # a hundred-thousandth of a pixel
+    assert set(polygons['objects']) <= set(ISPRS.names) and polygons['objects']
+
+
+# Rare classes (rows 4 to 6)
+
+
+def rare_objects(seed=1, size=256, share=0.01):
+    "Bright squares of 6 pixels on noise, on this share of the pixels."
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((size, size), np.uint8)
+    while labels.mean() < share:
+        row, col = rng.integers(0, size - 6, 2)
+        labels[row : row + 6, col : col + 6] = 1
+    image = rng.normal(110, 15, (size, size, 3)) + 60 * labels[..., None]
+    return Tile(image.clip(0, 255).astype(np.uint8), labels=labels)
+
+
+TWO = Palette(('background', 'object'), ((0, 0, 0), (255, 0, 0)))
+PLAIN = dict(
+    patch_size=32, width=8, depth=2, split='random', crops=False, focus='', augment=False, device='cpu'
+)
+
+
+def test_dice_and_cross_entropy_find_what_is_rare():
+    "Objects on 1 % of the pixels, at a learning rate at which dice alone gets stuck (IoU 0 with this seed)."
+    tile = rare_objects()
+    settings = Settings(**PLAIN, loss='dice_cross_entropy', lr=0.003, epochs=50, patience=50)
+    pipeline = ModelPipeline(TWO, settings).fit([tile])
+    assert pipeline.evaluate([tile]).iou[1] > 0.5  # 0.94 here
+
+
+def test_what_the_end_of_a_training_says():
+    "Objects that are never predicted are named, whatever the accuracy; mean F1 shows it as well."
+    tile = rare_objects()
+    settings = Settings(**PLAIN, loss='cross_entropy', lr=0.003, epochs=4, keep='loss')
+    with pytest.warns(Remark, match='never predicted on the validation windows: object'):
+        pipeline = ModelPipeline(TWO, settings).fit([tile])
+    best = pipeline.history.best
+    assert best.valid_accuracy > 0.95 and best.valid_f1 < 0.5
+
+
+def test_classes_never_seen_in_validation():
+    "Validation images without the objects: said, and their F1 is left out of the mean."
+    tile, plain = rare_objects(), rare_objects(2)
+    other = Tile(plain.image, labels=np.zeros_like(plain.labels))
+    with pytest.warns(Remark, match='never seen in validation: object'):
+        pipeline = ModelPipeline(TWO, Settings(**PLAIN, epochs=1)).fit([tile], valid=[other])
+    assert 0 <= pipeline.history.best.valid_f1 <= 1
+
+
+EPOCHS = [(1.0, 0.3, 0.3), (0.5, 0.33, 0.2), (2.0, 0.83, 0.6), (1.5, 0.7, 0.6), (3.0, 0.8, 0.5)]
+
+
+def a_history(keep):
+    "Epochs as row 4 has them: one class with a large weight drives the loss."
+    return History((Epoch(n, n, 1.0, *rest[:2], 0.1, rest[2]) for n, rest in enumerate(EPOCHS, 1)), keep)
+
+
+def test_the_kept_epoch():
+    assert (a_history('f1').best.number, a_history('loss').best.number) == (3, 2)
+    assert a_history('f1').outcome() == (
+        'kept epoch 3 (validation accuracy 83.0%, mean F1 60.0%); lowest validation loss at epoch 2'
+    )
+    assert a_history('loss').outcome().endswith('; highest mean F1 at epoch 3')
+    older = History(replace(epoch, valid_f1=None) for epoch in a_history('loss'))
+    assert older.outcome() == 'kept epoch 2 (validation accuracy 33.0%)'
+    records = [asdict(epoch) for epoch in a_history('f1')]
+    assert History.read(json.loads(json.dumps(records)), 'f1') == a_history('f1')
+    with pytest.raises(ValueError, match="valid_f1 of epoch 3 must be a finite number, got None"):
+        History.read(records[:2] + [records[2] | {'valid_f1': None}], 'f1')
+
+
+@pytest.mark.parametrize('keep', ['f1', 'loss'])
+def test_the_kept_weights(keep):
+    "The weights in the model are those of the epoch that the criterion chooses, and patience counts from it."
+    tile = rare_objects()
+    settings = Settings(**PLAIN, lr=0.02, epochs=12, patience=3, keep=keep)
+    pipeline = ModelPipeline(TWO, settings).fit([tile])
+    history = pipeline.history
+    _, batches = pipeline.batches([tile])
+    loss, scores = validate(pipeline.model, batches, make_loss('cross_entropy'))
+    best = history.best
+    assert (loss, scores.mean_f1) == pytest.approx((best.valid_loss, best.valid_f1))
+    assert len(history) in (12, best.number + 3)
+    rating = [1 - epoch.valid_f1 if keep == 'f1' else epoch.valid_loss for epoch in history]
+    assert best.number == 1 + rating.index(min(rating))
+
+
+def test_models_of_before(place, tmp_path):
+    "A model that knows no criterion kept the epoch with the lowest loss."
+
+    def before(about):
+        del about['settings']['keep']
+        for epoch in about['history']:
+            del epoch['valid_f1']
+
+    model = changed(place / 'model.safetensors', tmp_path / 'm.safetensors', before)
+    history = ModelPipeline.load(model).history
+    assert history.best.valid_loss == min(epoch.valid_loss for epoch in history)
+    assert ModelPipeline.load(model).settings.keep == 'loss' and Settings().keep == 'f1'
+    out = succeeds('info', model)
+    assert 'keep loss' in out and 'kept' in out
+
+
+def test_each_epoch_says_its_mean_f1(place, tmp_path):
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    log = tmp_path / 'run.csv'
+    out = succeeds('train', *pair, '--out', tmp_path / 'm.safetensors', '--log', log, *SMALL)
+    assert len(re.findall(r'^epoch .*accuracy [0-9.]+%  mean F1 [0-9.]+%', out, re.M)) == 3
+    assert re.search(r'm.safetensors: kept epoch \d \(validation accuracy .*, mean F1 .*\)', out)
+    with open(log, newline='') as file:
+        logged = [float(row['valid_f1']) for row in csv.DictReader(file)]
+    assert logged == [epoch.valid_f1 for epoch in ModelPipeline.load(tmp_path / 'm.safetensors').history]
+    assert 'accuracy  mean F1  seconds' in succeeds('info', tmp_path / 'm.safetensors')
+
+
+# Without validation, and with little to learn from (rows 8 and 9)
+
+
+def test_no_validation(place, tmp_path):
+    "All epochs are trained on all windows, the last is kept, and it is said."
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    line = 'train', *pair, '--out', tmp_path / 'm.safetensors', '--log', tmp_path / 'run.csv', *SMALL
+    code, out, err = shell(*line, '--validation', 0, '--patience', 1)
+    assert (code, err) == (0, 'note: no validation: all 3 epochs are trained, and the last is kept\n')
+    assert 'm.safetensors: kept epoch 3, the last, without validation' in out and 'loss nan' not in out
+    history = ModelPipeline.load(tmp_path / 'm.safetensors').history
+    assert history.best.number == 3 and history[0].steps == 3  # 25 windows in batches of ten
+    assert [row.split(',')[3:5] for row in (tmp_path / 'run.csv').read_text().splitlines()[1:]] == [
+        ['', '']
+    ] * 3
+    assert '3 ' in succeeds('info', tmp_path / 'm.safetensors') and plot_history(history)
+    code, _, err = shell(*line, '--validation', 0, '--valid-image', pair[0], '--valid-reference', pair[1])
+    assert (code, err.count('\n')) == (2, 1) and 'there are images to validate on' in err
+
+
+@pytest.mark.parametrize('share', ['1', '-0.1', 'nan'])
+def test_no_such_share(share, place):
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    code, _, err = shell('train', *pair, *SMALL, '--validation', share)
+    assert code == 2 and 'validation must be a number between 0 and 1' in err
+
+
+# Thresholds and unknown pixels (row 13)
+
+DECISIONS = {
+    'unknown': (0.45, {}),
+    'one class': (None, {'low vegetation': 0.5}),
+    'two classes': (None, {'low vegetation': 0.5, 'tree': 0.9}),
+    'every class': (None, dict.fromkeys(ISPRS.names, 0.1) | {'low vegetation': 0.5, 'tree': 0.9}),
+    'both': (0.4, {'low vegetation': 0.45, 'tree': 0.9}),
+}
+
+
+@pytest.fixture(scope='module')
+def trained(place):
+    "A model that is surer of some pixels than of others: it has learnt to find trees."
+    pair, out = (place / 'scene/image.tif', place / 'scene/reference.tif'), place / 'trained.safetensors'
+    succeeds('train', *pair, '--out', out, *SMALL, '--epochs', 15, '--lr', 0.02)
+    return out
+
+
+def options(unknown_below, thresholds):
+    words = [] if unknown_below is None else ['--unknown-below', unknown_below]
+    return words + [word for name, value in thresholds.items() for word in ('--threshold', f'{name}={value}')]
+
+
+def bands(path):
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize('more', [[], ['--tta']], ids=['', 'tta'])
+@pytest.mark.parametrize('name', DECISIONS)
+def test_thresholds_against_the_probabilities(name, more, trained, place, tmp_path):
+    """Many small blocks against the file of probabilities, by a loop over classes.
+
+    A stored number q is the nearest to 254 p, so |254 p - q| is at most 0.5, and 0.001 more by rounding in float32.
+    Where no q is so near to its threshold the file decides which classes reach theirs. Among these the label is the most
+    probable one, which has the largest q.
+    """
+    unknown_below, thresholds = DECISIONS[name]
+    line = ['predict', trained, place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    line += [*options(unknown_below, thresholds), '--probabilities', '--memory', 0.001, *more]
+    code, _, err = shell(*line)
+    assert code == 0 and err.count('\n') == 1, err
+    stored, labels = bands(tmp_path / 'map_probabilities.tif').astype(int), bands(tmp_path / 'map.tif')[0]
+    reached, sure = np.zeros(stored.shape, bool), np.ones(labels.shape, bool)
+    for index, class_name in enumerate(ISPRS.names):
+        least = 254 * max(unknown_below or 0, thresholds.get(class_name, 0))
+        reached[index] = stored[index] >= least
+        if least:
+            sure &= np.abs(stored[index] - least) > 0.501
+    assert sure.mean() > 0.5
+    best = np.where(reached, stored, -1).max(0)
+    np.testing.assert_array_equal((labels == 255)[sure], (best == -1)[sure])
+    known = sure & (labels != 255)
+    own = np.take_along_axis(stored, np.where(known, labels, 0)[None].astype(int), 0)[0]
+    assert (own == best)[known].all() and np.take_along_axis(
+        reached, np.where(known, labels, 0)[None].astype(int), 0
+    )[0][known].all()
+    default = stored.argmax(0)
+    assert (labels != default)[sure].any(), 'this choice changes nothing'
+    assert f'map.tif: {(labels == 255).mean():.1%} of the pixels with data are unknown (255)' in err
+
+
+@pytest.mark.parametrize('tta', [False, True])
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_leaves_the_same_question_open(method, tta, trained, place):
+    "What is known has the label of the map without thresholds, and less is known the more is asked."
+    pipeline = ModelPipeline.load(trained, 'cpu', 'float32')
+    tile = read_tile(place / 'scene/image.tif')
+    before = pipeline.predict(tile, method=method, tta=tta)
+    known = []
+    for least in (1e-6, 0.4, 0.6, 1):
+        with pytest.warns(Remark, match='of the pixels with data are unknown'):
+            after = pipeline.predict(tile, method=method, tta=tta, unknown_below=least)
+        assert (after == before)[after != 255].all()
+        known.append(after != 255)
+    assert known[0].all() and not known[-1].all()
+    assert all((more | ~less).all() for more, less in zip(known, known[1:]))
+
+
+def test_a_file_and_a_tile_leave_the_same_pixels_open(trained, place, tmp_path):
+    pipeline = ModelPipeline.load(trained, 'cpu', 'float32')
+    image, wanted = place / 'scene/image.tif', dict(unknown_below=0.4, thresholds={'low vegetation': 0.45})
+    with pytest.warns(Remark):
+        in_memory = pipeline.predict(read_tile(image), **wanted)
+        out = pipeline.predict(image, tmp_path / 'map.tif', **wanted)
+    assert pipeline.least is None
+    np.testing.assert_array_equal(bands(out)[0], in_memory)
+
+
+def test_an_interrupted_map_goes_on_with_its_thresholds(trained, place, tmp_path, monkeypatch):
+    model, image = trained, place / 'scene/image.tif'
+    how = dict(memory=1e6, precision='float32', device='cpu', thresholds={'tree': 0.6})
+    with pytest.warns(Remark):
+        whole = predict_raster(model, image, tmp_path / 'whole.tif', **how).read_bytes()
+    original, calls, out = scale.predict_block, [], tmp_path / 'map.tif'
+
+    def stops(*given, **more):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*given, **more)
+
+    monkeypatch.setattr(scale, 'predict_block', stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict_raster(model, image, out, **how)
+    for other in ({'thresholds': {'tree': 0.7}}, {'thresholds': {}}, {'unknown_below': 0.5}):
+        with pytest.raises(ValueError, match='holds blocks of another map: thresholds was .*0.6.* and is '):
+            predict_raster(model, image, out, **how | other)
+    with pytest.warns(Remark) as said:
+        predict_raster(model, image, out, **how)
+    assert out.read_bytes() == whole and len(said) == 1
+
+
+def test_unknown_pixels_are_no_class(trained, place, tmp_path):
+    "Polygons and areas leave them out; read as a reference, they are not scored."
+    line = ['predict', trained, place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    line += [
+        '--polygons',
+        tmp_path / 'map.geojson',
+        '--areas',
+        tmp_path / 'areas.csv',
+        '--unknown-below',
+        0.5,
+    ]
+    assert shell(*line)[0] == 0
+    labels = bands(tmp_path / 'map.tif')[0]
+    assert 0 < (labels == 255).mean() < 1
+    features = json.loads((tmp_path / 'map.geojson').read_text())['features']
+    assert {feature['properties']['class'] for feature in features} == {
+        ISPRS.names[index] for index in np.unique(labels[labels != 255])
+    }
+    with rasterio.open(tmp_path / 'map.tif') as file:
+        grid, nodata = file.transform, file.nodata
+    shapes = [(feature['geometry'], feature['properties']['class_index']) for feature in features]
+    drawn = rasterize(shapes, labels.shape, fill=255, transform=grid, dtype='uint8')
+    assert nodata == 255
+    np.testing.assert_array_equal(drawn, labels)
+    with open(tmp_path / 'areas.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row['pixels']) for row in rows] == [(labels == index).sum() for index in range(6)]
+    assert sum(float(row['share']) for row in rows) == pytest.approx(1)
+    with Raster(place / 'scene/image.tif') as image, open_labels(tmp_path / 'map.tif', ISPRS, image) as read:
+        np.testing.assert_array_equal(read.read((0, 0, *labels.shape)), labels)
+
+
+def test_what_has_no_data_is_not_unknown(trained, place, tmp_path):
+    "The share is that of the pixels with data; confidence is that of the class on the map."
+    picture = bands(place / 'scene/image.tif').transpose(1, 2, 0)
+    opacity = np.full((160, 160, 1), 255, np.uint8)
+    opacity[:, :80] = 0
+    image = write_image(tmp_path / 'holed.tif', np.dstack([picture, opacity]))
+    with rasterio.open(image, 'r+') as file:
+        file.colorinterp = [rasterio.enums.ColorInterp[name] for name in ('red', 'green', 'blue', 'alpha')]
+    line = ['predict', trained, image, '--out', tmp_path / 'map.tif']
+    line += ['--threshold', 'low vegetation=0.45', '--unknown-below', 0.4, '--probabilities', '--confidence']
+    code, _, err = shell(*line)
+    labels, stored = bands(tmp_path / 'map.tif')[0], bands(tmp_path / 'map_probabilities.tif').astype(int)
+    assert code == 0 and (labels[:, :80] == 255).all()
+    assert f'map.tif: {(labels[:, 80:] == 255).mean():.1%} of the pixels with data' in err
+    sure, margin = bands(tmp_path / 'map_confidence.tif').astype(int)
+    known, open_ = labels != 255, (labels == 255) & (opacity[..., 0] == 255)
+    own = np.take_along_axis(stored, np.where(known, labels, 0)[None].astype(int), 0)[0]
+    assert (sure == own)[known].all() and (sure == stored.max(0))[open_].all()
+    second = np.sort(stored, 0)[-2]
+    lead = np.where(own == stored.max(0), own - second, 0)
+    assert abs(margin - lead)[known].max() <= 2  # three roundings of half a step each
+    assert (sure[:, :80] == 255).all() and (margin[:, :80] == 255).all()
+
+
+def test_a_threshold_that_changes_nothing_is_said(trained, place, tmp_path):
+    line = ['predict', trained, place / 'scene/image.tif', '--out']
+    succeeds(*line, tmp_path / 'a.tif')
+    code, _, err = shell(*line, tmp_path / 'b.tif', '--threshold', 'car=0.1')
+    assert code == 0 and 'b.tif: 0.0% of the pixels' in err and 'a threshold of 0.1 changes nothing' in err
+    assert (tmp_path / 'a.tif').read_bytes() == (tmp_path / 'b.tif').read_bytes()
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['--threshold', 'roof=0.5'], ["no class 'roof'", 'the classes are', 'building']),
+        (['--threshold', 'car=0'], ['the threshold of car must be above 0 and at most 1, got 0']),
+        (['--threshold', 'car=1.5'], ['the threshold of car must be above 0 and at most 1, got 1.5']),
+        (['--threshold', 'car=nan'], ['the threshold of car must be a finite number']),
+        (['--threshold', 'car=half'], ["'car=half' ends in no number"]),
+        (['--threshold', 'car'], ["must be CLASS=P such as car=0.6, got 'car'"]),
+        (['--threshold', '0.5'], ['must be CLASS=P']),
+        (['--threshold', 'car=0.5', '--threshold', 'car=0.5'], ["gives 'car' twice"]),
+        (['--unknown-below', '0'], ['unknown_below must be above 0 and at most 1, got 0']),
+        (['--unknown-below', '60'], ['unknown_below must be above 0 and at most 1, got 60']),
+        (['--unknown-below', '-0.5'], ['unknown_below must be above 0 and at most 1']),
+        (['--unknown-below', 'inf'], ['unknown_below must be a finite number']),
+        (['--unknown-below', 'half'], ["invalid float value: 'half'"]),
+    ],
+)
+def test_thresholds_that_cannot_be(words, said, trained, place, tmp_path):
+    line = ['predict', trained, place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    check_refusal([place, tmp_path], [*line, *words], said)
+
+
+def test_errors_are_those_of_another_map(trained, place, tmp_path):
+    scores = tmp_path / 'scores.json'
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    succeeds('evaluate', trained, *pair, '--out', scores)
+    line = ['predict', trained, pair[0], '--out', tmp_path / 'map.tif']
+    line += ['--areas', tmp_path / 'areas.csv', '--errors', scores, '--unknown-below', 0.5]
+    check_refusal([place, tmp_path], line, ['those of a map without --threshold and --unknown-below'])
+
+
+def test_unknown_pixels_are_never_left_out_of_scores(trained, place):
+    "A score over the easy pixels alone would flatter; a hole of no data is not scored as before."
+    pipeline = ModelPipeline.load(trained, 'cpu', 'float32')
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    (tile,) = read_labelled(*pair, ISPRS)
+    with pytest.warns(Remark):
+        label_map = pipeline.predict(tile, unknown_below=0.5)
+    with pytest.raises(ValueError, match='label_map holds 255 at .*, a scored pixel'):
+        pipeline.evaluate(tile, [label_map])
+    with pytest.raises(ValueError, match='evaluate the model without thresholds'):
+        evaluate_raster(pipeline.with_thresholds(0.5), *pair)

@@ -122,19 +122,26 @@ def test_no_step_waits_for_the_device(name):
 
 def test_validation_is_its_definition():
     model = UNet(3, 5, width=8, depth=2)
-    together = validate(model, Batches(PAIRS, WINDOWS, 100, once=True), LOSS)
+    loss, scores = validate(model, Batches(PAIRS, WINDOWS, 100, once=True), LOSS)
     batch, targets = next(iter(Batches(PAIRS, WINDOWS, 100)))
     logits = model.eval()(batch)
     expected = LOSS(logits, targets).item(), (logits.argmax(1) == targets).float().mean().item()
-    assert together == pytest.approx(expected, abs=1e-5)
+    assert (loss, scores.accuracy) == pytest.approx(expected, abs=1e-5)
+    both = targets.numpy(), logits.argmax(1).numpy()
+    f1 = [
+        2 * ((both[0] == k) & (both[1] == k)).sum() / sum((one == k).sum() for one in both) for k in range(5)
+    ]
+    assert scores.mean_f1 == pytest.approx(np.mean([f1[k] for k in range(5) if (both[0] == k).any()]))
 
 
 def test_validation_without_scored_pixels():
     "A batch without a scored pixel changes nothing, even with a loss that answers nan to it, as torch's own does."
     model, torch_loss = UNet(3, 5, width=8, depth=2), torch.nn.CrossEntropyLoss(ignore_index=255)
     nothing = (BATCH, torch.full_like(TARGETS, 255))
-    alone = validate(model, [(BATCH, TARGETS)], torch_loss)
-    assert validate(model, [(BATCH, TARGETS), nothing], torch_loss) == pytest.approx(alone)
+    alone, scores = validate(model, [(BATCH, TARGETS)], torch_loss)
+    loss, same = validate(model, [(BATCH, TARGETS), nothing], torch_loss)
+    assert (loss, same.accuracy) == pytest.approx((alone, scores.accuracy))
+    assert (same.confusion_matrix == scores.confusion_matrix).all()
     for batches in ([nothing], []):
         with pytest.raises(ValueError, match='no scored pixel'):
             validate(model, batches, LOSS)

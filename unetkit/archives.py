@@ -90,7 +90,8 @@ def download(
     kind = _check_order(url, path, checksum)
     if path.is_file() and _digest(path, kind) == checksum.lower():
         return path
-    _fetch(url, part, size, attempts, timeout, pause)
+    if not part.is_file() or _digest(part, kind) != checksum.lower():  # whole if the last call died just here
+        _fetch(url, part, size, attempts, timeout, pause)
     found = _digest(part, kind)
     if found != checksum.lower():
         _forget(part)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
+from keyword import iskeyword
 from pathlib import Path
 import argparse
 import io
@@ -34,7 +35,7 @@ from unetkit.datasets import (
     reference_files,
     training_tiles,
 )
-from .deploy import check_export, export_onnx
+from .deploy import PROGRAMS, check_export, export_advice, export_onnx, export_settings
 from .experiments import ModelPipeline, compare
 from .fetching import SETS
 from .fetching import fetch as fetch_set
@@ -48,7 +49,7 @@ from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
 from .products import areas as measure_areas
-from .raster import map_path, open_image, write_image
+from .raster import map_path, open_image, style_file, write_image, write_style
 from .references import legend
 from .palettes import write_palette
 from .rules import one_line, one_of
@@ -146,6 +147,7 @@ def report_runs(
     best = replace(
         Settings(seed=settings.seed, **settings.of_kind("network", "machine")),
         patch_size=min(Settings().patch_size, max(patch_sizes)),
+        keep=settings.keep,
     )
     try:
         split_windows(best, sizes)
@@ -266,11 +268,7 @@ def train(
         if not first:
             return
         pipeline.save(out)
-        best = pipeline.history.best
-        print(
-            f"wrote {out}: best epoch {best.number}, validation accuracy {best.valid_accuracy:.1%}",
-            flush=True,
-        )
+        print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         _remove([checkpoint])
 
 # %% ../nbs/library/cli.ipynb #cli-info
@@ -292,10 +290,13 @@ def predict(
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
     confidence: bool = False,  # Write the class's probability and its margin, to OUT_confidence.tif
+    style: bool = False,  # Write OUT.qml as well: names and colours of the classes, which QGIS applies to the map
     polygons: str = "",  # Write the map as polygons too: *.geojson, or *.gpkg with the extra [vector]
     min_area: float = 0.0,  # In polygons and areas, give objects below this many square metres to a neighbour
     areas: str = "",  # Write the area of each class as well, to this CSV file
     errors: str = "",  # Scores of this model from `unetkit evaluate --out`, to adjust the areas
+    unknown_below: float | None = None,  # Leave a pixel unknown (255) if no class has this probability
+    threshold: list[str] | None = None,  # Give CLASS only where its probability reaches P; may be repeated
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     scheduler: str = "",  # Address of a Dask scheduler whose workers share these files
     restart: bool = False,  # Forget the blocks of an interrupted run
@@ -305,6 +306,8 @@ def predict(
 ) -> None:  # Nothing; the map is written
     "Write the label map of an image, and what is made of it: polygons, areas, confidence."
     pipeline = ModelPipeline.load(model, device, precision, parse_range(range))
+    decisions = dict(unknown_below=unknown_below, thresholds=_thresholds(threshold or []))
+    pipeline = pipeline.with_thresholds(**decisions)
     parts = [part for part, _ in image_pairs(image)]
     heights = heights_of(parts, height, "")
     for part, own in zip(parts, heights):
@@ -325,7 +328,11 @@ def predict(
         )
     if errors and not areas:
         raise ValueError(f"--errors {errors} adjusts the table of --areas: give that too, or leave it out")
-    jobs, files = _map_jobs(parts, out, polygons, areas, exact)
+    if errors and pipeline.least is not None:
+        raise ValueError(
+            f"--errors {errors} are those of a map without --threshold and --unknown-below: leave one of them out"
+        )
+    jobs, files = _map_jobs(parts, out, polygons, areas, exact, style)
     with _writing(files, [model, *_inputs(image), height, errors], overwrite):
         for (part, file, outlines, table), own in zip(jobs, heights):
             if method == "exact":
@@ -341,22 +348,27 @@ def predict(
                         precision=precision,
                         scheduler=scheduler or None,
                         restart=restart,
+                        **decisions,
                     )
             else:
                 (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
-                pipeline.predict(tile, file, method=method, tta=tta)
+                pipeline.predict(tile, file, method=method, tta=tta, **decisions)
             sure = confidence_file(file) if confidence else None
-            for written in map_files(file, **exact):
+            for written in map_files(file, **exact)[:-1]:  # the names of the classes belong to the map
                 print(f"wrote {written}", flush=True)
+            if style:
+                classes = pipeline.palette
+                print(f"wrote {write_style(file, classes.names, classes.colours)}", flush=True)
             if outlines:
                 write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
                 print(f"wrote {outlines}", flush=True)
             if table:
-                write_areas(table, measure_areas(file, pipeline.palette, errors=scores, min_area=min_area))
+                rows = measure_areas(file, pipeline.palette, errors=scores, min_area=min_area, beside=table)
+                write_areas(table, rows)
                 print(f"wrote {table}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
-def _map_jobs(parts, out, polygons, table, exact):
+def _map_jobs(parts, out, polygons, table, exact, style):
     "For every part: its image, map, polygons and table of areas; and all files that they are written to."
     map_path(out)
     if polygons:
@@ -369,7 +381,26 @@ def _map_jobs(parts, out, polygons, table, exact):
         jobs.append((part, *(name and Path(name) for name in names)))
     files = [file for _, *names in jobs for file in names if file]
     files += [file for job in jobs for file in map_files(job[1], **exact)[1:]]
+    files += [style_file(job[1]) for job in jobs if style]
     return jobs, _all_different(files)
+
+
+def _thresholds(given):
+    "A dict of least probabilities from texts such as car=0.6."
+    found = {}
+    for text in given:
+        name, sign, value = text.rpartition("=")
+        if not sign:
+            raise ValueError(f"--threshold must be CLASS=P such as car=0.6, got {text!r}: name a class")
+        if name in found:
+            raise ValueError(f"--threshold gives {name!r} twice, {found[name]:g} and {value}: leave one out")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ValueError(
+                f"--threshold {text!r} ends in no number: give a probability such as {name}=0.6"
+            ) from None
+    return found
 
 
 def _bytes(gigabytes):
@@ -436,18 +467,24 @@ def _pixels(image, reference, reading):
 def export(
     model: str,  # Model file from `unetkit train` or `unetkit report`
     out: str = "model.onnx",  # ONNX file to write
+    for_: str = "",  # Program that will run it, qgis or web: chooses tile size, output and resolution
     tile_size: int | None = None,  # Side of the only square that it takes, in pixels; any size when not given
     probabilities: bool = False,  # Write a softmax behind the logits, as QGIS needs it
     resolution: float = 0.0,  # Side of a training pixel on the ground, in centimetres; not noted when 0
     overwrite: bool = False,  # Replace a file that unetkit did not write
 ) -> None:  # Nothing; the file is written
     "Write a model as ONNX, for a browser, QGIS and other programs."
-    pipeline, ground = ModelPipeline.load(model, "cpu", "float32"), resolution or None
-    check_export(pipeline, tile_size, ground)
+    pipeline = ModelPipeline.load(model, "cpu", "float32")
+    how = {"tile_size": tile_size, "probabilities": probabilities, "resolution": resolution or None}
+    if for_:
+        how = export_settings(pipeline, one_of("--for", for_, PROGRAMS, "choose one"), **how)
+    check_export(pipeline, how["tile_size"], how["resolution"])
     with _writing([out], [model], overwrite):
-        export_onnx(pipeline, out, tile_size, probabilities, ground)
-    kind, size = "probabilities" if probabilities else "logits", Path(out).stat().st_size / 1e6
+        export_onnx(pipeline, out, **how)
+    kind, size = "probabilities" if how["probabilities"] else "logits", Path(out).stat().st_size / 1e6
     print(f"wrote {out}: {size:.2f} MB, {kind} of {pipeline.palette.num_classes} classes", flush=True)
+    if for_:
+        print(export_advice(out, for_), flush=True)
 
 # %% ../nbs/library/cli.ipynb #c032-2d107f56
 def scene(
@@ -586,7 +623,8 @@ def _add_option(parser, name, text, default, /, **how):
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     if shown not in (None, "", False):
         text += f" (default: {shown})"
-    parser.add_argument("--" + name.replace("_", "-"), help=text, **_kind(name, default) | how)
+    option = "--" + name.rstrip("_").replace("_", "-")  # a word of Python itself, such as for, is for_ there
+    parser.add_argument(option, help=text, **_kind(name, default) | how)
 
 # %% ../nbs/library/cli.ipynb #c042-ba1c7ae7
 class _Parser(argparse.ArgumentParser):
@@ -608,7 +646,8 @@ def _parser(command):
         if info.anno in _COUNTS:
             _add_option(parser, name, info.docment, Parameter.empty, nargs=_COUNTS[info.anno])
         else:
-            _add_option(parser, name, f"{info.docment}{names}", info.default)
+            kind = _KINDS_OF.get(info.anno, {})
+            _add_option(parser, name, f"{info.docment}{names}", info.default, **kind)
     if "settings" in own and own["settings"].default == RECIPES["recommended"]:
         help_text = "Settings to begin with; the options below change them"
         _add_option(parser, "recipe", help_text, "recommended", choices=RECIPES)
@@ -623,6 +662,10 @@ _READ = (
     "https://unetkit.github.io/unetkit/lessons/formats.html"
 )
 _COUNTS = {str | None: "?", Sequence[str]: "+"}  # Files that may be left out, and one or more files
+_KINDS_OF = {
+    float | None: {"type": float, "metavar": "P"},
+    list[str] | None: {"type": str, "action": "append", "metavar": "CLASS=P"},
+}
 
 
 def _add_fields(parser, defaults, options):
@@ -640,6 +683,7 @@ def _add_fields(parser, defaults, options):
 def _run(command, argv):
     "Parse arguments and call a command."
     given, (_, world) = vars(_parser(command).parse_args(argv)), rank_and_world()
+    given = {f"{name}_" if iskeyword(name) else name: value for name, value in given.items()}
     if world > 1 and command is not train:
         raise ValueError(
             f"torchrun has started {world} processes, and only train can share its work: "
@@ -698,7 +742,7 @@ def _stoppable(arrived):
 # %% ../nbs/library/cli.ipynb #c051-34f8a362
 def _interrupted(name, number=signal.SIGINT):
     "Say what an interrupted command leaves behind, and return the exit code."
-    work = {"report": "epochs", "train": "epochs", "predict": "blocks"}.get(name)
+    work = {"report": "epochs", "train": "epochs", "predict": "blocks", "fetch": "downloads"}.get(name)
     kept = (
         f"finished {work} are kept, the same command goes on from there"
         if work

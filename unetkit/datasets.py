@@ -973,7 +973,9 @@ def say_apart(
     reference = pairs[0][1]
     if count == len(pairs):
         raise ValueError(f"{reference} and the {total} images do not meet: check its coordinate system")
-    remark(f"{reference} has no polygon on {count} of {total} images: all of each is {reading.background!r}")
+    remark(
+        f"{reference} has no polygon on at least {count} of {total} images: all of each is {reading.background!r}"
+    )
 
 
 def heights_of(

@@ -25,7 +25,7 @@ from .metrics import Scores, confusion_matrix
 from .models import Epoch
 from .pipelines import TrainedModel, as_tiles
 from .raster import map_path, write_label_map
-from .rules import IGNORE_INDEX
+from .rules import IGNORE_INDEX, remark
 from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
@@ -43,7 +43,7 @@ def batches(
     self: ModelPipeline,
     tiles: Sequence[Tile],  # Training tiles with labels
     valid: Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
-) -> tuple[Batches, Batches]:  # Training and validation batches
+) -> tuple[Batches, Batches | None]:  # Training and validation batches; None without validation
     "Cut windows into batches for training and validation."
     s = self.settings
     if self.values is None:
@@ -54,10 +54,8 @@ def batches(
     focus = focus_class(s, self.palette, tiles, train)
     layout = dict(channels_last=self.channels_last)
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
-    return (
-        source.batches(train, s.batch_size, **randomness, **layout),
-        other.batches(kept, s.batch_size, once=True, **layout),
-    )
+    learnt = source.batches(train, s.batch_size, **randomness, **layout)
+    return learnt, other.batches(kept, s.batch_size, once=True, **layout) if len(kept) else None
 
 # %% ../nbs/09_experiments.ipynb #c065-9de15c26
 @patch
@@ -76,11 +74,14 @@ def epochs(
     seed_everything(s.seed)
     self.make(tiles)
     train_batches, valid_batches = self.batches(tiles, valid)
+    if valid_batches is None:
+        remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
+    loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
     for epoch in training.epochs(
         self.model,
         OwnPart(train_batches),
         valid_batches,
-        loss_fn=make_loss(s.loss, class_weights(counts, s.weights).to(self.device)),
+        loss_fn=loss_fn,
         optimizer=make_optimizer(self.model, s.lr),
         epochs=s.epochs,
         patience=s.patience,
@@ -88,9 +89,22 @@ def epochs(
         checkpoint=checkpoint,
         settings=origin(s, self.device, self.dtype, tiles, counts, valid, self.values),
         forward=in_step(self.forward()),
+        keep=s.keep,
     ):
         self.history.append(epoch)
         yield epoch
+    if valid_batches is not None:
+        _, scores = training.validate(self.model, valid_batches, loss_fn, self.dtype)
+        self.gaps = _gaps(scores, counts, self.palette.names)
+
+
+def _gaps(scores, counts, names):
+    "Name the classes of the training tiles that validation windows do not hold, and those never predicted there."
+    support, predicted = scores.support, scores.confusion_matrix.sum(0)
+    unseen = [name for name, n, some in zip(names, counts, support) if n and not some]
+    missed = [name for name, some, n in zip(names, support, predicted) if some and not n]
+    found = {"never seen in validation": unseen, "never predicted on the validation windows": missed}
+    return [f"{what}: {', '.join(which)}" for what, which in found.items() if which]
 
 
 @patch
@@ -105,6 +119,8 @@ def fit(
     "Train a model on tiles."
     for _ in track(self.epochs(tiles, checkpoint, counts, valid), self.settings.epochs, label):
         pass
+    for text in self.gaps:
+        remark(text)
     return self
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
@@ -115,12 +131,17 @@ def predict(
     out: str | Path | None = None,  # GeoTIFF to write; the map is returned when None
     method: str | Callable | None = None,  # One of `stitching.METHODS`; that of the settings when None
     tta: bool = False,  # Average over the eight orientations?
-) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data; or `out`
+    *,
+    unknown_below: float | None = None,  # Least probability of every class; what has none is unknown (255)
+    thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
+) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data or is unknown; or `out`
     "Map a tile or an image file."
     method, out = method or self.settings.method, None if out is None else map_path(out)
     image = image.read() if isinstance(image, LazyTile) else image
     if out is not None and method == "exact" and not isinstance(image, Tile):
-        return predict_raster(self, image, out, tta=tta)
+        wanted = dict(unknown_below=unknown_below, thresholds=thresholds)
+        return predict_raster(self, image, out, tta=tta, **wanted)
+    self = self.with_thresholds(unknown_below, thresholds)
     tile = image if isinstance(image, Tile) else read_tile(image)
     self.check_image(tile)
     label_map = predict_tile(
@@ -129,13 +150,15 @@ def predict(
         method,
         self.settings.patch_size,
         device=self.device,
+        decide=self.decide,
         **self.windows(),
     )
-    if tile.valid is not None:
-        label_map[~tile.valid] = IGNORE_INDEX
-    return (
-        label_map if out is None else write_label_map(out, label_map, self.palette.colours, tile.georeference)
-    )
+    valid = np.full(tile.size, True) if tile.valid is None else tile.valid
+    label_map[~valid] = IGNORE_INDEX
+    self.say_unknown(tile.name, np.sum(valid & (label_map == IGNORE_INDEX)), valid.sum())
+    if out is None:
+        return label_map
+    return write_label_map(out, label_map, self.palette.colours, tile.georeference, self.palette.names)
 
 # %% ../nbs/09_experiments.ipynb #c071-d5495cce
 @patch
@@ -155,7 +178,8 @@ def evaluate(
     matrix = 0
     for tile, label_map in zip(tiles, label_maps):
         labels = tile.read_labels() if isinstance(tile, LazyTile) else tile.labels
-        labels = np.where(label_map == IGNORE_INDEX, IGNORE_INDEX, labels)
+        if isinstance(tile, Tile) and tile.valid is not None:
+            labels = np.where(tile.valid, labels, np.uint8(IGNORE_INDEX))
         matrix = matrix + confusion_matrix(labels, label_map, self.palette.num_classes)
     return Scores(matrix, self.palette.names)
 
@@ -191,7 +215,8 @@ def _run(name, pipeline, train, test, counts, checkpoints):
     "Train, predict and score one pipeline."
     checkpoint = None if checkpoints is None else Path(checkpoints) / f"checkpoint_{name}.safetensors"
     label = f"patch {name}: " if str(name).isdecimal() else f"{name}: "
-    pipeline.fit(train, checkpoint, label, counts)
+    for _ in track(pipeline.epochs(train, checkpoint, counts), pipeline.settings.epochs, label):
+        pass
     start = time.perf_counter()
     label_maps = [pipeline.predict(tile) for tile in test]
     scores = pipeline.evaluate(test, label_maps)

@@ -6,6 +6,7 @@
 __all__ = ['SETS', 'Archive', 'OpenSet', 'fetch']
 
 # %% ../nbs/library/fetching.ipynb #fetch-04
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 import json
@@ -182,18 +183,20 @@ def _fetched(name, one, out):
     "Download and unpack a set into a folder that nobody else writes."
     note = f'{name}: {one.about}\nlicence: {one.licence}\nfrom: {one.page}\n'
     licence, palette = out / 'LICENCE.txt', out / 'palette.json'
+    archives = [out / f'{name}_{number}.zip' for number in range(len(one.archives))]
     begun = licence.is_file() and licence.read_text(encoding='utf-8') == note
-    if out.exists() and not begun and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not begun and (not out.is_dir() or not _only_begun(out, licence)):
         raise ValueError(f"{out} is there already, and not from fetching {name}: choose another folder")
     print(f'{note}download: {one.volume}', flush=True)
     if palette.is_file():
+        with suppress(OSError), claim([palette]):  # clears away what a call left that died at its last step
+            _remove_all(archives)
         return out
     with atomic_path(licence) as temporary:
         temporary.write_text(note, encoding='utf-8')
     stems = {'images': set(), 'masks': set()}
-    archives = [
-        _download(archive, out / f'{name}_{number}.zip') for number, archive in enumerate(one.archives)
-    ]
+    for path, archive in zip(archives, one.archives):
+        _download(archive, path)
     for path in archives:
         for kind, found in _unpack(path, one, out).items():
             stems[kind] |= found
@@ -201,11 +204,21 @@ def _fetched(name, one, out):
     if lonely or not stems['images']:
         example = ''.join(f" ({'/'.join(filter(None, pair))})" for pair in sorted(lonely)[:1])
         raise ValueError(f"the archive of {name} has {len(lonely)} files without a partner{example}: tell us")
-    for path in archives:
-        path.unlink()
     with atomic_path(palette) as temporary:
         temporary.write_text(json.dumps(one.palette(), indent=1), encoding='utf-8')
+    _remove_all(archives)
     return out
+
+
+def _only_begun(out, licence):
+    "Is there nothing in a folder but what a call left that was killed while it wrote the licence?"
+    return {path.name for path in out.iterdir()} <= {f'.{licence.name}.part', f'.{licence.name}.lock'}
+
+
+def _remove_all(archives):
+    "Delete archives that may be there."
+    for path in archives:
+        path.unlink(missing_ok=True)
 
 
 def _download(archive, path):

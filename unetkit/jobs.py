@@ -99,11 +99,13 @@ def split_windows(
     settings: Settings,  # patch_size, stride, split, validation and seed are used
     sizes: Sequence[tuple[int, int]],  # (H, W) of each training tile, in pixels
     windows: Windows | None = None,  # The windows to split; the whole grid when None
-) -> tuple[Windows, Windows]:  # Training and validation windows
+) -> tuple[Windows, Windows]:  # Training and validation windows; without validation none of these
     "Place windows on the training tiles and keep some of them for validation."
     rng = np.random.default_rng(settings.seed)
     grid = grid_windows(sizes, settings.patch_size, settings.step)
     windows = grid if windows is None else windows
+    if not settings.validation:
+        return windows, windows[:0]
     if settings.split == "random":
         return random_split(windows, settings.validation, rng)
     many = len(np.unique(windows.tile)) * settings.validation >= 1
@@ -206,6 +208,11 @@ def check_job(
         check_tiles(test, palette, "test")
     if valid is not None:
         check_tiles(valid, palette, "validation")
+        if not all(settings.validation for settings in runs):
+            raise ValueError(
+                "validation 0 keeps nothing for validation, and there are images to validate on: "
+                "leave out the setting, or those images"
+            )
     if (counts > 0).sum() < 2:
         only = palette.names[int(counts.argmax())]
         raise ValueError(
@@ -254,7 +261,12 @@ def _check_split(settings, train, valid):
             f"{empty} of {len(grid)} windows of {settings.patch_size} pixels hold no label and are left out: "
             f"{len(learnt)} are for training, {len(kept)} for validation"
         )
-        if valid is None and settings.split == "blocked" and not apart(learnt, kept, GUARD).all():
+        if (
+            valid is None
+            and len(kept)
+            and settings.split == "blocked"
+            and not apart(learnt, kept, GUARD).all()
+        ):
             text += (
                 f"; some of these lie less than {GUARD} pixels apart, so the validation scores are flattered"
             )
@@ -313,8 +325,8 @@ def read_header(
                 remark(
                     f"{path} holds what this version does not know ({', '.join(unknown)}): {remedy_for(about)}"
                 )
-        palette, settings = Palette(**about["palette"]), Settings(**about["settings"])
-        history = History.read(about["history"])
+        palette, settings = Palette(**about["palette"]), Settings.read(about["settings"])
+        history = History.read(about["history"], settings.keep)
         if "values" in about:
             values = Values(**about["values"])
         else:  # a model of an earlier version

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'LOSSES', 'class_weights', 'weighted_cross_entropy', 'decision_threshold', 'weighted_binary', 'dice_loss',
-           'focal_loss', 'cross_entropy', 'make_loss']
+           'focal_loss', 'cross_entropy', 'dice_cross_entropy', 'make_loss']
 
 # %% ../nbs/06_losses.ipynb #c003-b7a644b6
 from collections.abc import Callable, Sequence
@@ -132,10 +132,20 @@ def cross_entropy(
     return weighted_cross_entropy(logits, targets)
 
 
+def dice_cross_entropy(
+    logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
+    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
+    weights: torch.Tensor | None = None,  # Weight of each class in the mean of dice, (K,), >= 0; None: all 1
+) -> torch.Tensor:  # Scalar, float32, >= 0
+    "Add dice and plain cross entropy."
+    return dice_loss(logits, targets, weights) + cross_entropy(logits, targets)
+
+
 LOSSES = {
     'cross_entropy': cross_entropy,
     'weighted_cross_entropy': weighted_cross_entropy,
     'dice': dice_loss,
+    'dice_cross_entropy': dice_cross_entropy,
     'focal': focal_loss,
 }  # Name -> loss(logits, targets, weights)
 

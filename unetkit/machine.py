@@ -272,8 +272,17 @@ def compiled(
     return forward
 
 # %% ../nbs/library/machine.ipynb #machin-ad298484
+def _epoch_scores(epoch):
+    "What was measured on the validation windows, as texts."
+    if epoch.valid_loss is None:
+        return []
+    scores = [f"validation loss {epoch.valid_loss:.3f}", f"accuracy {epoch.valid_accuracy:.1%}"]
+    f1 = getattr(epoch, "valid_f1", None)
+    return scores if f1 is None else [*scores, f"mean F1 {f1:.1%}"]
+
+
 def track(
-    epochs: Iterable,  # Records of `training.epochs`: `number`, losses, `valid_accuracy`, `seconds`
+    epochs: Iterable,  # Records of `training.epochs`: `number`, losses, `valid_accuracy`, `valid_f1`, `seconds`
     total: int,  # Epochs at most
     label: str = "",  # What is being trained; printed in front
 ) -> Iterator:  # The same records
@@ -288,14 +297,17 @@ def track(
     )
     try:
         for epoch in epochs:
-            scores = f"validation loss {epoch.valid_loss:.3f}"
+            scores = _epoch_scores(epoch)
             bar.update()
-            bar.set_postfix_str(f"{scores}, accuracy {epoch.valid_accuracy:.1%}")
+            bar.set_postfix_str(", ".join(scores))
             if speaks and not terminal:
                 left = (total - epoch.number) * epoch.seconds
                 print(
-                    f"{label}epoch {epoch.number:2}/{total}  train loss {epoch.train_loss:.3f}  {scores}  "
-                    f"accuracy {epoch.valid_accuracy:.1%}  {epoch.seconds:.1f} s, at most {left:.0f} s left",
+                    f"{label}epoch {epoch.number:2}/{total}",
+                    f"train loss {epoch.train_loss:.3f}",
+                    *scores,
+                    f"{epoch.seconds:.1f} s, at most {left:.0f} s left",
+                    sep="  ",
                     flush=True,
                 )
             yield epoch

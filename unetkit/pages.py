@@ -23,10 +23,10 @@ from .pipelines import result_record
 from .jobs import checksum
 from .plots import plot_confusion, plot_history, show_triptych
 from .records import environment
-from .report import accuracy_table, class_table, model_name, percent
+from .report import accuracy_table, class_table, has_published_classes, model_name, percent
 from .tiles import Tile
 from .outputs import MARK, atomic_path
-from .raster import write_label_map
+from .raster import names_file, write_label_map
 
 # %% ../nbs/library/pages.ipynb #pages-a98471c2
 def _tile_facts(tiles):
@@ -135,10 +135,18 @@ figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption{color:#444;font
 _CAUTION = (
     "With stride equal to patch size, models with smaller patches take more optimiser steps "
     "in the same number of epochs: compare the column of steps before the accuracies. "
-    "Each row is one run with one seed on one choice of tiles, without an interval. "
-    "The published figures were measured on other tiles than these, "
-    "unless you gave the command the assignment's files."
+    "Each row is one run with one seed on one choice of tiles, without an interval."
 )
+
+
+def _caution(document):
+    "What a reader of the accuracies must know."
+    if not has_published_classes(document["models"][0]):
+        return _CAUTION
+    return (
+        f"{_CAUTION} The published figures were measured on other tiles than these, "
+        "unless you gave the command the assignment's files."
+    )
 
 # %% ../nbs/library/pages.ipynb #pages-a074afef
 def _data_name(settings, role):
@@ -221,7 +229,7 @@ def report_html(
         "<header><h1>U-Net on aerial tiles: patch sizes compared</h1>",
         f"<p>{escape(headline(document))}</p></header><main>",
         table_html(*accuracy_table(document)),
-        f"<p>{_CAUTION}</p>",
+        f"<p>{_caution(document)}</p>",
     ]
     for model, result in zip(document["models"], results, strict=True):
         recommended = model_name(model) == "recommended"
@@ -235,11 +243,14 @@ def result_files(
     folder: str | Path,  # Where they go
     name: str,  # Name of the run: its patch size, or `recommended`
     test: Sequence[Tile],  # Test tiles
-) -> list[Path]:  # label_map_<name>.tif, or one per tile, and last model_<name>.safetensors
+) -> list[
+    Path
+]:  # label_map_<name>.tif, or one per tile, the names of the classes of each, and last model_<name>.safetensors
     "Name the files of one run."
     tails = [""] if len(test) == 1 else [f"_{tile.name}" for tile in test]
     maps = [f"label_map_{name}{tail}.tif" for tail in tails]
-    return [Path(folder) / file for file in (*maps, f"model_{name}.safetensors")]
+    beside = map(names_file, maps)
+    return [Path(folder) / file for file in (*maps, *beside, f"model_{name}.safetensors")]
 
 
 def write_result(
@@ -248,11 +259,12 @@ def write_result(
     test: Sequence[Tile],  # Test tiles
 ) -> list[Path]:  # label_map_<name>.tif, or one per tile, and model_<name>.safetensors
     "Write the maps and the model of one run; its name is the patch size, or `recommended`."
-    *files, model = result_files(folder, model_name(result_record(result)), test)
-    colours = result.pipeline.palette.colours
-    for file, tile, label_map in zip(files, test, result.label_maps, strict=True):
-        write_label_map(file, label_map, colours, tile.georeference)
-    return [*files, result.pipeline.save(model)]
+    files = result_files(folder, model_name(result_record(result)), test)
+    palette = result.pipeline.palette
+    for file, tile, label_map in zip(files[: len(test)], test, result.label_maps, strict=True):
+        write_label_map(file, label_map, palette.colours, tile.georeference, palette.names)
+    result.pipeline.save(files[-1])
+    return files
 
 
 REPORT_FILES = ("scores.json", "scores.csv", "report.html")

@@ -6,9 +6,10 @@
 __all__ = ['TrainedModel', 'as_tiles', 'result_record']
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-6d3da60d
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from .machine import wants_channels_last
 from .models import History, load_model, save_model
 from .networks import make_network
 from .raster import Raster
-from .rules import IGNORE_INDEX
+from .rules import IGNORE_INDEX, remark
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
-from .tiling import best_core
+from .tiling import best_core, least_probabilities, logits_to_labels
 from .training import make_predictor
 from .values import check_values, measure
 
@@ -48,6 +49,8 @@ class TrainedModel:
         on_gpu = self.device.type == "cuda"
         self.compiles = self.settings.compile == "on" or (self.settings.compile == "auto" and on_gpu)
         self.model, self.history, self.values, self.limits = None, History(), None, limits
+        self.least = None  # (K,) least probability with which each class is given; None: 0 for all
+        self.gaps = []  # What validation at the end of a training had to say of classes
 
     @property
     def channels_last(self) -> bool:  # True where the processor is faster so
@@ -62,7 +65,7 @@ class TrainedModel:
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
-        self.values, self.history = measure(tiles, self.limits), History()
+        self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
 
     def forward(self) -> Callable:  # float32 (N, C, H, W) -> logits
         "Give the network as training calls it: translated for batches of one size, or as it is."
@@ -158,13 +161,14 @@ class TrainedModel:
         text = ", ".join(f"{name} {value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
         if self.history:
-            lines += ["epoch  train loss  validation loss  accuracy  seconds"]
+            lines += ["epoch  train loss  validation loss  accuracy  mean F1  seconds"]
+            remarks = {epoch.number: what for what, epoch in self.history.others.items()}
+            remarks[self.history.best.number] = "kept"
         for epoch in self.history:
-            kept = "  kept" if epoch is self.history.best else ""
-            lines += [
-                f"{epoch.number:5}  {epoch.train_loss:10.3f}  {epoch.valid_loss:15.3f}"
-                f"  {epoch.valid_accuracy:8.1%}  {epoch.seconds:7.1f}{kept}"
-            ]
+            loss = "-" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}"
+            accuracy, f1 = map(_percent, (epoch.valid_accuracy, epoch.valid_f1))
+            line = f"{epoch.number:5}  {epoch.train_loss:10.3f}  {loss:>15}  {accuracy:>8}  {f1:>7}"
+            lines += [f"{line}  {epoch.seconds:7.1f}  {remarks.get(epoch.number, '')}".rstrip()]
         return "\n".join(lines)
 
     def with_limits(
@@ -179,6 +183,46 @@ class TrainedModel:
         other = copy(self)
         other.values = self.values.with_range(*limits)
         return other
+
+    def with_thresholds(
+        self,
+        unknown_below: float | None = None,  # Least probability of every class, above 0, at most 1
+        thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
+    ) -> "TrainedModel":  # Itself when both are None, or a copy that shares the network
+        "The same model for maps in which a class is given only where it is probable enough; 255 is unknown."
+        least = least_probabilities(self.palette.names, unknown_below, thresholds)
+        if least is None:
+            return self
+        other = copy(self)
+        other.least = least
+        return other
+
+    @property
+    def decide(self) -> Callable:  # Logits (..., K, h, w) -> labels (..., h, w): `tiling.logits_to_labels`
+        "The rule from logits to labels, the same for every way to make a map."
+        return logits_to_labels if self.least is None else partial(logits_to_labels, least=self.least)
+
+    def say_unknown(
+        self,
+        name: str,  # What the map is called
+        unknown: int,  # Its pixels with data and without a class
+        total: int,  # Its pixels with data
+    ) -> None:  # Nothing, or a remark
+        "Say how much of a map is unknown, if there are thresholds."
+        if self.least is None:
+            return
+        text, most = (
+            f"{name}: {unknown / max(total, 1):.1%} of the pixels with data are unknown (255)",
+            max(self.least),
+        )
+        if most <= 1 / len(self.least):
+            text += f"; a threshold of {most:g} changes nothing, the most probable of {len(self.least)} classes reaches it"
+        remark(text)
+
+
+def _percent(share):
+    "A share for a table; a dash where it was not measured."
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _class_lines(palette):

@@ -376,7 +376,8 @@ def _best_epoch(numbers, valid_loss, best):
 def plot_history(
     records,  # With `.number`, `.train_loss`, `.valid_loss` and, optionally, `.valid_accuracy` in [0, 1]
     ax=None,  # Matplotlib axes for the losses; when None, new ones, with a panel of the accuracy below
-    best: int | None = None,  # Number of the epoch to mark; the lowest validation loss when None
+    best: int
+    | None = None,  # Number of the epoch to mark; when None that of `records.best`, or the lowest loss
 ) -> plt.Axes:  # The axes with the losses
     "Plot training and validation loss per epoch, mark the best epoch, and plot the accuracy below."
     if len(records) == 0:
@@ -384,7 +385,9 @@ def plot_history(
     numbers = [record.number for record in records]
     train_loss, valid_loss = _series(records, 'train_loss'), _series(records, 'valid_loss')
     accuracy = _series(records, 'valid_accuracy')
-    kept = _best_epoch(numbers, valid_loss, best)
+    if best is None and hasattr(records, 'best'):
+        best = records.best.number
+    kept = _best_epoch(numbers, valid_loss, best) if np.isfinite(valid_loss).any() else None
     panels = [ax]
     if ax is None and np.isfinite(accuracy).any():
         panels = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True, height_ratios=(3, 2))[1]
@@ -394,7 +397,8 @@ def plot_history(
         panels = [plt.subplots(figsize=(WIDTH, 3.8))[1]]
 
     panels[0].plot(numbers, train_loss, 'o-', markersize=3, color='#4393c3', label='training')
-    panels[0].plot(numbers, valid_loss, 'o-', markersize=3, color='#d6604d', label='validation')
+    if np.isfinite(valid_loss).any():
+        panels[0].plot(numbers, valid_loss, 'o-', markersize=3, color='#d6604d', label='validation')
     if kept is not None:
         label = f'best: epoch {numbers[kept]} ({valid_loss[kept]:.3g})'
         panels[0].plot(numbers[kept], valid_loss[kept], 'o', color='#b2182b', markersize=8, label=label)

@@ -6,7 +6,7 @@
 __all__ = ['DRIVERS', 'PLAIN', 'MAX_PIXELS', 'TYPES', 'Georeference', 'ground_resolution', 'check_file', 'is_remote',
            'max_pixels', 'Raster', 'common_type', 'lay_onto', 'Stack', 'open_image', 'opened', 'read_image',
            'read_window', 'map_path', 'read_reference', 'map_image', 'check_grid', 'write_image', 'write_label_map',
-           'read_label_map', 'write_mosaic']
+           'read_label_map', 'names_file', 'style_file', 'write_class_names', 'write_style', 'write_mosaic']
 
 # %% ../nbs/library/raster.ipynb #raster-imports
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
-from .outputs import MARK, atomic_path
+from .outputs import MARK, atomic_path, is_ours
 from .rules import IGNORE_INDEX, one_line, remark
 
 # %% ../nbs/library/raster.ipynb #raster-georeference
@@ -1055,6 +1055,7 @@ def write_label_map(
     label_map: np.ndarray,  # (H, W) uint8, class indices, 255 = no class
     colours: Sequence,  # One (r, g, b) per class, each 0 to 255
     georeference: Georeference | None = None,  # Place of the grid
+    names: Sequence[str] | None = None,  # Names of the classes, for a GIS; see `write_class_names`
 ) -> Path:  # `path`
     "Write class indices as a GeoTIFF with a colour table."
     check_grid(f"{path}: the label map", label_map, '(H, W)', ('uint8',))
@@ -1065,7 +1066,12 @@ def write_label_map(
             f"label map has the class {strangers[0]}, but there are {len(table)} colours: give one per class"
         )
     array = label_map[..., None]
-    return _write_geotiff(path, array, _profile(array, georeference, nodata=IGNORE_INDEX), table)
+    _write_geotiff(path, array, _profile(array, georeference, nodata=IGNORE_INDEX), table)
+    if names is not None:
+        write_class_names(path, names)
+    elif names_file(path).is_file() and is_ours(names_file(path)):
+        names_file(path).unlink()  # of an older map
+    return Path(path)
 
 
 def read_label_map(
@@ -1081,6 +1087,62 @@ def read_label_map(
                 "read_reference reads colours"
             )
         return numbers[..., 0]
+
+# %% ../nbs/library/raster.ipynb #raster-names
+def names_file(
+    path: str | Path,  # A label map
+) -> Path:  # The same with .aux.xml behind it
+    "Name the file in which GDAL looks for the names of the classes."
+    return Path(f'{path}.aux.xml')
+
+
+def style_file(
+    path: str | Path,  # A label map
+) -> Path:  # The same with the ending .qml
+    "Name the file in which QGIS looks for the style of a layer."
+    return Path(path).with_suffix('.qml')
+
+
+def write_class_names(
+    path: str | Path,  # A label map
+    names: Sequence[str],  # Names of its classes
+) -> Path:  # The file beside the map; see `names_file`
+    "Write the names of the classes beside a label map, where GDAL and QGIS find them."
+    notes = ElementTree.Element('PAMDataset')
+    metadata = ElementTree.SubElement(notes, 'Metadata', domain='unetkit')
+    ElementTree.SubElement(metadata, 'MDI', key='software').text = MARK
+    band = ElementTree.SubElement(notes, 'PAMRasterBand', band='1')
+    categories = ElementTree.SubElement(band, 'CategoryNames')
+    for name in names:
+        ElementTree.SubElement(categories, 'Category').text = name
+    return _write_xml(names_file(path), notes)
+
+
+def write_style(
+    path: str | Path,  # A label map
+    names: Sequence[str],  # Names of its classes
+    colours: Sequence,  # One (r, g, b) per class, each 0 to 255
+) -> Path:  # The file beside the map; see `style_file`
+    "Write the names and colours of the classes as a style that QGIS applies when it opens the map."
+    style = ElementTree.Element('qgis', version='3.22', styleCategories='Symbology')
+    style.append(ElementTree.Comment(MARK))
+    pipe = ElementTree.SubElement(style, 'pipe')
+    how = {'type': 'paletted', 'band': '1', 'opacity': '1', 'alphaBand': '-1'}
+    renderer = ElementTree.SubElement(pipe, 'rasterrenderer', how)
+    entries = ElementTree.SubElement(renderer, 'colorPalette')
+    for index, (name, colour) in enumerate(zip(names, colours, strict=True)):
+        web = f'#{bytes(map(int, colour)).hex()}'
+        entry = {'value': str(index), 'label': name, 'color': web, 'alpha': '255'}
+        ElementTree.SubElement(entries, 'paletteEntry', entry)
+    return _write_xml(style_file(path), style)
+
+
+def _write_xml(path, root):
+    "Write a tree of elements, whole or not at all."
+    ElementTree.indent(root)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(ElementTree.tostring(root, 'utf-8') + b'\n')
+    return path
 
 # %% ../nbs/library/raster.ipynb #raster-mosaic
 def _write_pieces(path, size, count, pieces, georeference):

@@ -175,6 +175,8 @@ def read_study(
         )
     found = json.loads(path.read_text(encoding="utf-8"))
     runs = found.pop("runs")
+    for run in runs:
+        run["settings"] = Settings.read(run["settings"]).as_dict()
     seeds = {}
     for run in runs:
         seeds.setdefault(run["arm"], []).append(run["seed"])

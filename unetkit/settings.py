@@ -13,6 +13,7 @@ import math
 
 from .losses import LOSSES, SCHEMES
 from .machine import PRECISIONS
+from .models import CRITERIA
 from .networks import NETWORKS
 from .rules import number, one_of, whole
 from .stitching import METHODS
@@ -31,7 +32,7 @@ KINDS = {  # Kinds of settings, and what the help of the command line calls them
 def setting(
     default: Any,  # Value of the recommended recipe
     kind: str,  # A key of `KINDS`
-    **rule,  # `low`, `high` of a whole number; `above`, `below`; `choices` of a name; `several`
+    **rule,  # `low`, `high` of a whole number; `above`, `below`, `zero`; `choices` of a name; `several`
 ) -> Any:  # A dataclass field that carries its kind and its rule
     "Declare a field of `Settings`."
     return field(default=default, metadata={"kind": kind, **rule})
@@ -47,17 +48,23 @@ class Settings:
     augment: bool = setting(True, "data")  # Turn and mirror the training windows at random
     crops: bool = setting(True, "data")  # Draw new random windows in every epoch
     focus: str = setting("auto", "data")  # Class on half of the crops: a name, auto or ""
-    validation: float = setting(0.2, "data", above=0, below=1)  # Share of the windows kept for validation
+    # Share of the windows kept for validation; 0 for none: all epochs are trained, and the last is kept
+    validation: float = setting(0.2, "data", above=0, below=1, zero=True)
     split: str = setting("blocked", "data", choices=("blocked", "random"))  # Validation: a strip or random
     seed: int = setting(0, "data", low=0, high=2**32 - 1)  # Seed of initial weights, split and order
     network: str | Callable = setting("unet", "network", choices=NETWORKS)  # What turns images into logits
     width: int = setting(16, "network", low=1)  # Channels of the first block; 64 in the standard U-Net
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
-    loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)  # What training minimises
-    weights: str | Callable = setting("sqrt", "optimiser", choices=SCHEMES)  # Scheme of the class weights
+    # What training minimises; dice alone may never find a class that has about 1% of the pixels
+    loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
+    # Weight of a class in the loss by its share of the pixels: inverse 1/share, sqrt 1/sqrt(share), median
+    # (median of the shares)/share, log 1/log(1.02 + share), none 1
+    weights: str | Callable = setting("sqrt", "optimiser", choices=SCHEMES)
     lr: float = setting(1e-3, "optimiser", above=0)  # Learning rate of Adam
+    # Which epoch is the best: highest mean F1 on the validation windows, or lowest loss
+    keep: str = setting("f1", "optimiser", choices=CRITERIA)
     epochs: int = setting(60, "duration", low=1)  # Passes over the training windows, at most
-    patience: int = setting(20, "duration", low=1)  # Epochs without a better validation loss before stopping
+    patience: int = setting(20, "duration", low=1)  # Epochs without a better one before stopping
     method: str | Callable = setting("exact", "use", choices=METHODS)  # How maps are stitched
     device: str = setting("auto", "machine")  # auto, cpu or cuda
     precision: str = setting("auto", "machine", choices=PRECISIONS)  # Number format inside the network
@@ -76,6 +83,14 @@ class Settings:
     def step(self) -> int:  # Pixels between training windows: the stride, or the patch size when it is None
         "The stride that is used."
         return self.patch_size if self.stride is None else self.stride
+
+    @classmethod
+    def read(
+        cls,
+        record: dict,  # Name to value, as `as_dict` makes it, of this or an earlier version
+    ) -> "Settings":  # The settings; raises `ValueError` or `TypeError` for anything else
+        "Read settings from a file; the first versions kept the epoch with the lowest loss."
+        return cls(**{"keep": "loss"} | record)
 
     def of_kind(
         self,
@@ -102,6 +117,8 @@ def _checked(one, value):
         return one_of(name, value, rule["choices"])
     if "low" in rule:
         return whole(name, value, rule["low"], rule.get("high", math.inf))
+    if rule.get("zero") and isinstance(value, (int, float)) and value == 0 and value is not False:
+        return 0.0
     if "above" in rule:
         return number(name, value, rule["above"], rule.get("below", math.inf))
     if type(value) is not type(one.default):

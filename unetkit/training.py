@@ -14,11 +14,13 @@ import copy
 import math
 import time
 
+import numpy as np
 import torch
 from torch import nn
 
 from .machine import LossNotFinite, check_finite, compute_logits, on_first, seed_everything
-from .models import Epoch, History, load_checkpoint, save_checkpoint
+from .metrics import Scores, confusion_matrix
+from .models import Epoch, History, criterion, load_checkpoint, save_checkpoint
 from .rules import IGNORE_INDEX, number, whole
 
 _all_ = ["Epoch", "History", "LossNotFinite", "seed_everything"]
@@ -62,36 +64,37 @@ def validate(
     batches: Iterable,  # Pairs, as in training
     loss_fn: Callable,  # (logits, targets) -> scalar mean over scored pixels
     dtype: torch.dtype = torch.float32,  # Number format inside the network
-) -> tuple[float, float]:  # Mean loss and accuracy over the scored pixels
-    "Measure loss and accuracy on batches that training does not see."
+) -> tuple[float, Scores]:  # Mean loss over the scored pixels, and their scores
+    "Measure loss and scores on batches that training does not see."
     model.eval()
-    losses, right, pixels = [], [], []
+    losses, pixels, matrix = [], [], 0
     for batch, targets in batches:
-        logits, scored = compute_logits(model, batch, dtype), targets != IGNORE_INDEX
+        logits = compute_logits(model, batch, dtype)
         losses.append(loss_fn(logits, targets))
-        right.append(((logits.argmax(1) == targets) & scored).sum())
-        pixels.append(scored.sum())
-    if not sum(pixels):
+        pixels.append((targets != IGNORE_INDEX).sum())
+        label_map = logits.argmax(1).byte().cpu().numpy()
+        matrix = matrix + confusion_matrix(targets.cpu().numpy(), label_map, logits.shape[1])
+    if not np.any(matrix):
         raise ValueError(
             "the validation windows hold no scored pixel: choose another seed or a smaller patch_size"
         )
     pixels = torch.stack(pixels)
     losses = check_finite(torch.stack(losses).where(pixels > 0, 0), "validation")
-    return (losses * pixels).sum().item() / pixels.sum().item(), sum(right).item() / pixels.sum().item()
+    return (losses * pixels).sum().item() / pixels.sum().item(), Scores(matrix)
 
 # %% ../nbs/07_training.ipynb #c057-def17056
 @dataclass
 class EarlyStopping:
-    "Remembers the best validation loss, and for how long it has not been beaten."
+    "Remembers the best epoch, and for how long it has not been beaten."
 
     patience: int = 10  # Epochs without a new best before training stops; at least 1
-    best: float = math.inf  # Lowest validation loss so far
+    best: float = math.inf  # Lowest loss so far, or what is to be low instead
     best_epoch: int = 0  # Number of its epoch; 0 before the first
     waited: int = 0  # Epochs since then
 
     def update(
         self,
-        loss: float,  # Validation loss of an epoch
+        loss: float,  # Validation loss of an epoch, or what is to be low instead, such as 1 - mean F1
         number: int,  # Number of the epoch, from 1
     ) -> bool:  # True if it is the best so far
         "Take note of an epoch."
@@ -122,7 +125,7 @@ class Run:
 def epochs(
     model: nn.Module,  # The network, on its device
     train: Iterable,  # Re-iterable training batches, such as `Batches`
-    valid: Iterable,  # Validation batches
+    valid: Iterable | None,  # Validation batches; None: all epochs are trained, and the last is kept
     loss_fn: Callable,  # (logits, targets) -> scalar
     optimizer: torch.optim.Optimizer,  # Holds the weights of `model`
     epochs: int = 20,  # Passes over the training batches, at most
@@ -132,11 +135,13 @@ def epochs(
     settings: dict | None = None,  # What the run depends on; a checkpoint with other settings raises an error
     forward: nn.Module
     | None = None,  # The network as training calls it: `compiled`, `in_step`; else the model
+    keep: str = "loss",  # The best epoch has the lowest validation "loss", or the highest mean "f1"
 ) -> Iterator[Epoch]:  # A record per epoch
-    "Train with early stopping on the best validation loss; the best weights are restored at the end."
+    "Train with early stopping at the best epoch; its weights are restored at the end."
     whole("epochs", epochs)
     whole("patience", patience)
-    run = Run(model, optimizer, train, EarlyStopping(patience), copy.deepcopy(model.state_dict()))
+    first = copy.deepcopy(model.state_dict())
+    run = Run(model, optimizer, train, EarlyStopping(patience), first, History(keep=keep))
     if checkpoint:
         load_checkpoint(checkpoint, run, settings or {}, epochs)
     try:
@@ -144,11 +149,15 @@ def epochs(
         while len(run.history) < epochs and not run.stopper.stop:
             start, epoch = time.perf_counter(), len(run.history) + 1
             train_loss = train_epoch(forward or model, train, loss_fn, optimizer, dtype)
-            valid_loss, accuracy = validate(model, valid, loss_fn, dtype)
-            if run.stopper.update(valid_loss, epoch):
-                run.best = copy.deepcopy(model.state_dict())
+            loss = accuracy = f1 = None
+            if valid is not None:
+                loss, scores = validate(model, valid, loss_fn, dtype)
+                accuracy, f1 = scores.accuracy, scores.mean_f1
             seconds = time.perf_counter() - start
-            run.history.append(Epoch(epoch, epoch * len(train), train_loss, valid_loss, accuracy, seconds))
+            record = Epoch(epoch, epoch * len(train), train_loss, loss, accuracy, seconds, f1)
+            if run.stopper.update(criterion(record, keep), epoch):
+                run.best = copy.deepcopy(model.state_dict())
+            run.history.append(record)
             if checkpoint:
                 save_checkpoint(checkpoint, run, settings or {})
             yield run.history[-1]
