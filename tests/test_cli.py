@@ -117,6 +117,7 @@ def test_help():
     text = works('report --help')
     options = 'patch-sizes stride epochs batch-size patience lr width loss seed device precision'.split()
     assert all(f'--{option} ' in text for option in options)
+    assert 'sqrt 1/sqrt(share)' in ' '.join(text.split())  # what a scheme of weights does
 
 
 def test_predict_and_evaluate(folder, tmp_path):

@@ -519,6 +519,16 @@ def test_a_writer_is_asked_to_end(nursery, scene, model, tmp_path, command, numb
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_what_areas_need_is_cleared_away(nursery, scene, model, tmp_path):
+    "Killed while small objects are joined to their neighbours: the next run removes what was large meanwhile."
+    words = ['predict', model, scene / 'image.tif', '--out', tmp_path / 'map.tif', *PLAIN]
+    words += ['--areas', tmp_path / 'areas.csv', '--min-area', 0.1]
+    assert nursery.run(words, At('*/sieved.npy', 1, 'open')) == -signal.SIGKILL
+    assert [path for path in hidden(tmp_path) if path.suffix == '.part']
+    assert nursery.run(words) == 0, nursery.said()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['areas.csv', 'map.tif', 'map.tif.aux.xml']
+
+
 @pytest.fixture
 def shop(tmp_path):
     "A server on this machine with a small data set, and the Python that lets a command ask it; requests are in `asked`."

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
+from keyword import iskeyword
 from pathlib import Path
 import argparse
 import io
@@ -34,7 +35,7 @@ from unetkit.datasets import (
     reference_files,
     training_tiles,
 )
-from .deploy import check_export, export_onnx
+from .deploy import PROGRAMS, check_export, export_advice, export_onnx, export_settings
 from .experiments import ModelPipeline, compare
 from .fetching import SETS
 from .fetching import fetch as fetch_set
@@ -406,7 +407,8 @@ def predict(
                 write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
                 print(f"wrote {outlines}", flush=True)
             if table:
-                write_areas(table, measure_areas(file, pipeline.palette, errors=scores, min_area=min_area))
+                rows = measure_areas(file, pipeline.palette, errors=scores, min_area=min_area, beside=table)
+                write_areas(table, rows)
                 print(f"wrote {table}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
@@ -509,18 +511,24 @@ def _pixels(image, reference, reading):
 def export(
     model: str,  # Model file from `unetkit train` or `unetkit report`
     out: str = "model.onnx",  # ONNX file to write
+    for_: str = "",  # Program that will run it, qgis or web: chooses tile size, output and resolution
     tile_size: int | None = None,  # Side of the only square that it takes, in pixels; any size when not given
     probabilities: bool = False,  # Write a softmax behind the logits, as QGIS needs it
     resolution: float = 0.0,  # Side of a training pixel on the ground, in centimetres; not noted when 0
     overwrite: bool = False,  # Replace a file that unetkit did not write
 ) -> None:  # Nothing; the file is written
     "Write a model as ONNX, for a browser, QGIS and other programs."
-    pipeline, ground = ModelPipeline.load(model, "cpu", "float32"), resolution or None
-    check_export(pipeline, tile_size, ground)
+    pipeline = ModelPipeline.load(model, "cpu", "float32")
+    how = {"tile_size": tile_size, "probabilities": probabilities, "resolution": resolution or None}
+    if for_:
+        how = export_settings(pipeline, one_of("--for", for_, PROGRAMS, "choose one"), **how)
+    check_export(pipeline, how["tile_size"], how["resolution"])
     with _writing([out], [model], overwrite):
-        export_onnx(pipeline, out, tile_size, probabilities, ground)
-    kind, size = "probabilities" if probabilities else "logits", Path(out).stat().st_size / 1e6
+        export_onnx(pipeline, out, **how)
+    kind, size = "probabilities" if how["probabilities"] else "logits", Path(out).stat().st_size / 1e6
     print(f"wrote {out}: {size:.2f} MB, {kind} of {pipeline.palette.num_classes} classes", flush=True)
+    if for_:
+        print(export_advice(out, for_), flush=True)
 
 # %% ../nbs/library/cli.ipynb #c032-2d107f56
 def scene(
@@ -659,7 +667,8 @@ def _add_option(parser, name, text, default, /, **how):
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     if shown not in (None, "", False):
         text += f" (default: {shown})"
-    parser.add_argument("--" + name.replace("_", "-"), help=text, **_kind(name, default) | how)
+    option = "--" + name.rstrip("_").replace("_", "-")  # a word of Python itself, such as for, is for_ there
+    parser.add_argument(option, help=text, **_kind(name, default) | how)
 
 # %% ../nbs/library/cli.ipynb #c042-ba1c7ae7
 class _Parser(argparse.ArgumentParser):
@@ -718,6 +727,7 @@ def _add_fields(parser, defaults, options):
 def _run(command, argv):
     "Parse arguments and call a command."
     given, (_, world) = vars(_parser(command).parse_args(argv)), rank_and_world()
+    given = {f"{name}_" if iskeyword(name) else name: value for name, value in given.items()}
     if world > 1 and command is not train:
         raise ValueError(
             f"torchrun has started {world} processes, and only train can share its work: "
