@@ -7,32 +7,53 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import rasterio
-from helpers import child_environment, shell, succeeds
+import torch
+from helpers import check_refusal, child_environment, shell, succeeds
+from rasterio.features import rasterize
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from unetkit.datasets import window_classes
+from unetkit import scale
+from unetkit.datasets import read_labelled, window_classes
 from unetkit.experiments import ModelPipeline
 from unetkit.jobs import place_windows
-from unetkit.labels import ISPRS
+from unetkit.labels import ISPRS, open_labels
 from unetkit.losses import make_loss
-from unetkit.models import FORMAT, Epoch, History
+from unetkit.machine import LossNotFinite, seed_everything
+from unetkit.models import FORMAT, Epoch, History, load_tensors, take_weights
 from unetkit.palettes import Palette
 from unetkit.patches import blocked_split, grid_windows, random_split
 from unetkit.plots import plot_history
+from unetkit.raster import Raster, read_image, write_image
 from unetkit.rules import Remark
+from unetkit.scale import evaluate_raster, predict_raster
+from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
-from unetkit.tiles import Tile
+from unetkit.stitching import METHODS
+from unetkit.tiles import Tile, read_tile
 from unetkit.training import validate
+from unetkit.unet import UNet
 
 SMALL = (
     '--width 4 --depth 2 --epochs 3 --patch-size 32 --split random --device cpu --precision float32'.split()
+)
+
+TINY = dict(
+    width=4,
+    depth=2,
+    epochs=3,
+    patch_size=32,
+    split='random',
+    device='cpu',
+    precision='float32',
+    compile='off',
 )
 
 
@@ -89,7 +110,11 @@ def test_log_of_a_resumed_run(place, tmp_path):
         '2',
         '3',
     ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['m.safetensors', 'run.csv']
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'm.safetensors',
+        'm.safetensors.checkpoint',
+        'run.csv',
+    ]
 
 
 @pytest.mark.parametrize('name', ['run.csv', 'notes.csv'])
@@ -120,6 +145,308 @@ def test_history_as_a_frame(place):
     assert frame.valid_loss.idxmin() == ModelPipeline.load(place / 'model.safetensors').history.best.number
     with pytest.raises(KeyError):
         History().frame()
+
+
+# Going on (row 1)
+
+
+def pair_of(place):
+    return place / 'scene/image.tif', place / 'scene/reference.tif'
+
+
+def same_weights(one, other):
+    "Do two model files hold the same weights, and histories that differ in nothing but the seconds?"
+    (weights, about), (others, there) = load_tensors(one), load_tensors(other)
+    records = [[record | {'seconds': 0} for record in file['history']] for file in (about, there)]
+    return records[0] == records[1] and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def equal(one, other):
+    "Have two networks the same weights? A pipeline stands for its network."
+    states = (each.model.state_dict() if isinstance(each, ModelPipeline) else each for each in (one, other))
+    return all(torch.equal(*pair) for pair in zip(*map(dict.values, states)))
+
+
+def test_more_epochs_go_on(place, tmp_path):
+    "Three epochs and then five are five at once, bit for bit, and the run says that it goes on."
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    succeeds(*line)
+    before = (tmp_path / 'm.safetensors').read_bytes()
+    said = succeeds(*line, '--epochs', 3)
+    assert said.endswith(
+        f'nothing left to do: {tmp_path}/m.safetensors has its 3 epochs; more --epochs go on, --restart begins anew\n'
+    )
+    assert (tmp_path / 'm.safetensors').read_bytes() == before
+    said = succeeds(*line, '--epochs', 5)
+    assert f'training goes on from {tmp_path}/m.safetensors.checkpoint\n' in said
+    succeeds(*line, '--epochs', 5, '--out', tmp_path / 'at-once.safetensors')
+    assert same_weights(tmp_path / 'm.safetensors', tmp_path / 'at-once.safetensors')
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (['--lr', 0.01], 'lr was 0.001 and is 0.01'),
+        (['--epochs', 2], 'holds 3 epochs, more than the 2 asked for'),
+        ('data', 'of another run: '),
+    ],
+)
+def test_another_run_is_refused(change, said, place, tmp_path):
+    "A model is not lost to other data or settings, unless that is asked for."
+    pair, line = pair_of(place), ['--out', tmp_path / 'm.safetensors', *SMALL]
+    succeeds('train', *pair, *line)
+    before = (tmp_path / 'm.safetensors').read_bytes()
+    if change == 'data':
+        succeeds('scene', '--out', tmp_path / 'scene', '--height', 160, '--width', 160, '--seed', 2)
+        pair, change = pair_of(tmp_path), []
+    code, _, err = shell('train', *pair, *line, *change)
+    assert (code, err.count('\n')) == (2, 1) and said in err and '--restart' in err
+    assert (tmp_path / 'm.safetensors').read_bytes() == before
+    succeeds('train', *pair, *line, *change, '--overwrite')
+    succeeds('train', *pair, *line, *change, '--out', tmp_path / 'fresh.safetensors')
+    assert same_weights(tmp_path / 'm.safetensors', tmp_path / 'fresh.safetensors')
+
+
+def test_patience_at_its_end(place, tmp_path):
+    "A rate that moves no weight: the first epoch is never beaten. More epochs alone change nothing, more patience goes on."
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--lr', 1e-30]
+    line += ['--epochs', 10, '--patience', 2]
+    succeeds(*line)
+    assert len(ModelPipeline.load(tmp_path / 'm.safetensors').history) == 3
+    said = succeeds(*line, '--epochs', 11)
+    assert 'm.safetensors has 3 epochs, when the patience of 2 was at its end' in said
+    said = succeeds(*line, '--patience', 10)
+    assert 'training goes on from' in said
+    assert len(ModelPipeline.load(tmp_path / 'm.safetensors').history) == 10
+
+
+def test_a_model_without_its_checkpoint(place, tmp_path):
+    "It is replaced, as every result of this kit, but not without a word."
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    succeeds(*line)
+    (tmp_path / 'm.safetensors.checkpoint').unlink()
+    assert 'm.safetensors has no checkpoint beside it: training begins anew' in succeeds(*line, '--epochs', 4)
+    assert len(ModelPipeline.load(tmp_path / 'm.safetensors').history) == 4
+
+
+def test_a_checkpoint_without_its_model(place, tmp_path):
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    succeeds(*line)
+    before = (tmp_path / 'm.safetensors').read_bytes()
+    (tmp_path / 'm.safetensors').unlink()
+    assert 'wrote' in succeeds(*line) and (tmp_path / 'm.safetensors').read_bytes() == before
+
+
+def test_fit_twice_goes_on():
+    "Two epochs and two more are four at once, bit for bit; `fresh` begins anew; other tiles begin with the weights."
+    how = dict(TINY, epochs=2)
+    tile, other = (synthetic_scene(160, 160, seed=seed) for seed in (1, 2))
+    twice, once = ModelPipeline(ISPRS, **how).fit(tile), ModelPipeline(ISPRS, **how | {'epochs': 4}).fit(tile)
+    with pytest.warns(Remark, match='goes on after epoch 2; fresh=True begins anew'):
+        twice.fit(tile)
+    assert [epoch.number for epoch in twice.history] == [1, 2, 3, 4] and equal(twice, once)
+    with pytest.warns(
+        Remark, match='begins with the weights of this model and a new optimiser: every layer is'
+    ):
+        twice.fit(other)
+    assert len(twice.history) == 2 and not equal(twice, ModelPipeline(ISPRS, **how).fit(other))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', 'goes on|begins')
+        twice.fit(other, fresh=True)
+    assert equal(twice, ModelPipeline(ISPRS, **how).fit(other))
+
+
+def test_fit_after_the_patience_ran_out():
+    "A rate that moves no weight ends a run early; whoever calls again means it, and has new patience."
+    pipeline = ModelPipeline(ISPRS, **TINY | {'lr': 1e-30, 'epochs': 10, 'patience': 2})
+    tile = synthetic_scene(160, 160, seed=1)
+    assert len(pipeline.fit(tile).history) == 3
+    with pytest.warns(Remark, match='goes on after epoch 3'):
+        pipeline.fit(tile)
+    assert len(pipeline.history) == 5
+
+
+def test_fit_after_a_stop():
+    "Who stops listening after two of three epochs, and calls again, gets three more."
+    pipeline, tile = ModelPipeline(ISPRS, **TINY), synthetic_scene(160, 160, seed=1)
+    run = pipeline.epochs(tile)
+    next(run), next(run)
+    run.close()
+    with pytest.warns(Remark, match='goes on after epoch 2'):
+        pipeline.fit(tile)
+    assert equal(pipeline, ModelPipeline(ISPRS, **TINY | {'epochs': 5}).fit(tile))
+
+
+def test_fit_after_a_failure():
+    "A loss that is no number is not gone on with."
+    pipeline, tile = ModelPipeline(ISPRS, **TINY), synthetic_scene(160, 160, seed=1)
+    pipeline.fit(tile)
+    good = pipeline.model.state_dict()
+    pipeline.settings = replace(pipeline.settings, lr=1e30)
+    with pytest.warns(Remark, match='begins with the weights of this model'), pytest.raises(LossNotFinite):
+        pipeline.fit(tile)
+    assert equal(pipeline, good) and not pipeline.memory
+
+
+# A model to begin with
+
+
+def test_a_loaded_model_is_gone_on_with(place):
+    loaded = ModelPipeline.load(place / 'model.safetensors', device='cpu', precision='float32')
+    before = loaded.model.state_dict()
+    loaded.settings = replace(
+        loaded.settings, lr=1e-12
+    )  # one step moves a weight by less than a part in a million
+    with pytest.warns(
+        Remark, match='begins with the weights of this model and a new optimiser: every layer is'
+    ):
+        loaded.fit(synthetic_scene(160, 160, seed=1))
+    for name, weight in loaded.model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-9)
+
+
+def fresh_of(pipeline, tile):
+    "The network that a pipeline begins with on a tile without another model."
+    seed_everything(pipeline.settings.seed)
+    pipeline.make([tile])
+    return {name: value.clone() for name, value in pipeline.model.state_dict().items()}
+
+
+def begun(pipeline, tile, init, part=''):
+    "The network that it begins with when it has another model, and what it says."
+    fresh_of(pipeline, tile)
+    with pytest.warns(Remark) as said:
+        pipeline.begin(ModelPipeline(pipeline.palette), {}, init, part)
+    return pipeline.model.state_dict(), ' '.join(str(one.message) for one in said)
+
+
+def test_other_classes(place):
+    "Rows of the head go with the names: kept, in another order, or new."
+    source = ModelPipeline.load(place / 'model.safetensors', device='cpu', precision='float32')
+    old = source.model.state_dict()
+    names = ['pool', 'tree', 'building']
+    palette = Palette(names, [(0, 0, 1), (0, 255, 0), (0, 0, 255)])
+    pipeline, tile = ModelPipeline(palette, **TINY), synthetic_scene(64, 64, seed=1)
+    drawn = fresh_of(pipeline, tile)
+    weights, said = begun(pipeline, tile, place / 'model.safetensors')
+    rows = [source.palette.names.index(name) for name in names[1:]]
+    assert torch.equal(weights['head.weight'][1:], old['head.weight'][rows])
+    assert torch.equal(weights['head.bias'][1:], old['head.bias'][rows])
+    assert torch.equal(weights['head.weight'][0], drawn['head.weight'][0]) and weights['head.bias'][0] == 0
+    assert all(torch.equal(weights[name], old[name]) for name in old if not name.startswith('head'))
+    assert '12 of 13 layers are kept; the head is new for pool and keeps the other classes; ' in said
+    assert 'impervious, low vegetation, car, clutter are left out' in said
+
+
+def test_the_same_classes_in_another_order(place):
+    "Equal numbers of classes are no equal classes."
+    source = ModelPipeline.load(place / 'model.safetensors', device='cpu', precision='float32')
+    order = [3, 1, 0, 2, 5, 4]
+    palette = Palette(
+        *([part[index] for index in order] for part in (source.palette.names, source.palette.colours))
+    )
+    weights, said = begun(ModelPipeline(palette, **TINY), synthetic_scene(64, 64, seed=1), source)
+    assert torch.equal(weights['head.weight'], source.model.state_dict()['head.weight'][order])
+    assert 'the head keeps its classes' in said
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'expected'),
+    [
+        (3, 4, lambda w: torch.stack([w[:, 0], w[:, 1], w[:, 2], w.mean(1)], 1) * 3 / 4),
+        (3, 1, lambda w: w[:, :1] * 3),
+        (('nir', 'red', 'green'), ('red', 'green', 'blue'), lambda w: torch.stack([w[:, 1], w[:, 2], w.mean(1)], 1)),
+        (('red', 'green'), ('green', 'red'), lambda w: w[:, [1, 0]]),
+        (('red', ''), ('', 'red'), lambda w: w),
+    ],
+)  # fmt: skip
+def test_other_bands(old, new, expected):
+    "By name where all bands have one, else by place; with more bands the sum of a filter is kept."
+    names = [('',) * bands if isinstance(bands, int) else bands for bands in (new, old)]
+    model, source = (UNet(len(bands), 5, width=2, depth=1) for bands in names)
+    classes = list('abcde')
+    said = take_weights(model, source, (classes, classes), names)
+    weights, before = model.state_dict(), source.state_dict()
+    torch.testing.assert_close(weights['entry.0.weight'], expected(before['entry.0.weight']))
+    if len(names[0]) > len(names[1]):
+        sums = (one['entry.0.weight'].sum(1) for one in (weights, before))
+        torch.testing.assert_close(next(sums), next(sums))
+    kept = [name for name in before if name != 'entry.0.weight']
+    assert all(torch.equal(weights[name], before[name]) for name in kept)
+    assert said.startswith(
+        'every layer is kept' if old == ('red', '') else '7 of 8 layers are kept; the first layer'
+    )
+
+
+def test_train_init(place, tmp_path):
+    "The command: a head for five classes, 16-bit images of four bands, the encoder frozen; then more epochs."
+    image, reference = pair_of(place)
+    pixels = read_image(image)
+    wide = np.concatenate([pixels, pixels[..., :1]], 2).astype(np.uint16) * 10
+    write_image(tmp_path / 'wide.tif', wide)
+    line = ['train', tmp_path / 'wide.tif', reference, '--out', tmp_path / 'm.safetensors', *SMALL]
+    line += ['--init', place / 'model.safetensors', '--freeze', 'encoder', '--ignore', 'clutter']
+    code, _, err = shell(*line)
+    notes = [text for text in err.splitlines() if 'begins with' in text]
+    assert code == 0 and len(notes) == 1 and 'fresh=True' not in err, err
+    for said in (
+        '11 of 13 layers are kept',
+        'clutter is left out',
+        'fitted to 4 bands in place of 3, band 4 with the mean',
+        'had values of 0 to 255, the new ones have',
+    ):
+        assert said in notes[0], said
+    (weights, _), (before, _) = (
+        load_tensors(path) for path in (tmp_path / 'm.safetensors', place / 'model.safetensors')
+    )
+    assert all(torch.equal(weights[name], before[name]) for name in before if name.startswith('downs'))
+    assert not any(torch.equal(weights[name], before[name]) for name in before if name.startswith('ups'))
+    stem = torch.cat([before['entry.0.weight'], before['entry.0.weight'].mean(1, keepdim=True)], 1) * 3 / 4
+    torch.testing.assert_close(weights['entry.0.weight'], stem)
+
+    code, out, err = shell(*line, '--epochs', 4)
+    assert code == 0 and 'training goes on from' in out and 'begins with' not in err
+    code, _, err = shell(*[word for word in line if word not in ('--freeze', 'encoder')], '--epochs', 4)
+    assert code == 2 and "freeze was 'encoder' and is None" in err
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        (['--width', 8], 'has width 4, the new one 8: its weights fit a network of the same kind only; choose width 4 (--width 4)'),
+        (['--depth', 3], 'has depth 2, the new one 3'),
+        (['--init', ''], 'freeze keeps the weights that a model begins with: give one (--init)'),
+        (['--freeze', 'head'], 'freeze must be one of'),
+        (['--init', 'absent.safetensors'], 'no file absent.safetensors'),
+        (['--out', 'the model'], 'is an input and would be lost'),
+    ],
+)  # fmt: skip
+def test_init_that_does_not_fit(options, said, place, tmp_path):
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--freeze', 'encoder']
+    line += ['--init', place / 'model.safetensors']
+    before = (place / 'model.safetensors').read_bytes()
+    options = [place / 'model.safetensors' if word == 'the model' else word for word in options]
+    code, out, err = shell(*line, *options)
+    assert (code, err.count('\n')) == (2, 1) and said in err, err
+    assert 'epoch  1' not in out and not list(tmp_path.iterdir())
+    assert (place / 'model.safetensors').read_bytes() == before
+
+
+def test_an_older_model_to_begin_with(place, tmp_path):
+    "The first versions noted no format, and the type of the images in place of their values."
+
+    def older(about):
+        for name in ('format', 'version', 'values'):
+            about.pop(name)
+        about['images'] = 'uint8'
+
+    model = changed(place / 'model.safetensors', tmp_path / 'old.safetensors', older)
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    code, _, err = shell(*line, '--init', model)
+    assert (
+        code == 0
+        and err == 'note: begins with the weights of another model and a new optimiser: every layer is kept\n'
+    )
 
 
 # What a model file says (rows 11 and 14)
@@ -568,3 +895,226 @@ def test_one_class_in_training_is_refused():
     with pytest.raises(ValueError, match='the training windows hold one class only .*--validation 0'):
         next(ModelPipeline(TWO, TINY).epochs([strip]))
     assert len(ModelPipeline(TWO, replace(TINY, validation=0)).fit([strip]).history) == 2
+
+
+# Thresholds and unknown pixels (row 13)
+
+DECISIONS = {
+    'unknown': (0.45, {}),
+    'one class': (None, {'low vegetation': 0.5}),
+    'two classes': (None, {'low vegetation': 0.5, 'tree': 0.9}),
+    'every class': (None, dict.fromkeys(ISPRS.names, 0.1) | {'low vegetation': 0.5, 'tree': 0.9}),
+    'both': (0.4, {'low vegetation': 0.45, 'tree': 0.9}),
+}
+
+
+@pytest.fixture(scope='module')
+def trained(place):
+    "A model that is surer of some pixels than of others: it has learnt to find trees."
+    pair, out = (place / 'scene/image.tif', place / 'scene/reference.tif'), place / 'trained.safetensors'
+    succeeds('train', *pair, '--out', out, *SMALL, '--epochs', 15, '--lr', 0.02)
+    return out
+
+
+def options(unknown_below, thresholds):
+    words = [] if unknown_below is None else ['--unknown-below', unknown_below]
+    return words + [word for name, value in thresholds.items() for word in ('--threshold', f'{name}={value}')]
+
+
+def bands(path):
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize('more', [[], ['--tta']], ids=['', 'tta'])
+@pytest.mark.parametrize('name', DECISIONS)
+def test_thresholds_against_the_probabilities(name, more, trained, place, tmp_path):
+    """Many small blocks against the file of probabilities, by a loop over classes.
+
+    A stored number q is the nearest to 254 p, so |254 p - q| is at most 0.5, and 0.001 more by rounding in float32.
+    Where no q is so near to its threshold the file decides which classes reach theirs. Among these the label is the most
+    probable one, which has the largest q.
+    """
+    unknown_below, thresholds = DECISIONS[name]
+    line = ['predict', trained, place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    line += [*options(unknown_below, thresholds), '--probabilities', '--memory', 0.001, *more]
+    code, _, err = shell(*line)
+    assert code == 0 and err.count('\n') == 1, err
+    stored, labels = bands(tmp_path / 'map_probabilities.tif').astype(int), bands(tmp_path / 'map.tif')[0]
+    reached, sure = np.zeros(stored.shape, bool), np.ones(labels.shape, bool)
+    for index, class_name in enumerate(ISPRS.names):
+        least = 254 * max(unknown_below or 0, thresholds.get(class_name, 0))
+        reached[index] = stored[index] >= least
+        if least:
+            sure &= np.abs(stored[index] - least) > 0.501
+    assert sure.mean() > 0.5
+    best = np.where(reached, stored, -1).max(0)
+    np.testing.assert_array_equal((labels == 255)[sure], (best == -1)[sure])
+    known = sure & (labels != 255)
+    own = np.take_along_axis(stored, np.where(known, labels, 0)[None].astype(int), 0)[0]
+    assert (own == best)[known].all() and np.take_along_axis(
+        reached, np.where(known, labels, 0)[None].astype(int), 0
+    )[0][known].all()
+    default = stored.argmax(0)
+    assert (labels != default)[sure].any(), 'this choice changes nothing'
+    assert f'map.tif: {(labels == 255).mean():.1%} of the pixels with data are unknown (255)' in err
+
+
+@pytest.mark.parametrize('tta', [False, True])
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_leaves_the_same_question_open(method, tta, trained, place):
+    "What is known has the label of the map without thresholds, and less is known the more is asked."
+    pipeline = ModelPipeline.load(trained, 'cpu', 'float32')
+    tile = read_tile(place / 'scene/image.tif')
+    before = pipeline.predict(tile, method=method, tta=tta)
+    known = []
+    for least in (1e-6, 0.4, 0.6, 1):
+        with pytest.warns(Remark, match='of the pixels with data are unknown'):
+            after = pipeline.predict(tile, method=method, tta=tta, unknown_below=least)
+        assert (after == before)[after != 255].all()
+        known.append(after != 255)
+    assert known[0].all() and not known[-1].all()
+    assert all((more | ~less).all() for more, less in zip(known, known[1:]))
+
+
+def test_a_file_and_a_tile_leave_the_same_pixels_open(trained, place, tmp_path):
+    pipeline = ModelPipeline.load(trained, 'cpu', 'float32')
+    image, wanted = place / 'scene/image.tif', dict(unknown_below=0.4, thresholds={'low vegetation': 0.45})
+    with pytest.warns(Remark):
+        in_memory = pipeline.predict(read_tile(image), **wanted)
+        out = pipeline.predict(image, tmp_path / 'map.tif', **wanted)
+    assert pipeline.least is None
+    np.testing.assert_array_equal(bands(out)[0], in_memory)
+
+
+def test_an_interrupted_map_goes_on_with_its_thresholds(trained, place, tmp_path, monkeypatch):
+    model, image = trained, place / 'scene/image.tif'
+    how = dict(memory=1e6, precision='float32', device='cpu', thresholds={'tree': 0.6})
+    with pytest.warns(Remark):
+        whole = predict_raster(model, image, tmp_path / 'whole.tif', **how).read_bytes()
+    original, calls, out = scale.predict_block, [], tmp_path / 'map.tif'
+
+    def stops(*given, **more):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*given, **more)
+
+    monkeypatch.setattr(scale, 'predict_block', stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict_raster(model, image, out, **how)
+    for other in ({'thresholds': {'tree': 0.7}}, {'thresholds': {}}, {'unknown_below': 0.5}):
+        with pytest.raises(ValueError, match='holds blocks of another map: thresholds was .*0.6.* and is '):
+            predict_raster(model, image, out, **how | other)
+    with pytest.warns(Remark) as said:
+        predict_raster(model, image, out, **how)
+    assert out.read_bytes() == whole and len(said) == 1
+
+
+def test_unknown_pixels_are_no_class(trained, place, tmp_path):
+    "Polygons and areas leave them out; read as a reference, they are not scored."
+    line = ['predict', trained, place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    line += [
+        '--polygons',
+        tmp_path / 'map.geojson',
+        '--areas',
+        tmp_path / 'areas.csv',
+        '--unknown-below',
+        0.5,
+    ]
+    assert shell(*line)[0] == 0
+    labels = bands(tmp_path / 'map.tif')[0]
+    assert 0 < (labels == 255).mean() < 1
+    features = json.loads((tmp_path / 'map.geojson').read_text())['features']
+    assert {feature['properties']['class'] for feature in features} == {
+        ISPRS.names[index] for index in np.unique(labels[labels != 255])
+    }
+    with rasterio.open(tmp_path / 'map.tif') as file:
+        grid, nodata = file.transform, file.nodata
+    shapes = [(feature['geometry'], feature['properties']['class_index']) for feature in features]
+    drawn = rasterize(shapes, labels.shape, fill=255, transform=grid, dtype='uint8')
+    assert nodata == 255
+    np.testing.assert_array_equal(drawn, labels)
+    with open(tmp_path / 'areas.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row['pixels']) for row in rows] == [(labels == index).sum() for index in range(6)]
+    assert sum(float(row['share']) for row in rows) == pytest.approx(1)
+    with Raster(place / 'scene/image.tif') as image, open_labels(tmp_path / 'map.tif', ISPRS, image) as read:
+        np.testing.assert_array_equal(read.read((0, 0, *labels.shape)), labels)
+
+
+def test_what_has_no_data_is_not_unknown(trained, place, tmp_path):
+    "The share is that of the pixels with data; confidence is that of the class on the map."
+    picture = bands(place / 'scene/image.tif').transpose(1, 2, 0)
+    opacity = np.full((160, 160, 1), 255, np.uint8)
+    opacity[:, :80] = 0
+    image = write_image(tmp_path / 'holed.tif', np.dstack([picture, opacity]))
+    with rasterio.open(image, 'r+') as file:
+        file.colorinterp = [rasterio.enums.ColorInterp[name] for name in ('red', 'green', 'blue', 'alpha')]
+    line = ['predict', trained, image, '--out', tmp_path / 'map.tif']
+    line += ['--threshold', 'low vegetation=0.45', '--unknown-below', 0.4, '--probabilities', '--confidence']
+    code, _, err = shell(*line)
+    labels, stored = bands(tmp_path / 'map.tif')[0], bands(tmp_path / 'map_probabilities.tif').astype(int)
+    assert code == 0 and (labels[:, :80] == 255).all()
+    assert f'map.tif: {(labels[:, 80:] == 255).mean():.1%} of the pixels with data' in err
+    sure, margin = bands(tmp_path / 'map_confidence.tif').astype(int)
+    known, open_ = labels != 255, (labels == 255) & (opacity[..., 0] == 255)
+    own = np.take_along_axis(stored, np.where(known, labels, 0)[None].astype(int), 0)[0]
+    assert (sure == own)[known].all() and (sure == stored.max(0))[open_].all()
+    second = np.sort(stored, 0)[-2]
+    lead = np.where(own == stored.max(0), own - second, 0)
+    assert abs(margin - lead)[known].max() <= 2  # three roundings of half a step each
+    assert (sure[:, :80] == 255).all() and (margin[:, :80] == 255).all()
+
+
+def test_a_threshold_that_changes_nothing_is_said(trained, place, tmp_path):
+    line = ['predict', trained, place / 'scene/image.tif', '--out']
+    succeeds(*line, tmp_path / 'a.tif')
+    code, _, err = shell(*line, tmp_path / 'b.tif', '--threshold', 'car=0.1')
+    assert code == 0 and 'b.tif: 0.0% of the pixels' in err and 'a threshold of 0.1 changes nothing' in err
+    assert (tmp_path / 'a.tif').read_bytes() == (tmp_path / 'b.tif').read_bytes()
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['--threshold', 'roof=0.5'], ["no class 'roof'", 'the classes are', 'building']),
+        (['--threshold', 'car=0'], ['the threshold of car must be above 0 and at most 1, got 0']),
+        (['--threshold', 'car=1.5'], ['the threshold of car must be above 0 and at most 1, got 1.5']),
+        (['--threshold', 'car=nan'], ['the threshold of car must be a finite number']),
+        (['--threshold', 'car=half'], ["'car=half' ends in no number"]),
+        (['--threshold', 'car'], ["must be CLASS=P such as car=0.6, got 'car'"]),
+        (['--threshold', '0.5'], ['must be CLASS=P']),
+        (['--threshold', 'car=0.5', '--threshold', 'car=0.5'], ["gives 'car' twice"]),
+        (['--unknown-below', '0'], ['unknown_below must be above 0 and at most 1, got 0']),
+        (['--unknown-below', '60'], ['unknown_below must be above 0 and at most 1, got 60']),
+        (['--unknown-below', '-0.5'], ['unknown_below must be above 0 and at most 1']),
+        (['--unknown-below', 'inf'], ['unknown_below must be a finite number']),
+        (['--unknown-below', 'half'], ["invalid float value: 'half'"]),
+    ],
+)
+def test_thresholds_that_cannot_be(words, said, trained, place, tmp_path):
+    line = ['predict', trained, place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    check_refusal([place, tmp_path], [*line, *words], said)
+
+
+def test_errors_are_those_of_another_map(trained, place, tmp_path):
+    scores = tmp_path / 'scores.json'
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    succeeds('evaluate', trained, *pair, '--out', scores)
+    line = ['predict', trained, pair[0], '--out', tmp_path / 'map.tif']
+    line += ['--areas', tmp_path / 'areas.csv', '--errors', scores, '--unknown-below', 0.5]
+    check_refusal([place, tmp_path], line, ['those of a map without --threshold and --unknown-below'])
+
+
+def test_unknown_pixels_are_never_left_out_of_scores(trained, place):
+    "A score over the easy pixels alone would flatter; a hole of no data is not scored as before."
+    pipeline = ModelPipeline.load(trained, 'cpu', 'float32')
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    (tile,) = read_labelled(*pair, ISPRS)
+    with pytest.warns(Remark):
+        label_map = pipeline.predict(tile, unknown_below=0.5)
+    with pytest.raises(ValueError, match='label_map holds 255 at .*, a scored pixel'):
+        pipeline.evaluate(tile, [label_map])
+    with pytest.raises(ValueError, match='evaluate the model without thresholds'):
+        evaluate_raster(pipeline.with_thresholds(0.5), *pair)

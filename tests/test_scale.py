@@ -294,6 +294,16 @@ def test_a_cluster_makes_the_same_file(files, cluster, undisturbed, tmp_path):
     assert on_two(files, tmp_path / 'shared.tif', cluster).read_bytes() == undisturbed
 
 
+def test_a_cluster_has_the_same_thresholds(files, cluster, tmp_path):
+    how = SMALL | dict(unknown_below=0.3, thresholds={'tree': 0.5})
+    with pytest.warns(Remark, match='are unknown') as said:
+        alone = predict_raster(*files[:2], tmp_path / 'map.tif', **how).read_bytes()
+        out = predict_raster(
+            *files[:2], tmp_path / 'other' / 'map.tif', scheduler=cluster.scheduler_address, **how
+        )
+    assert out.read_bytes() == alone and str(said[0].message) == str(said[1].message)
+
+
 @pytest.mark.parametrize('seconds', [0.1, 20])
 def test_progress_of_what_takes_time(seconds, monkeypatch, capsys):
     "A file that shows the output has a line for a raster, and none for each of many chips."
@@ -364,3 +374,8 @@ def test_memory_does_not_grow_with_the_raster(files, tmp_path):
         )
         peaks.append(int(run.stdout.splitlines()[-1]) * 1024)
     assert peaks[1] < 1.08 * peaks[0] < 1e9
+
+
+def test_scores_need_a_reference(files):
+    with pytest.raises(ValueError, match='has no reference: scores need one for every image'):
+        evaluate_raster(*files[:2], None)

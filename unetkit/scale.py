@@ -8,7 +8,7 @@ __all__ = ['RasterJob', 'model_sum', 'raster_job', 'predict_block', 'clear_block
            'on_cluster']
 
 # %% ../nbs/library/scale.ipynb #s003-imports
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -31,7 +31,7 @@ from .pipelines import TrainedModel
 from .datasets import Reading, heights_of, image_pairs, may_lie_apart, say_apart
 from .labels import class_counts, open_labels
 from .metrics import Scores, confusion_matrix
-from .rules import IGNORE_INDEX
+from .rules import IGNORE_INDEX, one_line
 from .stitching import core_logits, exact_windows
 from .outputs import atomic_path, check_output, claim
 from unetkit.raster import (
@@ -43,7 +43,7 @@ from unetkit.raster import (
     write_image,
     write_mosaic,
 )
-from .tiling import image_tensor, logits_to_labels
+from .tiling import image_tensor
 from .values import Values, parse_range
 
 # %% ../nbs/library/scale.ipynb #s011-job
@@ -65,6 +65,7 @@ class RasterJob:
     tta: bool  # Average over eight orientations?
     probabilities: bool  # Keep the probability of every class as well?
     confidence: bool  # Keep the probability of the chosen class and its margin as well?
+    thresholds: str  # Least probability of each class, as JSON; '' for none
 
 # %% ../nbs/library/scale.ipynb #s013
 def model_sum(
@@ -103,6 +104,7 @@ def raster_job(
         tta=tta,
         probabilities=probabilities,
         confidence=confidence,
+        thresholds='' if pipeline.least is None else json.dumps(pipeline.least),
     )
 
 # %% ../nbs/library/scale.ipynb #s033
@@ -114,7 +116,7 @@ def predict_block(
     tta: bool = False,  # Average over eight orientations?
     probabilities: bool = False,  # Keep the probability of every class as well?
     confidence: bool = False,  # Keep the probability of the chosen class and its margin as well?
-) -> np.ndarray:  # uint8 (h, w, 1 + K + 2): labels, probabilities and confidence times 254; 255 without data
+) -> np.ndarray:  # uint8 (h, w, 1 + K + 2): labels (255 is unknown), probabilities and confidence times 254; 255 without data
     "Predict the part of a map that one window of `exact_windows` keeps."
     top, bottom, left, right = read
     r0, r1, c0, c1 = kept
@@ -125,18 +127,25 @@ def predict_block(
         return block
     pixels = image_tensor(_scaled(pipeline, raster, read), pipeline.device)
     logits = core_logits(pipeline.predictor(tta), pixels, read, kept, pipeline.model.multiple)
-    block[valid, 0] = logits_to_labels(logits)[valid]
-    shares = [logits.softmax(0)] * probabilities + [_confidence(logits)] * confidence
+    labels = pipeline.decide(logits)
+    block[valid, 0] = labels[valid]
+    shares = [logits.softmax(0)] * probabilities + [_confidence(logits, labels)] * confidence
     if shares:
         stored = (torch.cat(shares) * 254).round().cpu().numpy().astype(np.uint8)
         block[valid, 1:] = stored[:, valid].T
     return block
 
 
-def _confidence(logits):
-    "The probability of the most probable class, and how far the second lies behind it: (2, h, w)."
-    best, second = logits.softmax(0).sort(0, descending=True)[0][:2]
-    return torch.stack([best, best - second])
+def _confidence(logits, labels):
+    "The probability of the class of the map, of the most probable one where it is unknown, and its lead: (2, h, w)."
+    shares = logits.softmax(0)
+    best, second = shares.sort(0, descending=True)[0][:2]
+    given = torch.from_numpy(labels).to(shares.device, torch.int64)
+    own = shares.gather(0, given.clamp(max=len(shares) - 1)[None])[0]
+    own = torch.where(given == IGNORE_INDEX, best, own)
+    return torch.stack(
+        [own, torch.where(own == best, best - second, 0)]
+    )  # it leads nobody if it is not the best
 
 
 def _scaled(pipeline, raster, read):
@@ -274,6 +283,16 @@ def _read_block(folder, number):
         ) from None
 
 
+def _count_unknown(folder, windows, raster):
+    "Count the pixels with data and without a class, and all with data, in the blocks of a map."
+    unknown, total = 0, 0
+    for number, (_, (r0, r1, c0, c1)) in enumerate(windows):
+        valid = raster.valid((r0, c0, r1 - r0, c1 - c0))
+        unknown += int((valid & (_read_block(folder, number)[..., 0] == IGNORE_INDEX)).sum())
+        total += int(valid.sum())
+    return unknown, total
+
+
 def _write_map(folder, out, windows, bands, raster, **look):
     "Write some bands of all blocks as one file: in the folder first, then in its place in one step."
     pieces = ((kept, _read_block(folder, number)[..., bands]) for number, (_, kept) in enumerate(windows))
@@ -331,11 +350,14 @@ def predict_raster(
     precision: str = 'auto',  # For a model file: auto, float32 or bfloat16
     scheduler: str | None = None,  # Address of a Dask scheduler whose workers share these files; None: alone
     restart: bool = False,  # Forget the blocks of an interrupted run?
+    unknown_below: float | None = None,  # Least probability of every class; what has none is unknown (255)
+    thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
 ) -> Path:  # `out`
     "Map a raster from file to file with the memory of one window; the same call continues after an interruption."
     out, folder = Path(out), Path(f'{out}.blocks')
     pipeline = as_pipeline(model, device, precision)
     model_file = '' if model is pipeline else model
+    pipeline = pipeline.with_thresholds(unknown_below, thresholds)
     if scheduler and not model_file:
         raise ValueError(
             "workers of a cluster load the model themselves: save the pipeline, and give its file"
@@ -367,6 +389,8 @@ def predict_raster(
             _write_map(folder, confidence_file(out), windows, slice(-2, None), raster, **look)
         _write_map(folder, out, windows, slice(0, 1), raster, colours=palette.colours)
         write_class_names(out, palette.names)
+        if pipeline.least is not None:
+            pipeline.say_unknown(out.name, *_count_unknown(folder, windows, raster))
     clear_blocks(folder)
     return out
 
@@ -379,11 +403,17 @@ def check_raster(
 ) -> int:  # Pixels of the reference that have a class; 0 without a reference
     "Check that a pipeline can predict an image file and score it against its reference, before it is predicted."
     with opened(image) as raster:
+        if reference is not None:
+            return _check_pair(pipeline, raster, reference, reading)[0]
         pipeline.check_image(raster)
-        if reference is None:
-            return 0
-        with open_labels(reference, pipeline.palette, raster, reading) as own:
-            return _scored_pixels(own)
+        return 0
+
+
+def _check_pair(pipeline, raster, reference, reading, apart=False):
+    "Check an open image and its reference: scored pixels, and whether its polygons lie beside the image."
+    pipeline.check_image(raster)
+    with open_labels(reference, pipeline.palette, raster, reading, apart) as own:
+        return _scored_pixels(own), own.apart
 
 
 def _scored_pixels(reference):
@@ -409,16 +439,20 @@ def evaluate_raster(
     "Score a model on rasters with the memory of one window."
     reading, scored = reading or Reading(), 0
     pipeline = as_pipeline(model, device, precision, parse_range(reading.range))
+    if pipeline.least is not None:
+        raise ValueError("a map with unknown pixels has no scores: evaluate the model without thresholds")
     palette = pipeline.palette
     pairs = image_pairs(image, reference, reading.pairs, 'test')
+    for part, own in pairs:
+        if own is None:
+            raise ValueError(f"{one_line(part)} has no reference: scores need one for every image")
     heights = heights_of([part for part, _ in pairs], reading.height, 'test')
     lying, apart = [], may_lie_apart(pairs, reading)
     for (part, own), height in zip(pairs, heights):
         with open_image(part, height, reading.remote) as raster:
-            pipeline.check_image(raster)
-            with open_labels(own, palette, raster, reading, apart) as labelled:
-                scored += _scored_pixels(labelled)
-                lying.append(labelled.apart)
+            found, beside = _check_pair(pipeline, raster, own, reading, apart)
+        scored += found
+        lying.append(beside)
     say_apart(lying, pairs, reading)
     if not scored:
         raise ValueError(
@@ -467,6 +501,7 @@ def _from_job(job, thread):
     "Make the pipeline, the open raster and the windows of a job: once per thread, which keeps them for its blocks."
     pipeline = TrainedModel.load(job.model, job.device, job.precision)
     pipeline.values = Values(**json.loads(job.values))
+    pipeline.least = tuple(json.loads(job.thresholds)) if job.thresholds else None
     raster = open_image(job.image.split('\n'), job.height, True)
     if model_sum(pipeline) != job.model_sum or raster.stamp != job.image_stamp:
         raise ValueError(

@@ -26,11 +26,12 @@ def whole_patches(
     patch_size: int,  # Side of a window, in pixels
     stride: int | None = None,  # Step between windows; `patch_size` when None
     device: torch.device | str = "cpu",  # Where the network runs
+    decide: Callable = logits_to_labels,  # Logits (..., K, h, w) -> labels (..., h, w)
 ) -> np.ndarray:  # label_map: uint8 (H, W)
     "Predict windows and paste the part that each one owns, as the report did."
     grid = PatchGrid(*image.shape[:2], patch_size, patch_size if stride is None else stride)
     label_map = np.empty(image.shape[:2], np.uint8)
-    windows = window_outputs(lambda batch: logits_to_labels(predict(batch)), image, grid, device)
+    windows = window_outputs(lambda batch: decide(predict(batch)), image, grid, device)
     for (r, c), (r0, r1, c0, c1), labels in zip(grid.origins, grid.owned, windows):
         label_map[r0:r1, c0:c1] = labels[r0 - r : r1 - r, c0 - c : c1 - c]
     return label_map
@@ -50,6 +51,7 @@ def blended(
     patch_size: int,  # Side of a window, in pixels
     stride: int | None = None,  # Step between windows; half of `patch_size` when None
     device: torch.device | str = "cpu",  # Where the network runs
+    decide: Callable = logits_to_labels,  # Logits (..., K, h, w) -> labels (..., h, w)
 ) -> np.ndarray:  # label_map: uint8 (H, W)
     "Average the probabilities of overlapping windows, with more weight in the middle of each."
     grid = PatchGrid(*image.shape[:2], patch_size, max(patch_size // 2, 1) if stride is None else stride)
@@ -59,7 +61,7 @@ def blended(
         if total is None:
             total = torch.zeros(len(probabilities), *image.shape[:2], device=device)
         total[:, r : r + patch_size, c : c + patch_size] += weight * probabilities
-    return logits_to_labels(total)
+    return decide(total.log())
 
 # %% ../nbs/08_stitching.ipynb #c051-09a7dbb8
 def halo_windows(
@@ -117,6 +119,7 @@ def exact_halo(
     multiple: int = 16,  # What the network's rows and columns must be multiples of
     core: int = 512,  # Pixels kept from each window, a multiple of `multiple`
     device: torch.device | str = "cpu",  # Where the network runs
+    decide: Callable = logits_to_labels,  # Logits (..., K, h, w) -> labels (..., h, w)
 ) -> np.ndarray:  # label_map: uint8 (H, W)
     "Make the map of the whole-image forward from windows of bounded memory."
     tile, label_map = image_tensor(image, device), np.empty(image.shape[:2], np.uint8)
@@ -124,7 +127,7 @@ def exact_halo(
         top, bottom, left, right = read
         r0, r1, c0, c1 = kept
         logits = core_logits(predict, tile[:, top:bottom, left:right], read, kept, multiple)
-        label_map[r0:r1, c0:c1] = logits_to_labels(logits)
+        label_map[r0:r1, c0:c1] = decide(logits)
     return label_map
 
 # %% ../nbs/08_stitching.ipynb #x021-tta
@@ -156,9 +159,12 @@ def predict_tile(
     multiple: int = 16,  # What the network's rows and columns must be multiples of, for "exact"
     core: int = 512,  # Core for "exact", in pixels; `tiling.best_core` chooses
     device: torch.device | str = "cpu",  # Where the network runs
+    decide: Callable = logits_to_labels,  # Logits (..., K, h, w) -> labels (..., h, w)
 ) -> np.ndarray:  # label_map: uint8 (H, W), every pixel predicted
     "Predict the label map of a tile."
     stitch = method if callable(method) else METHODS[one_of("method", method, METHODS)]
     sizes = {"patch_size": patch_size, "stride": stride, "halo": halo, "multiple": multiple, "core": core}
-    needed = inspect.signature(stitch).parameters
-    return stitch(predict, image, device=device, **{name: sizes[name] for name in sizes if name in needed})
+    options, needed = sizes | {"decide": decide}, inspect.signature(stitch).parameters
+    if decide is not logits_to_labels and "decide" not in needed:
+        raise ValueError("this method has no parameter `decide`: give it one, or leave out the thresholds")
+    return stitch(predict, image, device=device, **{k: options[k] for k in options if k in needed})
