@@ -833,7 +833,7 @@ def corner(size=160, side=32, place=(0, 0)):
     return replace(tile, labels=labels)
 
 
-TINY = Settings(**PLAIN | {'width': 4, 'epochs': 2})
+BRIEF = Settings(**PLAIN | {'width': 4, 'epochs': 2})
 
 
 @pytest.mark.parametrize('seed', range(6))
@@ -844,7 +844,7 @@ def test_both_sides_have_every_class(split, seed):
     for row, col in ((0, 0), (0, 300), (300, 160)):
         labels[row : row + 20, col : col + 20] = 1
     tile = replace(rare_objects(3, 320, 0), labels=labels)
-    learnt, kept = place_windows(replace(TINY, split=split, seed=seed), [tile])
+    learnt, kept = place_windows(replace(BRIEF, split=split, seed=seed), [tile])
     for side in (learnt, kept):
         assert window_classes(side, [tile])[:, :2].any(0).all()
 
@@ -853,7 +853,7 @@ def test_both_sides_have_every_class(split, seed):
 def test_a_split_that_was_fine_is_the_same(split):
     tile = rare_objects(size=320, share=0.05)
     for seed in range(3):
-        settings = replace(TINY, split=split, seed=seed)
+        settings = replace(BRIEF, split=split, seed=seed)
         windows = grid_windows([tile.size], 32, 32)
         rng = np.random.default_rng(seed)
         if split == 'random':
@@ -869,7 +869,7 @@ def test_a_class_in_one_window_is_learnt(seed):
     "It cannot be on both sides: training has it, and the end says that validation has not."
     tile = corner()
     with pytest.warns(Remark, match='never seen in validation: object'):
-        ModelPipeline(TWO, replace(TINY, seed=seed, epochs=1)).fit([tile])
+        ModelPipeline(TWO, replace(BRIEF, seed=seed, epochs=1)).fit([tile])
 
 
 @pytest.mark.parametrize('count', [1, 2, 3, 5])
@@ -878,13 +878,13 @@ def test_few_windows(count):
     tile = rare_objects(1, 160, 0.05)
     strip = Tile(tile.image[:32, : 32 * count], labels=tile.labels[:32, : 32 * count])
     strip.labels[:, 8::32] = 1
-    assert ModelPipeline(TWO, replace(TINY, validation=0)).fit([strip]).history.best.number == 2
+    assert ModelPipeline(TWO, replace(BRIEF, validation=0)).fit([strip]).history.best.number == 2
     if count == 1:
         with pytest.raises(ValueError, match='1 window cannot be split.*--validation 0'):
-            ModelPipeline(TWO, TINY).fit([strip])
+            ModelPipeline(TWO, BRIEF).fit([strip])
         return
     with pytest.warns(Remark, match=f'only {count} windows, {count - 1} for training and 1 for validation'):
-        history = ModelPipeline(TWO, TINY).fit([strip]).history
+        history = ModelPipeline(TWO, BRIEF).fit([strip]).history
     assert len(history) == 2 and all(epoch.train_loss > 0 for epoch in history)
 
 
@@ -893,8 +893,8 @@ def test_one_class_in_training_is_refused():
     tile = rare_objects(1, 64, 0)
     strip = Tile(tile.image[:32], labels=np.repeat([[0, 1]], 32, 1).repeat(32, 0).astype(np.uint8))
     with pytest.raises(ValueError, match='the training windows hold one class only .*--validation 0'):
-        next(ModelPipeline(TWO, TINY).epochs([strip]))
-    assert len(ModelPipeline(TWO, replace(TINY, validation=0)).fit([strip]).history) == 2
+        next(ModelPipeline(TWO, BRIEF).epochs([strip]))
+    assert len(ModelPipeline(TWO, replace(BRIEF, validation=0)).fit([strip]).history) == 2
 
 
 # Thresholds and unknown pixels (row 13)
@@ -912,7 +912,7 @@ DECISIONS = {
 def trained(place):
     "A model that is surer of some pixels than of others: it has learnt to find trees."
     pair, out = (place / 'scene/image.tif', place / 'scene/reference.tif'), place / 'trained.safetensors'
-    succeeds('train', *pair, '--out', out, *SMALL, '--epochs', 15, '--lr', 0.02)
+    succeeds('train', *pair, '--out', out, *SMALL, '--epochs', 40, '--lr', 0.02, '--keep', 'loss')
     return out
 
 
