@@ -240,6 +240,7 @@ def train(
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Forget the checkpoint of an interrupted run
     log: str = "",  # CSV file with a row per epoch, written after each
+    calibrate: bool = False,  # Fit a temperature on the validation windows, so that probabilities match shares
     overwrite: bool = False,  # Replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read
@@ -250,6 +251,8 @@ def train(
     tiles, valid = training_tiles(image, reference, classes, reading, valid_image, valid_reference)
     pipeline = ModelPipeline(classes, settings, parse_range(reading.range))
     counts = check_job(tiles, None, classes, [settings], valid)
+    if calibrate and not (settings.validation or valid):
+        raise ValueError("--calibrate needs validation windows, and --validation is 0: leave one of them out")
     inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference]
     checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
     if not out:
@@ -266,6 +269,9 @@ def train(
                 pipeline.history.write(log)
         if not first:
             return
+        if calibrate:
+            pipeline.calibrate(tiles, valid)
+            print(f"calibrated: temperature {pipeline.temperature:g}")
         pipeline.save(out)
         print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         _remove([checkpoint])

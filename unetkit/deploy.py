@@ -155,23 +155,34 @@ def export_onnx(
     check_export(pipeline, tile_size, resolution)
     about = _for_deepness(pipeline, tile_size, resolution)
     about["unetkit"] = _for_unetkit(pipeline, tile_size, probabilities)
-    content = _onnx(pipeline.model, about, tile_size, probabilities)
+    content = _onnx(pipeline.model, about, tile_size, pipeline.temperature if probabilities else None)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return Path(path)
 
 
-def _onnx(model, about, tile_size, probabilities):
-    "Return the content of an ONNX file: a network, and a note of JSON texts."
+class _Probabilities(nn.Module):
+    "A softmax behind logits that are divided by a temperature."
+
+    def __init__(self, temperature):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits):
+        return (logits if self.temperature == 1 else logits / self.temperature).softmax(1)
+
+
+def _onnx(model, about, tile_size, temperature):
+    "Return the content of an ONNX file: a network, and a note of JSON texts; logits where temperature is None."
     network = deepcopy(model).cpu().float().eval()
     side = tile_size or 4 * model.multiple
     example = torch.zeros(1, model.in_channels, side, side)
-    out, content = "probabilities" if probabilities else "logits", io.BytesIO()
+    out, content = "logits" if temperature is None else "probabilities", io.BytesIO()
     free = {0: "batch"} if tile_size else {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            nn.Sequential(network, nn.Softmax(1)) if probabilities else network,
+            network if temperature is None else nn.Sequential(network, _Probabilities(temperature)),
             (example,),
             content,
             dynamo=False,
