@@ -109,7 +109,7 @@ def test_files_of_another_kind_raise(file, use, tmp_path):
 )
 def test_a_note_of_another_kind_raises(trained, change, tmp_path):
     about = {'unetkit': deploy._for_unetkit(trained, None, False) | change}
-    (tmp_path / 'changed.onnx').write_bytes(deploy._onnx(trained.model, about, None, False))
+    (tmp_path / 'changed.onnx').write_bytes(deploy._onnx(trained.model, about, None, None))
     with pytest.raises(ValueError, match='metadata of another kind'):
         onnx_predictor(tmp_path / 'changed.onnx')
 
