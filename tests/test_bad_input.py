@@ -29,6 +29,7 @@ from helpers import (
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.raster import Georeference, read_label_map, write_image
 from unetkit.models import load_tensors
+from unetkit.palettes import Palette, read_palette, write_palette
 
 WHOLE = [
     'label_map_32.tif',
@@ -526,3 +527,19 @@ def test_damaged_checkpoint(good, refused, tmp_path):
     (out / 'checkpoint_32.safetensors').write_bytes(b'half a checkpoint')
     refused(*report_job(good, good, out), said=['checkpoint_32.safetensors', 'not a whole unetkit file'])
     succeeds(*report_job(good, good, out, '--restart'))
+
+
+def test_numbers_are_ignored_as_numbers(tmp_path):
+    "The name that a draft gives to a number says nothing where classes have numbers."
+    path = tmp_path / 'palette.json'
+    classes = {'road': {'value': 1}, 'roof': {'value': 2}}
+    path.write_text(json.dumps({'classes': classes, 'ignored': ['class_0']}))
+    with pytest.raises(
+        ValueError, match="\"ignored\" holds 'class_0', but these classes have numbers: write 0 instead"
+    ):
+        read_palette(path)
+    path.write_text(json.dumps({'classes': classes, 'ignored': [0]}))
+    assert read_palette(path).ignored_values == (0,)
+    drafted = Palette(('class_0', 'road', 'roof'), ('#000000', '#ff0000', '#00ff00'), values=range(3))
+    without = drafted.ignoring('class_0')
+    assert read_palette(write_palette(path, without)) == without

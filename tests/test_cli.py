@@ -117,6 +117,7 @@ def test_help():
     text = works('report --help')
     options = 'patch-sizes stride epochs batch-size patience lr width loss seed device precision'.split()
     assert all(f'--{option} ' in text for option in options)
+    assert 'sqrt 1/sqrt(share)' in ' '.join(text.split())  # what a scheme of weights does
 
 
 def test_predict_and_evaluate(folder, tmp_path):
@@ -135,7 +136,8 @@ def test_predict_and_evaluate(folder, tmp_path):
 
 
 def test_nothing_else_is_left(folder):
-    assert sorted(path.name for path in folder.iterdir()) == ['model.safetensors', 'scene']
+    names = ['model.safetensors', 'model.safetensors.checkpoint', 'scene']
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_options_of_predict(folder, tmp_path):
@@ -380,7 +382,8 @@ def test_interrupted_and_continued(folder, tmp_path):
     code, out, err = shell(*f'{long} --lr 0.1'.split())
     assert code == 2 and 'lr was 0.001 and is 0.1' in err
     works(long)
-    assert [path.name for path in tmp_path.iterdir()] == ['long.safetensors']
+    names = ['long.safetensors', 'long.safetensors.checkpoint']
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_closed_pipe():

@@ -7,17 +7,21 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import shell, succeeds
 
 from unetkit import deploy
-from unetkit.deploy import export_onnx, onnx_predictor, read_onnx_metadata, tile_overlap
+from unetkit.deploy import export_onnx, export_settings, onnx_predictor, read_onnx_metadata, tile_overlap
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS
+from unetkit.raster import read_label_map, write_image
 from unetkit.records import demo_model
 from unetkit.settings import Settings
+from unetkit.rules import Remark
 from unetkit.scenes import synthetic_scene
+from unetkit.tiles import Tile
 
 onnx = pytest.importorskip('onnx', reason="needs pip install 'unetkit[onnx]'")
-pytest.importorskip('onnxruntime', reason="needs pip install 'unetkit[onnx]'")
+onnxruntime = pytest.importorskip('onnxruntime', reason="needs pip install 'unetkit[onnx]'")
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +113,7 @@ def test_files_of_another_kind_raise(file, use, tmp_path):
 )
 def test_a_note_of_another_kind_raises(trained, change, tmp_path):
     about = {'unetkit': deploy._for_unetkit(trained, None, False) | change}
-    (tmp_path / 'changed.onnx').write_bytes(deploy._onnx(trained.model, about, None, None))
+    (tmp_path / 'changed.onnx').write_bytes(deploy._onnx(trained.model, about, None, False))
     with pytest.raises(ValueError, match='metadata of another kind'):
         onnx_predictor(tmp_path / 'changed.onnx')
 
@@ -168,3 +172,128 @@ def test_the_overlap_of_the_note_gives_the_map_of_the_whole_image(tmp_path):
         exact = predict_tile(model.predictor(), part, halo=48, multiple=8, core=512)
         wrong[overlap] = (predict_tile(predict, part, 'patches', 256, stride) != exact).sum()
     assert wrong[percent] <= 2 < min(wrong[10], wrong[percent + 1])
+
+
+# What QGIS draws (rows 2, 3 and 14 of what users met)
+
+
+def drawn_by_deepness(file, image, clip):
+    """The map that the plugin makes of an image, by what its documentation and its metadata say.
+
+    It divides by 255 whatever the type, subtracts the mean, divides by the standard deviation, cuts squares from the upper left corner, fills the last ones
+    with 0, sets what is below the threshold to 0 and takes the largest; of a square it keeps all but half of the overlap, except at the border of the image.
+    Older versions clip the output to 0 and 1 first.
+    """
+    session = onnxruntime.InferenceSession(str(file))
+    about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert session.get_inputs()[0].shape[2:] == [about['tile_size']] * 2, (
+        'the plugin takes the side from here'
+    )
+    side, overlap = about['tile_size'], about['tile_size'] * about['tiles_overlap'] // 100
+    stride, half = side - overlap, overlap // 2
+    counts = [max(1, -(-(n - overlap) // stride)) for n in image.shape[:2]]
+    rows, cols = (overlap + count * stride for count in counts)
+    whole = np.zeros((rows, cols, image.shape[2]), image.dtype)
+    whole[: image.shape[0], : image.shape[1]] = image
+    drawn = np.zeros((rows, cols), np.uint8)
+    mean, std = (np.array(about[f'standardization_{name}'], np.float32) for name in ('mean', 'std'))
+    for row in range(0, counts[0] * stride, stride):
+        for col in range(0, counts[1] * stride, stride):
+            pixels = np.float32(whole[row : row + side, col : col + side] / 255)
+            (output,) = session.run(None, {'image': ((pixels - mean) / std).transpose(2, 0, 1)[None]})
+            output = np.clip(output[0], 0, 1) if clip else output[0]
+            found = np.where(output < about['seg_thresh'], 0, output).argmax(0)
+            top, left = half * (row > 0), half * (col > 0)
+            drawn[row + top : row + side, col + left : col + side] = found[top:, left:]  # the next overwrites
+    return drawn[: image.shape[0], : image.shape[1]]
+
+
+TYPES = {  # Stored number = 8-bit number * gain + offset, and two numbers far outside
+    'uint8': ('uint8', 1, 0, (0, 255)),
+    'uint16': ('uint16', 12, 1000, (0, 65535)),
+    'float32': ('float32', 0.1, -25, (-300, 900)),
+}
+
+
+@pytest.fixture(scope='module', params=TYPES)
+def four_bands(request, tmp_path_factory):
+    "A model of four bands whose logits are all negative, its file, an image that it has not seen, and its map."
+    dtype, gain, offset, far = TYPES[request.param]
+    folder, tiles = tmp_path_factory.mktemp(request.param), []
+    for seed in (5, 6):
+        tile = synthetic_scene(152, 192, seed=seed)
+        bands = np.dstack([tile.image, tile.image.mean(2)])
+        pixels = np.round(bands * gain + offset, 0 if dtype != 'float32' else 3).astype(dtype)
+        tiles.append(Tile(pixels, labels=tile.labels, georeference=tile.georeference))
+    settings = dict(
+        patch_size=32, epochs=8, batch_size=4, lr=0.01, width=4, depth=2, split='random', device='cpu'
+    )
+    model = ModelPipeline(ISPRS, **settings, precision='float32', seed=0).fit(tiles[:1])
+    image = tiles[1].image
+    image[20:24, 30:60], image[90:94, 100:140] = far
+    path = write_image(folder / 'image.tif', image, tiles[1].georeference)
+    batch = torch.from_numpy(model.values.scale(image)).permute(2, 0, 1)[None].float()
+    batch = batch / 255 if model.values.plain else batch
+    with torch.no_grad():
+        *_, head = (layer for layer in model.model.modules() if isinstance(layer, torch.nn.Conv2d))
+        head.bias -= model.predictor()(batch).mean((0, 2, 3))  # so that every class has its part of the map
+        head.bias -= model.predictor()(batch).max() + 1
+    logits = model.predictor()(batch)[0]
+    assert logits.max() < 0
+    return model, model.save(folder / 'model.safetensors'), path, image, logits
+
+
+@pytest.mark.parametrize('clip', [False, True])
+def test_qgis_draws_the_map_of_the_program(four_bands, clip, tmp_path):
+    "Beyond the right and lower border the plugin sees zeros, so the halo there is left out; ties may fall either way."
+    model, file, path, image, logits = four_bands
+    said = succeeds('export', file, '--for', 'qgis', '--tile-size', 96, '--out', tmp_path / 'q.onnx')
+    assert 'Load default parameters' in said and '9 cm' in said and '50 % overlap' in said
+    code, _, err = shell('predict', file, path, '--out', tmp_path / 'map.tif', '--precision', 'float32')
+    assert code == 0, err  # numbers far outside are remarked on
+    ours, theirs = read_label_map(tmp_path / 'map.tif'), drawn_by_deepness(tmp_path / 'q.onnx', image, clip)
+    first, second = logits.topk(2, dim=0).values
+    ties = (first - second <= 2e-4 * logits.abs().max()).numpy()  # the parity that exports are held to
+    halo = read_onnx_metadata(tmp_path / 'q.onnx')['unetkit']['halo']
+    inside = np.s_[:-halo, :-halo]
+    assert not ((ours != theirs) & ~ties)[inside].any()
+    assert ties[inside].mean() < 0.01 and np.bincount(ours[inside].ravel()).max() < 0.95 * ours[inside].size
+    about = read_onnx_metadata(tmp_path / 'q.onnx')
+    assert about['class_names'] == {str(index): name for index, name in enumerate(ISPRS.names)}
+    assert about['unetkit']['palette']['colours'] == [list(colour) for colour in ISPRS.colours]
+    assert about['resolution'] == pytest.approx(9)
+
+
+def test_logits_that_are_clipped_are_another_map(four_bands, tmp_path):
+    "What the settings are for: without probabilities an older plugin draws the first class only."
+    model, file, path, image, logits = four_bands
+    bare = export_onnx(model, tmp_path / 'bare.onnx', tile_size=96)
+    assert (drawn_by_deepness(bare, image, clip=True) == 0).all()
+
+
+def test_settings_of_the_caller(trained, tmp_path):
+    "What is said is kept, unless it would give another map."
+    assert export_settings(trained, 'qgis') == {'tile_size': 640, 'probabilities': True, 'resolution': 9}
+    kept = export_settings(trained, 'qgis', 1280, True, 20)
+    assert kept == {'tile_size': 1280, 'probabilities': True, 'resolution': 20}
+    assert export_settings(trained, 'web')['tile_size'] is None
+    for clash in ({'tile_size': 640}, {'probabilities': True}):
+        with pytest.raises(ValueError, match='leave out --tile-size and --probabilities'):
+            export_settings(trained, 'web', **clash)
+    with pytest.raises(ValueError, match='must be one of qgis, web'):
+        export_settings(trained, 'arcgis')
+    file = trained.save(tmp_path / 'model.safetensors')
+    code, out, err = shell('export', file, '--for', 'gis', '--out', tmp_path / 'm.onnx')
+    assert (code, out, err.count('\n')) == (2, '', 1) and '--for must be one of qgis, web' in err
+    said = succeeds('export', file, '--for', 'web', '--out', tmp_path / 'm.onnx')
+    assert 'multiples of 4' in said and 'all but 24 pixels' in said and 'divide the pixels by 255' in said
+
+
+def test_what_the_plugin_cannot_know_is_said(tmp_path):
+    tile = synthetic_scene(64, 64, seed=5)
+    odd = ModelPipeline(ISPRS, width=4, depth=2, device='cpu')
+    odd.make([Tile(tile.image.astype(np.int32) * 1000, labels=tile.labels)])
+    with pytest.warns(Remark) as said:
+        assert export_settings(odd, 'qgis')['resolution'] is None
+    said = ' '.join(str(one.message) for one in said)
+    assert 'the training images were int32' in said and '--resolution' in said

@@ -266,3 +266,34 @@ def test_heights_are_a_band(chips, tmp_path):
     assert len(found.values) == 4 and found.values[3] == [12.5] * 5
     assert 'band 4 (height)' in found.text
     assert json.dumps(found.values)
+
+
+def test_a_distance_of_colours_needs_a_palette(chips):
+    folder, _ = chips
+    with pytest.raises(ValueError, match='nearest_colour 20 is a distance .*: give --palette'):
+        inspect(folder / 'images', folder / 'masks', reading=Reading(nearest_colour=20), settings=SMALL)
+
+
+def test_validation_images_with_other_bands(chips, tmp_path):
+    "What training would refuse is said before."
+    folder, scene = chips
+    for part, bands in (('train', [0, 1, 2]), ('val', [0, 1, 2, 0])):
+        write_image(tmp_path / 'images' / part / 'a.tif', scene.image[..., bands])
+        write_image(tmp_path / 'masks' / part / 'a.tif', labels_to_colours(scene.labels, ISPRS))
+    both = tmp_path / 'images', tmp_path / 'masks'
+    found = inspect(*both, ISPRS, settings=SMALL)
+    assert (
+        'the validation tile a.tif has 4 bands of uint8, the training tile a.tif has 3' in found.cost.problem
+    )
+    write_image(tmp_path / 'images/val/a.tif', scene.image)
+    assert not inspect(*both, ISPRS, settings=SMALL).cost.problem
+
+
+def test_absent_classes_are_named():
+    "A class without any pixel is not one of which there is a little."
+    assert inspection.class_summary([0, 99_999, 1], ('car', 'road', 'roof'), 100_000) == (
+        'road above 99.95 %, roof below 0.05 %; no pixel of car; 0.0 % of 100,000 pixels not scored'
+    )
+    assert inspection.class_summary([0, 0], ('car', 'road'), 9) == (
+        'no pixel of car, road; 100.0 % of 9 pixels not scored'
+    )

@@ -365,7 +365,8 @@ def test_training_killed_in_a_write(nursery, train, tmp_path):
     pieces = look(nursery, task, tmp_path, pieces)
     assert 5 <= len(pieces) < 12
     finish(nursery, train, tmp_path, pieces)
-    assert [path.name for path in tmp_path.iterdir()] == ['model.safetensors']
+    names = ['model.safetensors', 'model.safetensors.checkpoint']  # from which more epochs would go on
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def count_blocks(folder):
@@ -516,6 +517,16 @@ def test_a_writer_is_asked_to_end(nursery, scene, model, tmp_path, command, numb
         assert hidden(tmp_path) == set()
     assert nursery.run(words) == 0, nursery.said()
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_areas_need_is_cleared_away(nursery, scene, model, tmp_path):
+    "Killed while small objects are joined to their neighbours: the next run removes what was large meanwhile."
+    words = ['predict', model, scene / 'image.tif', '--out', tmp_path / 'map.tif', *PLAIN]
+    words += ['--areas', tmp_path / 'areas.csv', '--min-area', 0.1]
+    assert nursery.run(words, At('*/sieved.npy', 1, 'open')) == -signal.SIGKILL
+    assert [path for path in hidden(tmp_path) if path.suffix == '.part']
+    assert nursery.run(words) == 0, nursery.said()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['areas.csv', 'map.tif', 'map.tif.aux.xml']
 
 
 @pytest.fixture

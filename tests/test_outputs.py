@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from unetkit.cli import main
 from unetkit.deploy import export_onnx
 from unetkit.experiments import ModelPipeline
 from unetkit.metrics import Scores
-from unetkit.outputs import check_output, claim, is_ours
+from unetkit.outputs import _END, check_output, claim, is_ours
 from unetkit.palettes import ISPRS, write_palette
 from unetkit.products import areas, write_areas, write_polygons, write_scores
 from unetkit.raster import write_class_names, write_image, write_label_map, write_mosaic, write_style
@@ -159,8 +160,20 @@ def test_every_writer_signs(tmp_path):
 
 
 def test_a_geopackage_signs(tmp_path):
+    "A small one, and one of many objects, in which the mark must lie near one end."
     pytest.importorskip('pyogrio', reason='the extra [vector] is not installed')
     assert is_ours(write_polygons(tmp_path / 'a.gpkg', np.zeros((9, 9), np.uint8), ISPRS))
+    label_map = np.random.default_rng(0).integers(0, 5, (80, 80), np.uint8)
+    many = write_polygons(tmp_path / 'many.gpkg', label_map, ISPRS)
+    assert many.stat().st_size > 4 * _END and is_ours(many)
+
+
+def test_areas_do_not_fill_the_folder_of_the_system(place, tmp_path, monkeypatch):
+    "What is large meanwhile lies beside the table, and is gone in the end."
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'nowhere'))
+    words = ['predict', place / '1.safetensors', place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    succeeds(*words, '--areas', tmp_path / 'areas.csv', '--min-area', 0.1, *PLAIN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['areas.csv', 'map.tif', 'map.tif.aux.xml']
 
 
 def test_links_and_spellings(tmp_path, monkeypatch):

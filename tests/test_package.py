@@ -522,3 +522,9 @@ def test_extension_in_one_place(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'squared_error' in done.stdout and 'one_pixel' in done.stdout
+
+
+def test_warnings_are_not_silenced_wholesale():
+    "A filter names the category that is meant; another warning is news."
+    bare = re.compile(r"""simplefilter\(\s*['"]ignore['"]\s*\)""")
+    assert [path.name for path in (ROOT / 'unetkit').rglob('*.py') if bare.search(path.read_text())] == []

@@ -374,3 +374,8 @@ def test_memory_does_not_grow_with_the_raster(files, tmp_path):
         )
         peaks.append(int(run.stdout.splitlines()[-1]) * 1024)
     assert peaks[1] < 1.08 * peaks[0] < 1e9
+
+
+def test_scores_need_a_reference(files):
+    with pytest.raises(ValueError, match='has no reference: scores need one for every image'):
+        evaluate_raster(*files[:2], None)

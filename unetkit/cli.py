@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
+from keyword import iskeyword
 from pathlib import Path
 import argparse
 import io
@@ -34,16 +35,17 @@ from unetkit.datasets import (
     reference_files,
     training_tiles,
 )
-from .deploy import check_export, export_onnx
+from .deploy import PROGRAMS, check_export, export_advice, export_onnx, export_settings
 from .experiments import ModelPipeline, compare
 from .fetching import SETS
 from .fetching import fetch as fetch_set
 from .inspection import class_summary, remarks_to
 from .inspection import inspect as inspect_files
-from .jobs import built_in, check_job, split_windows
+from .jobs import built_in, check_job, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
-from .outputs import check_output, claim
+from .models import checkpoint_stands, load_tensors
+from .outputs import check_output, claim, is_ours
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
@@ -238,10 +240,12 @@ def train(
     valid_image: str = "",  # Images to validate on; without it a folder val in IMAGE, or a part of the training images
     valid_reference: str = "",  # Their references
     out: str = "model.safetensors",  # Model file to write
-    restart: bool = False,  # Forget the checkpoint of an interrupted run
+    restart: bool = False,  # Begin anew, whatever the checkpoint of an earlier run holds
+    init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
+    freeze: str = "",  # Part that keeps the weights of --init: encoder
     log: str = "",  # CSV file with a row per epoch, written after each
     calibrate: bool = False,  # Fit a temperature on the validation windows, so that probabilities match shares
-    overwrite: bool = False,  # Replace a file that unetkit did not write
+    overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read
 ) -> None:  # Nothing; the model is written
@@ -253,7 +257,7 @@ def train(
     counts = check_job(tiles, None, classes, [settings], valid)
     if calibrate and not (settings.validation or valid):
         raise ValueError("--calibrate needs validation windows, and --validation is 0: leave one of them out")
-    inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference]
+    inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference, init]
     checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
     if not out:
         raise ValueError("--out is empty: give the name of a file")
@@ -262,19 +266,61 @@ def train(
     with _writing(files if first else [], inputs, overwrite):
         if first:
             _print_classes("training", counts, classes, tiles)
-        if restart:
-            _remove([checkpoint])
-        for _ in track(pipeline.epochs(tiles, checkpoint, counts, valid), settings.epochs):
+        before = _stands(Path(out), checkpoint, restart, overwrite, settings) if first else 0
+        run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze)
+        for epoch in track(run, settings.epochs):
             if log and first:
                 pipeline.history.write(log)
+            if epoch.number == before:
+                print(f"training goes on from {checkpoint}", flush=True)
         if not first:
             return
         if calibrate:
             pipeline.calibrate(tiles, valid)
             print(f"calibrated: temperature {pipeline.temperature:g}")
+        if _is_done(out, pipeline, calibrate):
+            print(_nothing_left(out, pipeline), flush=True)
+            return
         pipeline.save(out)
         print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
+        print(f"kept {checkpoint}, from which more --epochs go on; only they need it", flush=True)
+
+
+def _stands(out, checkpoint, restart, overwrite, settings):
+    "After how many epochs a run goes on; 0 if it begins anew, or if nothing is left to do."
+    if restart or (overwrite and out.exists() and is_ours(out)):
         _remove([checkpoint])
+    elif out.exists() and not checkpoint.exists() and not overwrite:
+        print(
+            f"{out} has no checkpoint beside it: training begins anew, and a new model will replace it",
+            flush=True,
+        )
+    epochs, waited = checkpoint_stands(checkpoint)
+    return epochs if epochs < settings.epochs and waited < settings.patience else 0
+
+
+def _is_done(out, pipeline, calibrate):
+    "Is there a model of this run already, with all of its epochs?"
+    try:
+        there = load_tensors(out)[1]
+    except (OSError, ValueError):
+        return False
+    ours = json.loads(
+        json.dumps(model_header(pipeline.palette, pipeline.settings, pipeline.values, pipeline.history))
+    )
+    same = all(there.get(name) == ours[name] for name in ("palette", "history"))
+    return same and (not calibrate or there.get("temperature", 1) == pipeline.temperature)
+
+
+def _nothing_left(out, pipeline):
+    "Say why a run was not trained any further, and what to do about it."
+    count, settings = len(pipeline.history), pipeline.settings
+    if count >= settings.epochs:
+        return f"nothing left to do: {out} has its {count} epochs; more --epochs go on, --restart begins anew"
+    return (
+        f"nothing left to do: {out} has {count} epochs, when the patience of {settings.patience} was at its end; "
+        "a larger --patience goes on, --restart begins anew"
+    )
 
 # %% ../nbs/library/cli.ipynb #cli-info
 def info(
@@ -368,7 +414,8 @@ def predict(
                 write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
                 print(f"wrote {outlines}", flush=True)
             if table:
-                write_areas(table, measure_areas(file, pipeline.palette, errors=scores, min_area=min_area))
+                rows = measure_areas(file, pipeline.palette, errors=scores, min_area=min_area, beside=table)
+                write_areas(table, rows)
                 print(f"wrote {table}", flush=True)
 
 # %% ../nbs/library/cli.ipynb #z002-cli
@@ -471,18 +518,24 @@ def _pixels(image, reference, reading):
 def export(
     model: str,  # Model file from `unetkit train` or `unetkit report`
     out: str = "model.onnx",  # ONNX file to write
+    for_: str = "",  # Program that will run it, qgis or web: chooses tile size, output and resolution
     tile_size: int | None = None,  # Side of the only square that it takes, in pixels; any size when not given
     probabilities: bool = False,  # Write a softmax behind the logits, as QGIS needs it
     resolution: float = 0.0,  # Side of a training pixel on the ground, in centimetres; not noted when 0
     overwrite: bool = False,  # Replace a file that unetkit did not write
 ) -> None:  # Nothing; the file is written
     "Write a model as ONNX, for a browser, QGIS and other programs."
-    pipeline, ground = ModelPipeline.load(model, "cpu", "float32"), resolution or None
-    check_export(pipeline, tile_size, ground)
+    pipeline = ModelPipeline.load(model, "cpu", "float32")
+    how = {"tile_size": tile_size, "probabilities": probabilities, "resolution": resolution or None}
+    if for_:
+        how = export_settings(pipeline, one_of("--for", for_, PROGRAMS, "choose one"), **how)
+    check_export(pipeline, how["tile_size"], how["resolution"])
     with _writing([out], [model], overwrite):
-        export_onnx(pipeline, out, tile_size, probabilities, ground)
-    kind, size = "probabilities" if probabilities else "logits", Path(out).stat().st_size / 1e6
+        export_onnx(pipeline, out, **how)
+    kind, size = "probabilities" if how["probabilities"] else "logits", Path(out).stat().st_size / 1e6
     print(f"wrote {out}: {size:.2f} MB, {kind} of {pipeline.palette.num_classes} classes", flush=True)
+    if for_:
+        print(export_advice(out, for_), flush=True)
 
 # %% ../nbs/library/cli.ipynb #c032-2d107f56
 def scene(
@@ -621,7 +674,8 @@ def _add_option(parser, name, text, default, /, **how):
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     if shown not in (None, "", False):
         text += f" (default: {shown})"
-    parser.add_argument("--" + name.replace("_", "-"), help=text, **_kind(name, default) | how)
+    option = "--" + name.rstrip("_").replace("_", "-")  # a word of Python itself, such as for, is for_ there
+    parser.add_argument(option, help=text, **_kind(name, default) | how)
 
 # %% ../nbs/library/cli.ipynb #c042-ba1c7ae7
 class _Parser(argparse.ArgumentParser):
@@ -680,6 +734,7 @@ def _add_fields(parser, defaults, options):
 def _run(command, argv):
     "Parse arguments and call a command."
     given, (_, world) = vars(_parser(command).parse_args(argv)), rank_and_world()
+    given = {f"{name}_" if iskeyword(name) else name: value for name, value in given.items()}
     if world > 1 and command is not train:
         raise ValueError(
             f"torchrun has started {world} processes, and only train can share its work: "

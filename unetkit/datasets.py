@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, fields, replace
+from mmap import mmap
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -687,6 +688,29 @@ def _read_ahead(load, items):
             del ready
 
 # %% ../nbs/library/datasets.ipynb #datase-ddc28c77
+class _Blocks:
+    "Memory for the arrays of a group, one mapped block for each kind, which the system gets back whole: thousands of small arrays would leave holes."
+
+    def __init__(self, pixels):
+        self.pixels, self.blocks = pixels, {}
+
+    def __call__(self, array, kind):
+        "Copy an array (H, W) or (H, W, C) to where the last one of its kind ends; None stays None."
+        if array is None:
+            return None
+        bands = array.size // (array.shape[0] * array.shape[1])
+        key = kind, array.dtype, bands
+        if key not in self.blocks:
+            room = mmap(-1, self.pixels * bands * array.itemsize)
+            self.blocks[key] = np.frombuffer(room, array.dtype), 0
+        block, start = self.blocks[key]
+        end = start + array.size
+        self.blocks[key] = block, end
+        copy = block[start:end].reshape(array.shape)
+        copy[...] = array
+        return copy
+
+
 class StreamedBatches:
     "Batches of patches from tiles that do not fit into memory; iterate once per epoch."
 
@@ -748,10 +772,13 @@ class StreamedBatches:
 
     def _load(self, group):
         "Tensors of the regions of a group, and where crops may start in each: in focus, and anywhere."
-        tiles, places = [], []
-        for region in (self.regions[index] for index in group):
-            tiles.append(self._prepared(self.tiles[region.tile], region.window))
-            places.append(self._places(region, tiles[-1].labels) if self.crops else None)
+        regions, tiles, places = [self.regions[index] for index in group], [], []
+        kept = _Blocks(sum(region.pixels for region in regions))
+        for region in regions:
+            tile = self._prepared(self.tiles[region.tile], region.window)
+            tiles.append(replace(tile, image=kept(tile.image, 'image'), labels=kept(tile.labels, 'labels')))
+            found = self._places(region, tile.labels) if self.crops else (None, None)
+            places.append([kept(place, kind) for kind, place in enumerate(found)])
         return to_device(tiles, self.device), places
 
     def _prepared(self, tile, window):
@@ -946,7 +973,9 @@ def say_apart(
     reference = pairs[0][1]
     if count == len(pairs):
         raise ValueError(f"{reference} and the {total} images do not meet: check its coordinate system")
-    remark(f"{reference} has no polygon on {count} of {total} images: all of each is {reading.background!r}")
+    remark(
+        f"{reference} has no polygon on at least {count} of {total} images: all of each is {reading.background!r}"
+    )
 
 
 def heights_of(

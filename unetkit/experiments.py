@@ -7,6 +7,7 @@ __all__ = ['ModelPipeline', 'Result', 'compare']
 
 # %% ../nbs/09_experiments.ipynb #c003-bb6627b1
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 import time
@@ -67,37 +68,56 @@ def epochs(
     checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
     counts: np.ndarray | None = None,  # Pixels of each class from `check_job`; it is called when None
     valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
+    init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
+    freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
+    fresh: bool = False,  # Forget the model that this pipeline has?
 ) -> Iterator[Epoch]:  # A record per epoch; after the last the best weights are in the model
-    "Train a model on tiles, one epoch at a time."
+    "Train a model on tiles, one epoch at a time; a pipeline that has a model goes on with it."
     s, tiles = self.settings, as_tiles(tiles)
     valid = None if valid is None else as_tiles(valid)
     if counts is None:
         counts = check_job(tiles, None, self.palette, [s], valid)
     seed_everything(s.seed)
+    before = copy(self)
     self.make(tiles)
+    about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
+    about = self.begin(before, about, init, freeze, fresh, checkpoint)
     train_batches, valid_batches = self.batches(tiles, valid)
     if valid_batches is None:
         remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
     loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
-    for epoch in training.epochs(
+    run = training.epochs(
         self.model,
         OwnPart(train_batches),
         valid_batches,
         loss_fn=loss_fn,
         optimizer=make_optimizer(self.model, s.lr),
-        epochs=s.epochs,
+        epochs=s.epochs + self.trained_before,
         patience=s.patience,
         dtype=self.dtype,
         checkpoint=checkpoint,
-        settings=origin(s, self.device, self.dtype, tiles, counts, valid, self.values),
+        settings=about,
         forward=in_step(self.forward()),
         keep=s.keep,
-    ):
-        self.history.append(epoch)
-        yield epoch
+        memory=self.memory,
+    )
+    return _noted(self, run, valid_batches, loss_fn, counts)
+
+
+def _noted(pipeline, run, valid_batches, loss_fn, counts):
+    "The epochs of a run, each noted in the history of a pipeline; at the end, what validation says of classes."
+    try:
+        for epoch in run:
+            pipeline.history.append(epoch)
+            yield epoch
+    except Exception:  # what failed is not gone on with
+        pipeline.memory = {}
+        raise
+    finally:
+        run.close()
     if valid_batches is not None:
-        _, scores = training.validate(self.model, valid_batches, loss_fn, self.dtype)
-        self.gaps = _gaps(scores, counts, self.palette.names)
+        _, scores = training.validate(pipeline.model, valid_batches, loss_fn, pipeline.dtype)
+        pipeline.gaps = _gaps(scores, counts, pipeline.palette.names)
 
 
 def _gaps(scores, counts, names):
@@ -117,9 +137,13 @@ def fit(
     label: str = "",  # Printed in front of the progress
     counts: np.ndarray | None = None,  # Pixels of each class from `check_job`; it is called when None
     valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
+    init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
+    freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
+    fresh: bool = False,  # Forget the model that this pipeline has?
 ) -> ModelPipeline:  # Itself, trained
-    "Train a model on tiles."
-    for _ in track(self.epochs(tiles, checkpoint, counts, valid), self.settings.epochs, label):
+    "Train a model on tiles; a second call goes on for as many epochs more."
+    run = self.epochs(tiles, checkpoint, counts, valid, init, freeze, fresh)
+    for _ in track(run, self.settings.epochs + self.trained_before, label):
         pass
     for text in self.gaps:
         remark(text)
@@ -241,6 +265,7 @@ def _run(name, pipeline, train, test, counts, checkpoints):
     label = f"patch {name}: " if str(name).isdecimal() else f"{name}: "
     for _ in track(pipeline.epochs(train, checkpoint, counts), pipeline.settings.epochs, label):
         pass
+    pipeline.memory = {}  # which takes as much room as three models
     start = time.perf_counter()
     label_maps = [pipeline.predict(tile) for tile in test]
     scores = pipeline.evaluate(test, label_maps)

@@ -293,6 +293,8 @@ def _cost(images, valid, num_classes, settings):
     sizes, side = [one.size for one in images], settings.patch_size
     try:
         check_bands(images)
+        other = [one for one in valid if one.in_channels != images[0].in_channels]
+        check_bands(images, other, 'validation')
         if valid:
             train = grid_windows(sizes, side, settings.step)
             valid = grid_windows([one.size for one in valid], side, side)
@@ -322,8 +324,9 @@ def class_summary(
     pixels: int,  # All pixels, at least the sum of `counts`
 ) -> str:  # One line
     "Say how large each class is, and how much is not scored."
-    total = int(sum(counts))
-    shares = ', '.join(f'{name} {percent(n / max(total, 1))}' for name, n in zip(names, counts))
+    total, missing = int(sum(counts)), [name for name, n in zip(names, counts) if not n]
+    shares = ', '.join(f'{name} {percent(n / total)}' for name, n in zip(names, counts) if n)
+    shares += f"{'; ' * bool(total)}no pixel of {', '.join(missing)}" if missing else ''
     return f"{shares}; {percent(1 - total / max(pixels, 1))} of {pixels:,} pixels not scored"
 
 
@@ -563,6 +566,11 @@ def inspect(
     if model is not None:
         model = as_pipeline(model, 'cpu', 'float32', limits)
     palette = palette or (model.palette if model else None)
+    if reading.nearest_colour and palette is None:
+        raise ValueError(
+            f"nearest_colour {reading.nearest_colour:g} is a distance from the colours of a palette, and there is none: "
+            "give --palette, or leave --nearest-colour out"
+        )
     remarks, faults, images = [], [], []
     with remarks_to(remarks.append):
         pairs = image_pairs(image, reference or None, reading.pairs, 'train')
@@ -616,10 +624,11 @@ def inspect(
 
 def _validation_facts(image, reference, reading, faults):
     "What the images of a validation folder are; files that cannot be read join the faults."
-    found = []
-    for pair in validation_pairs(image, reference or None, reading):
+    found, pairs = [], validation_pairs(image, reference or None, reading)
+    heights = heights_of([part for part, _ in pairs], reading.height, 'valid')
+    for pair, height in zip(pairs, heights):
         try:
-            found.append(_facts(*pair, '', reading.remote))
+            found.append(_facts(*pair, height, reading.remote))
         except (ValueError, OSError) as error:
             faults.append(one_line(error, 400))
     return found

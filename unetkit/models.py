@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CRITERIA', 'save_tensors', 'load_tensors', 'is_newer', 'remedy_for', 'save_model', 'load_model', 'Epoch',
-           'criterion', 'History', 'save_checkpoint', 'load_checkpoint']
+           'criterion', 'History', 'save_checkpoint', 'run_state', 'first_difference', 'checkpoint_stands',
+           'load_checkpoint', 'restore_run', 'take_weights']
 
 # %% ../nbs/library/models.ipynb #models-cb6e88bd
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -294,6 +295,14 @@ def save_checkpoint(
     settings: dict,  # What the run depends on, JSON-ready
 ) -> Path:  # The file
     "Write all that the rest of a run depends on."
+    return save_tensors(path, *run_state(run, settings))
+
+
+def run_state(
+    run,  # A `training.Run`
+    settings: dict,  # What the run depends on, JSON-ready
+) -> tuple[dict, dict]:  # Tensors by name, and the rest as plain data
+    "Collect all that the rest of a run depends on."
     tensors = {"rng": torch.get_rng_state()}
     tensors |= {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in run.best.items()}
@@ -305,7 +314,19 @@ def save_checkpoint(
         "stopper": asdict(run.stopper),
         "rng": run.train.rng.bit_generator.state,
     }
-    return save_tensors(path, tensors, about)
+    return tensors, about
+
+
+def first_difference(
+    then: dict,  # What a run depended on, as JSON gives it back
+    now: dict,  # What the present one depends on
+) -> tuple | None:  # Name, and the two values; None where all are equal
+    "Tell in what two runs differ."
+    now = json.loads(json.dumps(now))
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            return name, then.get(name), now.get(name)
+    return None
 
 
 @on_first
@@ -316,21 +337,36 @@ def _read_checkpoint(path, settings, epochs):
     tensors, about = load_tensors(path)
     if not isinstance(about.get("epochs"), list) or not isinstance(about.get("settings"), dict):
         raise _no_checkpoint(path, "no record of epochs")
-    then, now = about["settings"], json.loads(json.dumps(settings))
-    if "keep" in now:
+    then = about["settings"]
+    if "keep" in settings:
         then = {"keep": "loss"} | then  # earlier versions had no other criterion
-    for name in sorted(then.keys() | now.keys()):
-        if then.get(name) != now.get(name):
-            raise ValueError(
-                f"the checkpoint {path} is of another run: {name} was {then.get(name)!r} and is "
-                f"{now.get(name)!r}; use the same settings to go on, or delete it (--restart) to start anew"
-            )
+    different = first_difference(then, settings)
+    if different:
+        name, then, now = different
+        raise ValueError(
+            f"the checkpoint {path} is of another run: {name} was {then!r} and is "
+            f"{now!r}; use the same settings to go on, or delete it (--restart) to start anew"
+        )
     if len(about["epochs"]) > epochs:
         raise ValueError(
             f"the checkpoint {path} holds {len(about['epochs'])} epochs, more than the {epochs} asked for: "
             "ask for more, or delete it (--restart)"
         )
     return tensors, about
+
+
+def checkpoint_stands(
+    path: str | Path,  # A checkpoint, or the place where one would be
+) -> tuple[
+    int, int
+]:  # Epochs that it holds, and how many of the last brought nothing better; 0 and 0 without a file
+    "Tell where a checkpoint stands, without its weights; one that cannot be read stands nowhere."
+    try:
+        with safe_open(path, "np") as file:
+            about = json.loads(file.metadata()["unetkit"])
+        return len(about["epochs"]), int(about["stopper"]["waited"])
+    except Exception:  # `load_checkpoint` says what is wrong with it
+        return 0, 0
 
 
 def _no_checkpoint(path, why):
@@ -348,20 +384,28 @@ def load_checkpoint(
     found = _read_checkpoint(path, settings, epochs)
     if found is None:
         return
-    tensors, about = found
     try:
-        weights, best = (_part(tensors, part) for part in ("model.", "best."))
-        for state in (weights, best):
-            _check_weights(run.model.state_dict(), state)
-        run.history = History.read(about["epochs"], run.history.keep)
-        run.stopper = replace(run.stopper, **about["stopper"] | {"patience": run.stopper.patience})
-        run.optimizer.load_state_dict(_optimizer_state(run.optimizer, _part(tensors, "optimizer.")))
-        run.train.rng.bit_generator.state = about["rng"]
-        torch.set_rng_state(tensors["rng"])
-        run.model.load_state_dict(weights)
-        run.best = best
+        restore_run(run, *found)
     except Exception as error:  # a header can hold anything
         raise _no_checkpoint(path, one_line(error, 160)) from None
+
+
+def restore_run(
+    run,  # A `training.Run` of the same network
+    tensors: dict,  # From `run_state`
+    about: dict,  # Likewise
+) -> None:  # Nothing; the run is changed, or an error is raised where the state is not of this network
+    "Put a run where another one stood."
+    weights, best = (_part(tensors, part) for part in ("model.", "best."))
+    for state in (weights, best):
+        _check_weights(run.model.state_dict(), state)
+    run.history = History.read(about["epochs"], run.history.keep)
+    run.stopper = replace(run.stopper, **about["stopper"] | {"patience": run.stopper.patience})
+    run.optimizer.load_state_dict(_optimizer_state(run.optimizer, _part(tensors, "optimizer.")))
+    run.train.rng.bit_generator.state = about["rng"]
+    torch.set_rng_state(tensors["rng"])
+    run.model.load_state_dict(weights)
+    run.best = best
 
 
 def _part(tensors, name):
@@ -384,3 +428,111 @@ def _optimizer_state(optimizer, tensors):
             value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
         state.setdefault(int(number), {})[name] = value
     return optimizer.state_dict() | {"state": state}
+
+# %% ../nbs/library/models.ipynb #models-init-1
+def take_weights(
+    model: nn.Module,  # A new network; its weights are replaced
+    source: nn.Module,  # A trained network of the same kind, perhaps for other classes or bands
+    classes: tuple[Sequence[str], Sequence[str]],  # Names of the classes of `model`, and of `source`
+    bands: tuple[Sequence[str], Sequence[str]],  # Names of their bands, '' for an unknown one
+) -> str:  # What was kept and what is new; raises `ValueError` for a network of another kind
+    "Copy the weights of another network, as far as they fit."
+    _check_kind(model, source)
+    rows, slices = _same_names(*classes), _same_bands(*bands)
+    heads = _sized_by(model, "num_classes") if rows != list(range(len(classes[1]))) else {}
+    stems = _sized_by(model, "in_channels") if slices != list(range(len(bands[1]))) else {}
+    scale = len(bands[1]) / len(bands[0])
+    weights, old = model.state_dict(), source.state_dict()
+    for name, fresh in weights.items():
+        value = old[name].to(fresh.device)
+        if name in stems:
+            value = _for_bands(value, stems[name], slices) * scale
+        if name in heads:
+            value = _for_classes(value, fresh.clone(), heads[name], rows)
+        weights[name] = value
+    model.load_state_dict(weights)
+    layers, changed = ({name.rpartition(".")[0] for name in names} for names in (weights, heads | stems))
+    kept = f"{len(layers - changed)} of {len(layers)} layers are" if changed else "every layer is"
+    said = _about_head(classes, rows) if heads else []
+    said += _about_stem(bands, slices) if stems else []
+    return "; ".join([f"{kept} kept", *said])
+
+
+def _check_kind(model, source):
+    "Raise `ValueError` unless two networks differ in nothing but their classes and bands."
+    kinds = []
+    for one in (source, model):
+        about = {"network": type(one).__name__} | one.settings
+        kinds.append(
+            {name: value for name, value in about.items() if name not in ("in_channels", "num_classes")}
+        )
+    different = first_difference(*kinds)
+    if different:
+        name, theirs, own = different
+        option = f" (--{name} {theirs})" if name in ("width", "depth") else ""
+        raise ValueError(
+            f"the model to begin with has {name} {theirs}, the new one {own}: its weights fit a network of the "
+            f"same kind only; choose {name} {theirs}{option}, or begin without it"
+        )
+
+
+def _sized_by(model, size):
+    "The weights whose shape depends on the number of classes or of bands, and the axis on which it does."
+    with torch.device("meta"), _NoDraws():
+        one, two = (type(model)(**model.settings | {size: count}).state_dict() for count in (1, 2))
+    axes = {}
+    for name, weight in one.items():
+        for axis, side in enumerate(weight.shape):
+            if side != two[name].shape[axis]:
+                axes[name] = axis
+    return axes
+
+
+def _same_names(new, old):
+    "For each new name the index of the same old one, or None."
+    return [list(old).index(name) if name in old else None for name in new]
+
+
+def _same_bands(new, old):
+    "For each new band the index of the same old one, or None: by name where all have one, else by place."
+    if all(all(names) and len(set(names)) == len(names) for names in (new, old)):
+        return _same_names(new, old)
+    return [index if index < len(old) else None for index in range(len(new))]
+
+
+def _for_bands(value, axis, slices):
+    "Weights for other bands: kept slices, and the mean of the old ones for a new band."
+    mean = value.mean(axis)
+    return torch.stack([mean if index is None else value.select(axis, index) for index in slices], axis)
+
+
+def _for_classes(value, fresh, axis, rows):
+    "Weights for other classes: kept rows, and fresh ones for a new class."
+    for row, index in enumerate(rows):
+        if index is not None:
+            fresh.select(axis, row).copy_(value.select(axis, index))
+    return fresh
+
+
+def _about_head(classes, rows):
+    "What became of the classes, in parts of a sentence."
+    fresh = [name for name, index in zip(classes[0], rows) if index is None]
+    gone = [name for name in classes[1] if name not in classes[0]]
+    said = [f"the head is new for {_listed(fresh)}"] if fresh else ["the head keeps its classes"]
+    if fresh and len(fresh) < len(rows):
+        said[0] += " and keeps the other classes"
+    return said + ([f"{_listed(gone)} {'is' if len(gone) == 1 else 'are'} left out"] if gone else [])
+
+
+def _about_stem(bands, slices):
+    "What became of the bands, in parts of a sentence."
+    fresh = [bands[0][band] or f"band {band + 1}" for band, index in enumerate(slices) if index is None]
+    text = f"the first layer is fitted to {len(bands[0])} bands in place of {len(bands[1])}"
+    if len(bands[0]) == len(bands[1]):
+        text = f"the first layer is fitted to the bands {_listed(bands[0])}"
+    return [text + (f", {_listed(fresh)} with the mean of the old ones" if fresh else "")]
+
+
+def _listed(names):
+    "Some names in one text."
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -23,7 +23,7 @@ from .pipelines import result_record
 from .jobs import checksum
 from .plots import plot_confusion, plot_history, show_triptych
 from .records import environment
-from .report import accuracy_table, class_table, model_name, percent
+from .report import accuracy_table, class_table, has_published_classes, model_name, percent
 from .tiles import Tile
 from .outputs import MARK, atomic_path
 from .raster import names_file, write_label_map
@@ -135,10 +135,18 @@ figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption{color:#444;font
 _CAUTION = (
     "With stride equal to patch size, models with smaller patches take more optimiser steps "
     "in the same number of epochs: compare the column of steps before the accuracies. "
-    "Each row is one run with one seed on one choice of tiles, without an interval. "
-    "The published figures were measured on other tiles than these, "
-    "unless you gave the command the assignment's files."
+    "Each row is one run with one seed on one choice of tiles, without an interval."
 )
+
+
+def _caution(document):
+    "What a reader of the accuracies must know."
+    if not has_published_classes(document["models"][0]):
+        return _CAUTION
+    return (
+        f"{_CAUTION} The published figures were measured on other tiles than these, "
+        "unless you gave the command the assignment's files."
+    )
 
 # %% ../nbs/library/pages.ipynb #pages-a074afef
 def _data_name(settings, role):
@@ -221,7 +229,7 @@ def report_html(
         "<header><h1>U-Net on aerial tiles: patch sizes compared</h1>",
         f"<p>{escape(headline(document))}</p></header><main>",
         table_html(*accuracy_table(document)),
-        f"<p>{_CAUTION}</p>",
+        f"<p>{_caution(document)}</p>",
     ]
     for model, result in zip(document["models"], results, strict=True):
         recommended = model_name(model) == "recommended"

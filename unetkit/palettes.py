@@ -211,6 +211,12 @@ def _parse_palette(data):
     if values and len(values) < len(names):
         raise ValueError(f"{len(values)} of {len(names)} classes have a value: give each class one, or none")
     dropped = {key: [one[key] for one in ignored if key in one] for key in ('colour', 'value', 'name')}
+    for name in dropped['name']:
+        number = re.fullmatch(r'class_(\d+)', name)  # as `unetkit palette` names a number
+        if values and number and int(number[1]) not in dropped['value']:
+            raise ValueError(
+                f'"ignored" holds {name!r}, but these classes have numbers: write {number[1]} instead'
+            )
     colours = _fill_colours([one.get('colour') for one in entries], dropped['colour'])
     return Palette(names, colours, dropped['colour'], values or None, dropped['value'], dropped['name'])
 

@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from .jobs import model_header, read_header
 from .palettes import Palette, read_palette
 from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
 from .machine import wants_channels_last
-from .models import History, load_model, save_model
-from .networks import make_network
+from .models import History, first_difference, load_model, save_model, take_weights
+from .networks import freeze, make_network
 from .raster import Raster
 from .rules import IGNORE_INDEX, number, remark
 from .settings import Settings
@@ -29,7 +30,7 @@ from .stitching import dihedral_average
 from .tiles import Tile
 from .tiling import best_core, least_probabilities, logits_to_labels
 from .training import make_predictor
-from .values import check_values, measure
+from .values import RESOLUTION, check_values, measure
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-ef0e5372
 class TrainedModel:
@@ -53,6 +54,7 @@ class TrainedModel:
         self.temperature = (
             1.0  # What logits are divided by before they become probabilities; see `calibration`
         )
+        self.memory = {}  # where the last training ended
         self.least = None  # (K,) least probability with which each class is given; None: 0 for all
         self.gaps = []  # What validation at the end of a training had to say of classes
 
@@ -71,6 +73,57 @@ class TrainedModel:
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
         self.temperature = 1.0
+
+    def begin(
+        self,
+        before: "TrainedModel",  # This object as it was before `make`
+        about: dict,  # What the new run depends on, from `jobs.origin`
+        init: "TrainedModel | str | Path | None" = None,  # A model to begin with, or its file
+        part: str = "",  # What is frozen: one of `networks.PARTS`
+        fresh: bool = False,  # Forget the model of this object?
+        checkpoint: str | Path | None = None,  # File of the run; if it is there, it is what goes on
+    ) -> dict:  # `about` with the model to begin with and the frozen part, if there are any
+        "Go on where the last training ended, or give the new network the weights of another model."
+        if isinstance(init, (str, Path)):
+            init = TrainedModel.load(init, "cpu", "float32")
+        about = about | ({"init": init.fingerprint()} if init else {}) | ({"freeze": part} if part else {})
+        then = before.memory.get("about", {}).get("settings", {})
+        same = {name: value for name, value in then.items() if init or name != "init"}
+        if not (fresh or checkpoint or not then or first_difference(same, about)):
+            freeze(self.model, part)
+            remark(f"goes on after epoch {len(before.memory['about']['epochs'])}; fresh=True begins anew")
+            return then
+        self.memory = {}
+        source = init or (None if fresh or before.model is None else before)
+        if part and source is None:
+            raise ValueError("freeze keeps the weights that a model begins with: give one (--init)")
+        freeze(self.model, part)
+        if source is not None and not (checkpoint and Path(checkpoint).exists()):
+            remark(self._take_weights(source, own=not init))
+        return about
+
+    def _take_weights(self, source, own):
+        "Copy what fits of another model; a sentence about it."
+        bands = [one.values.bands or [""] * len(one.values.dtypes) for one in (self, source)]
+        kept = take_weights(self.model, source.model, (self.palette.names, source.palette.names), bands)
+        whose = "this model" if own else "another model"
+        said = [
+            f"begins with the weights of {whose} and a new optimiser: {kept}",
+            *_other_values(self, source),
+        ]
+        return "; ".join([*said, "fresh=True begins anew"] if own else said)
+
+    @property
+    def trained_before(self) -> int:  # 0 where a training would begin anew
+        "Epochs after which the last training ended."
+        return len(self.memory.get("about", {}).get("epochs", ()))
+
+    def fingerprint(self) -> str:  # CRC-32 of the weights, eight hexadecimal digits
+        "Tell the weights of a model from others."
+        total = 0
+        for name, weight in self.model.state_dict().items():
+            total = crc32(weight.cpu().contiguous().numpy().tobytes(), crc32(name.encode(), total))
+        return f"{total:08x}"
 
     def forward(self) -> Callable:  # float32 (N, C, H, W) -> logits
         "Give the network as training calls it: translated for batches of one size, or as it is."
@@ -247,6 +300,18 @@ class TrainedModel:
 def _percent(share):
     "A share for a table; a dash where it was not measured."
     return "-" if share is None else f"{share:.1%}"
+
+
+def _other_values(new, old):
+    "What the images of a new model have that those of an old one had not, in parts of a sentence."
+    said, (ours, theirs) = [], (new.values, old.values)
+    if any(getattr(ours, name) != getattr(theirs, name) for name in ("dtypes", "low", "high")):
+        ranges = [f"{min(one.low):g} to {max(one.high):g}" for one in (theirs, ours)]
+        said.append(f"its images had values of {ranges[0]}, the new ones have {ranges[1]}, which is used")
+    sides = ours.resolution, theirs.resolution
+    if all(sides) and max(sides) > RESOLUTION * min(sides):
+        said.append(f"its pixels were {sides[1]:.3g} m, the new ones are {sides[0]:.3g} m")
+    return said
 
 
 def _class_lines(palette):

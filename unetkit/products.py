@@ -7,7 +7,7 @@ __all__ = ['POLYGON_FORMATS', 'Ground', 'write_polygons', 'write_scores', 'read_
 
 # %% ../nbs/library/products.ipynb #prod-04
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .metrics import Scores
 from .palettes import Palette
-from .outputs import MARK, atomic_path
+from .outputs import MARK, atomic_path, work_folder
 from .raster import Georeference, Raster, check_file, check_grid, write_image
 from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 
@@ -40,8 +40,9 @@ from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 @contextmanager
 def _open_map(label_map, georeference):
     "Open a label map, a file or an array (H, W) uint8, as a raster."
-    with tempfile.TemporaryDirectory() as folder:
-        if isinstance(label_map, np.ndarray):
+    is_array = isinstance(label_map, np.ndarray)
+    with tempfile.TemporaryDirectory() if is_array else nullcontext() as folder:
+        if is_array:
             check_grid("the label map", label_map, '(H, W)', ('uint8',))
             name = "the label map"
             label_map = write_image(Path(folder) / 'map.tif', label_map[..., None], georeference)
@@ -458,13 +459,15 @@ def areas(
     georeference: Georeference | None = None,  # For an array: place of its grid
     errors: Scores | None = None,  # Scores of the same model; adds the adjusted area and its standard error
     min_area: float = 0.0,  # Objects below it join their largest neighbour first, as in `write_polygons`
+    beside: str | Path | None = None,  # File beside which intermediate results lie; None: the system's folder
 ) -> list[
     dict
 ]:  # Per class: class, pixels, area_m2 or area_px, share (0 to 1), objects and what `errors` adds
     "Measure every class of a map: pixels, area, and connected objects, which are the polygons of `write_polygons`."
     K = palette.num_classes
     _check_min_area(min_area)
-    with _open_map(label_map, georeference) as raster, tempfile.TemporaryDirectory() as folder:
+    work = tempfile.TemporaryDirectory() if beside is None else work_folder(beside)
+    with _open_map(label_map, georeference) as raster, work as folder:
         ground = Ground(raster.georeference, raster.size)
         pieces = lambda: _map_strips(raster, K)
         pixels, mapped = _class_areas(pieces(), ground, K)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_ACCURACY', 'PUBLISHED_SCORES', 'REPORT', 'Finding', 'harmonic_mean', 'audit_f1', 'percent', 'model_name',
-           'accuracy_table', 'class_table']
+           'has_published_classes', 'accuracy_table', 'class_table']
 
 # %% ../nbs/10_report.ipynb #c003-5e0c1708
 from collections.abc import Iterable
@@ -120,25 +120,32 @@ def model_name(
     return "recommended" if model.get("recipe") == "recommended" else str(model["patch_size"])
 
 
+def has_published_classes(
+    model: dict,  # One entry of `models` in scores.json
+) -> bool:  # True if it was scored on all classes of the published tables
+    "Can the scores of a model stand beside the published ones?"
+    return set(PUBLISHED_SCORES[32]) <= set(model["per_class"])
+
+
 def accuracy_table(
     document: dict,  # What scores.json holds
 ) -> tuple[list[str], list[list[str]]]:  # Header and rows
-    "Set the accuracy of each model beside the published Table 2."
+    "Set the accuracy of each model beside the published Table 2, if the classes are the same."
     header = "model|patch|accuracy %|mean F1 %|mean IoU %|stride|steps|epochs|published accuracy %".split("|")
-    rows = []
+    rows, comparable = [], any(map(has_published_classes, document["models"]))
     for m in document["models"]:
         recipe = m.get("recipe", "report")
-        comparable = recipe == "report" and "car" in m["per_class"]
-        published = PUBLISHED_ACCURACY.get(m["patch_size"], "–") if comparable else "–"
+        published = PUBLISHED_ACCURACY.get(m["patch_size"], "–") if recipe == "report" else "–"
         scores = [percent(m[key]) for key in ("accuracy", "mean_f1", "mean_iou")]
         rows.append([recipe, m["patch_size"], *scores, m["stride"], m["steps"], m["epochs_run"], published])
-    return header, [[str(cell) for cell in row] for row in rows]
+    columns = len(header) if comparable else len(header) - 1
+    return header[:columns], [[str(cell) for cell in row[:columns]] for row in rows]
 
 
 def class_table(
     model: dict,  # One entry of `models` in scores.json
 ) -> tuple[list[str], list[list[str]]]:  # Header and rows
-    "Set the scores of each class beside the published ones."
+    "Set the scores of each class beside the published ones, if the classes are the same."
     published = PUBLISHED_SCORES.get(model["patch_size"], {}) if model_name(model) != "recommended" else {}
     header = "class|recall %|precision %|F1 %|IoU %|pixels|published recall / precision / F1 %".split("|")
     rows = []
@@ -149,4 +156,5 @@ def class_table(
             text += " (inconsistent)" if audit_f1([(name, *published[name])]) else ""
         cells = [percent(scores[key]) for key in ("recall", "precision", "f1", "iou")]
         rows.append([name, *cells, f"{scores['support']:,}", text])
-    return header, rows
+    columns = len(header) if has_published_classes(model) else len(header) - 1
+    return header[:columns], [row[:columns] for row in rows]

@@ -31,7 +31,7 @@ from .pipelines import TrainedModel
 from .datasets import Reading, heights_of, image_pairs, may_lie_apart, say_apart
 from .labels import class_counts, open_labels
 from .metrics import Scores, confusion_matrix
-from .rules import IGNORE_INDEX
+from .rules import IGNORE_INDEX, one_line
 from .stitching import core_logits, exact_windows
 from .outputs import atomic_path, check_output, claim
 from unetkit.raster import (
@@ -405,11 +405,17 @@ def check_raster(
 ) -> int:  # Pixels of the reference that have a class; 0 without a reference
     "Check that a pipeline can predict an image file and score it against its reference, before it is predicted."
     with opened(image) as raster:
+        if reference is not None:
+            return _check_pair(pipeline, raster, reference, reading)[0]
         pipeline.check_image(raster)
-        if reference is None:
-            return 0
-        with open_labels(reference, pipeline.palette, raster, reading) as own:
-            return _scored_pixels(own)
+        return 0
+
+
+def _check_pair(pipeline, raster, reference, reading, apart=False):
+    "Check an open image and its reference: scored pixels, and whether its polygons lie beside the image."
+    pipeline.check_image(raster)
+    with open_labels(reference, pipeline.palette, raster, reading, apart) as own:
+        return _scored_pixels(own), own.apart
 
 
 def _scored_pixels(reference):
@@ -439,14 +445,16 @@ def evaluate_raster(
         raise ValueError("a map with unknown pixels has no scores: evaluate the model without thresholds")
     palette = pipeline.palette
     pairs = image_pairs(image, reference, reading.pairs, 'test')
+    for part, own in pairs:
+        if own is None:
+            raise ValueError(f"{one_line(part)} has no reference: scores need one for every image")
     heights = heights_of([part for part, _ in pairs], reading.height, 'test')
     lying, apart = [], may_lie_apart(pairs, reading)
     for (part, own), height in zip(pairs, heights):
         with open_image(part, height, reading.remote) as raster:
-            pipeline.check_image(raster)
-            with open_labels(own, palette, raster, reading, apart) as labelled:
-                scored += _scored_pixels(labelled)
-                lying.append(labelled.apart)
+            found, beside = _check_pair(pipeline, raster, own, reading, apart)
+        scored += found
+        lying.append(beside)
     say_apart(lying, pairs, reading)
     if not scored:
         raise ValueError(

@@ -57,7 +57,9 @@ class Settings:
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
     # What training minimises; dice alone may never find a class that has about 1% of the pixels
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
-    weights: str | Callable = setting("sqrt", "optimiser", choices=SCHEMES)  # Scheme of the class weights
+    # Weight of a class in the loss by its share of the pixels: inverse 1/share, sqrt 1/sqrt(share), median
+    # (median of the shares)/share, log 1/log(1.02 + share), none 1
+    weights: str | Callable = setting("sqrt", "optimiser", choices=SCHEMES)
     lr: float = setting(1e-3, "optimiser", above=0)  # Learning rate of Adam
     # Which epoch is the best: highest mean F1 on the validation windows, or lowest loss
     keep: str = setting("f1", "optimiser", choices=CRITERIA)

@@ -20,7 +20,8 @@ from torch import nn
 
 from .machine import LossNotFinite, check_finite, compute_logits, on_first, seed_everything
 from .metrics import Scores, confusion_matrix
-from .models import Epoch, History, criterion, load_checkpoint, save_checkpoint
+from .models import Epoch, History, criterion, load_checkpoint
+from .models import restore_run, run_state, save_checkpoint
 from .rules import IGNORE_INDEX, number, whole
 
 _all_ = ["Epoch", "History", "LossNotFinite", "seed_everything"]
@@ -136,6 +137,7 @@ def epochs(
     forward: nn.Module
     | None = None,  # The network as training calls it: `compiled`, `in_step`; else the model
     keep: str = "loss",  # The best epoch has the lowest validation "loss", or the highest mean "f1"
+    memory: dict | None = None,  # Takes the state of the run at its end; a run goes on from what it holds
 ) -> Iterator[Epoch]:  # A record per epoch
     "Train with early stopping at the best epoch; its weights are restored at the end."
     whole("epochs", epochs)
@@ -144,6 +146,9 @@ def epochs(
     run = Run(model, optimizer, train, EarlyStopping(patience), first, History(keep=keep))
     if checkpoint:
         load_checkpoint(checkpoint, run, settings or {}, epochs)
+    if memory:
+        restore_run(run, memory["tensors"], memory["about"])
+        run.stopper.waited *= not run.stopper.stop  # whoever goes on has new patience
     try:
         yield from list(run.history)
         while len(run.history) < epochs and not run.stopper.stop:
@@ -162,6 +167,9 @@ def epochs(
                 save_checkpoint(checkpoint, run, settings or {})
             yield run.history[-1]
     finally:
+        if memory is not None:
+            tensors, about = run_state(run, settings or {})
+            memory.update(tensors={name: value.cpu().clone() for name, value in tensors.items()}, about=about)
         model.load_state_dict(run.best)
 
 # %% ../nbs/07_training.ipynb #c155-237ec7b3

@@ -22,7 +22,7 @@ import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform
 
@@ -320,7 +320,9 @@ def _table(path):
         if len(geometry):
             options = dict(driver='GeoJSON', geometry_type='Unknown', COORDINATE_PRECISION='15', RFC7946='NO')
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # the coordinate system is passed on beside the text
+                warnings.filterwarnings(
+                    'ignore', "'crs' was not provided", UserWarning
+                )  # it is passed on beside the text
                 pyogrio.raw.write(text, geometry, [], [], crs=None, layer='polygons', **options)
     except (ImportError, MemoryError):
         raise
@@ -511,21 +513,23 @@ class Burner:
         self.apart = self._check(features.path, image, apart)  # Do they lie beside the image?
 
     def _check(self, path, image, apart):
-        "Do the polygons as a whole lie beside the image? `ValueError` unless they may."
+        "Do all polygons lie beside the image? `ValueError` if they do as a whole and may not."
         if not len(self._bounds):
             return False
-        left, top = self._bounds[:, :2].min(0)
-        right, bottom = self._bounds[:, 2:].max(0)
         if not np.abs(self._bounds).max() <= MAX_PIXEL:
             raise ValueError(
                 f"{path} has a vertex further than {MAX_PIXEL:.0e} pixels from {image}: check its coordinate system"
             )
-        beside = right <= 0 or bottom <= 0 or left >= self.size[1] or top >= self.size[0]
-        if beside and not apart:
+        lefts, tops, rights, bottoms = self._bounds.T
+        meets = (rights > 0) & (bottoms > 0) & (lefts < self.size[1]) & (tops < self.size[0])
+        if apart:
+            return not meets.any()
+        left, top, right, bottom = lefts.min(), tops.min(), rights.max(), bottoms.max()
+        if right <= 0 or bottom <= 0 or left >= self.size[1] or top >= self.size[0]:
             raise ValueError(
                 f"{path} and {image} do not meet: the polygons would cover rows {top:.0f} to {bottom:.0f} and columns {left:.0f} to {right:.0f} of {self.size[0]} x {self.size[1]}: check its coordinate system"
             )
-        return bool(beside)
+        return False
 
     def read(
         self,
@@ -577,7 +581,7 @@ class Burner:
         "Draw polygons onto labels."
         if run:
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # a grid without a place
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
                 rasterize(run, out=labels, transform=rasterio.Affine.identity(), all_touched=self.all_touched)
 
 
