@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from unetkit import jobs, scale
 from unetkit.datasets import read_labelled, window_classes
+from unetkit.deploy import export_onnx, onnx_predictor
 from unetkit.experiments import ModelPipeline
 from unetkit.jobs import place_windows
 from unetkit.labels import ISPRS, open_labels
@@ -1120,3 +1121,99 @@ def test_unknown_pixels_are_never_left_out_of_scores(trained, place):
         pipeline.evaluate(tile, [label_map])
     with pytest.raises(ValueError, match='evaluate the model without thresholds'):
         evaluate_raster(pipeline.with_thresholds(0.5), *pair)
+
+
+# Calibrated probabilities (row 13)
+
+
+@pytest.fixture(scope='module')
+def calibrated(trained, place):
+    "The same training with a temperature."
+    pair, out = (place / 'scene/image.tif', place / 'scene/reference.tif'), place / 'calibrated.safetensors'
+    said = succeeds('train', *pair, '--out', out, *SMALL, '--epochs', 15, '--lr', 0.02, '--calibrate')
+    temperature = ModelPipeline.load(out, 'cpu', 'float32').temperature
+    assert temperature != 1 and f'calibrated: temperature {temperature:g}' in said
+    assert f'calibrated: temperature {temperature:g}' in succeeds('info', out)
+    assert 'calibrated' not in succeeds('info', trained)
+    return out
+
+
+@pytest.mark.parametrize('tta', [False, True])
+@pytest.mark.parametrize('method', METHODS)
+def test_calibration_leaves_the_map(method, tta, calibrated, trained, place):
+    tile = read_tile(place / 'scene/image.tif')
+    maps = [
+        ModelPipeline.load(path, 'cpu', 'float32').predict(tile, method=method, tta=tta)
+        for path in (trained, calibrated)
+    ]
+    np.testing.assert_array_equal(*maps)
+
+
+def test_calibrated_probabilities_and_thresholds(calibrated, trained, place, tmp_path):
+    """Against the network's logits divided by the temperature.
+
+    254 p is stored as the nearest whole number; the windows may add in another order, which can move it by one step.
+    """
+    pipeline, image = ModelPipeline.load(calibrated, 'cpu', 'float32'), place / 'scene/image.tif'
+    line = ['predict', calibrated, image, '--out', tmp_path / 'map.tif', '--probabilities', '--confidence']
+    line += ['--unknown-below', 0.5, '--memory', 0.001]
+    assert shell(*line)[0] == 0
+    pixels = torch.tensor(bands(image))[None].float() / 255
+    logits = ModelPipeline.load(trained, 'cpu', 'float32').predictor()(pixels)[0].double()
+    shares = (logits / pipeline.temperature).softmax(0).numpy()
+    stored = bands(tmp_path / 'map_probabilities.tif').astype(int)
+    assert abs(stored - 254 * shares).max() <= 1 and abs(stored - 254 * logits.softmax(0).numpy()).max() > 3
+    assert abs(bands(tmp_path / 'map_confidence.tif')[0] - 254 * shares.max(0)).max() <= 1
+    far = abs(shares.max(0) - 0.5) > 1e-4
+    labels = bands(tmp_path / 'map.tif')[0]
+    np.testing.assert_array_equal((labels == 255)[far], (shares.max(0) < 0.5)[far])
+
+
+def test_blocks_of_another_temperature_are_not_mixed_in(calibrated, trained):
+    pipelines = [ModelPipeline.load(path, 'cpu', 'float32') for path in (trained, calibrated)]
+    for one, other in zip(*(pipeline.model.state_dict().values() for pipeline in pipelines)):
+        assert torch.equal(one, other)
+    assert scale.model_sum(pipelines[0]) != scale.model_sum(pipelines[1])
+
+
+def test_a_finished_model_is_calibrated(calibrated, place, tmp_path):
+    "The same command with --calibrate; without it, or once more, nothing is left to do."
+    pair, out = (place / 'scene/image.tif', place / 'scene/reference.tif'), tmp_path / 'm.safetensors'
+    line = ['train', *pair, '--out', out, *SMALL, '--epochs', 15, '--lr', 0.02]
+    succeeds(*line)
+    succeeds(*line, '--calibrate')
+    made = ModelPipeline.load(out, 'cpu', 'float32')
+    assert made.temperature == ModelPipeline.load(calibrated, 'cpu', 'float32').temperature
+    assert scale.model_sum(made) == scale.model_sum(ModelPipeline.load(calibrated, 'cpu', 'float32'))
+    content = out.read_bytes()
+    for more in ([], ['--calibrate']):
+        assert 'nothing left to do' in succeeds(*line, *more) and out.read_bytes() == content
+
+
+def test_a_new_training_forgets_the_temperature(calibrated, place):
+    pipeline = ModelPipeline.load(calibrated, 'cpu', 'float32')
+    tiles = read_labelled(place / 'scene/image.tif', place / 'scene/reference.tif', ISPRS)
+    pipeline.make(tiles)
+    assert pipeline.temperature == 1
+
+
+@pytest.mark.parametrize('value', [0, -1, 'warm', None, True, float('nan')])
+def test_a_temperature_that_cannot_be(value, calibrated, place, tmp_path):
+    model = changed(calibrated, tmp_path / 'm.safetensors', lambda about: about.update(temperature=value))
+    line = ['predict', model, place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    check_refusal([place, tmp_path], line, ['the temperature in', 'must be a', 'train the model again'])
+
+
+def test_calibration_needs_validation(place, tmp_path):
+    pair = place / 'scene/image.tif', place / 'scene/reference.tif'
+    line = ['train', *pair, '--out', tmp_path / 'm.safetensors', *SMALL, '--validation', 0, '--calibrate']
+    check_refusal([place, tmp_path], line, ['--calibrate needs validation windows'])
+
+
+def test_exported_probabilities_are_calibrated(calibrated, place, tmp_path):
+    pytest.importorskip('onnxruntime', reason="needs pip install 'unetkit[onnx]'")
+    pipeline = ModelPipeline.load(calibrated, 'cpu', 'float32')
+    out = export_onnx(pipeline, tmp_path / 'model.onnx', probabilities=True)
+    pixels = torch.tensor(bands(place / 'scene/image.tif'))[None].float() / 255
+    expected = (pipeline.predictor()(pixels) / pipeline.temperature).softmax(1)
+    torch.testing.assert_close(onnx_predictor(out)(pixels).exp(), expected, rtol=1e-3, atol=1e-5)

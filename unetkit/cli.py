@@ -244,6 +244,7 @@ def train(
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
     freeze: str = "",  # Part that keeps the weights of --init: encoder
     log: str = "",  # CSV file with a row per epoch, written after each
+    calibrate: bool = False,  # Fit a temperature on the validation windows, so that probabilities match shares
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read
@@ -254,6 +255,8 @@ def train(
     tiles, valid = training_tiles(image, reference, classes, reading, valid_image, valid_reference)
     pipeline = ModelPipeline(classes, settings, parse_range(reading.range))
     counts = check_job(tiles, None, classes, [settings], valid)
+    if calibrate and not (settings.validation or valid):
+        raise ValueError("--calibrate needs validation windows, and --validation is 0: leave one of them out")
     inputs = [*_inputs(image), reference, palette, reading.height, valid_image, valid_reference, init]
     checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
     if not out:
@@ -272,7 +275,10 @@ def train(
                 print(f"training goes on from {checkpoint}", flush=True)
         if not first:
             return
-        if _is_done(out, pipeline):
+        if calibrate:
+            pipeline.calibrate(tiles, valid)
+            print(f"calibrated: temperature {pipeline.temperature:g}")
+        if _is_done(out, pipeline, calibrate):
             print(_nothing_left(out, pipeline), flush=True)
             return
         pipeline.save(out)
@@ -293,7 +299,7 @@ def _stands(out, checkpoint, restart, overwrite, settings):
     return epochs if epochs < settings.epochs and waited < settings.patience else 0
 
 
-def _is_done(out, pipeline):
+def _is_done(out, pipeline, calibrate):
     "Is there a model of this run already, with all of its epochs?"
     try:
         there = load_tensors(out)[1]
@@ -302,7 +308,8 @@ def _is_done(out, pipeline):
     ours = json.loads(
         json.dumps(model_header(pipeline.palette, pipeline.settings, pipeline.values, pipeline.history))
     )
-    return all(there.get(name) == ours[name] for name in ("palette", "history"))
+    same = all(there.get(name) == ours[name] for name in ("palette", "history"))
+    return same and (not calibrate or there.get("temperature", 1) == pipeline.temperature)
 
 
 def _nothing_left(out, pipeline):

@@ -161,10 +161,22 @@ def export_onnx(
     check_export(pipeline, tile_size, resolution)
     about = _for_deepness(pipeline, tile_size, resolution)
     about["unetkit"] = _for_unetkit(pipeline, tile_size, probabilities)
-    content = _onnx(pipeline.model, about, tile_size, probabilities, not pipeline.values.plain)
+    clip, temperature = not pipeline.values.plain, pipeline.temperature
+    content = _onnx(pipeline.model, about, tile_size, probabilities, clip, temperature)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return Path(path)
+
+
+class _Probabilities(nn.Module):
+    "A softmax behind logits that are divided by a temperature."
+
+    def __init__(self, temperature):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits):
+        return (logits if self.temperature == 1 else logits / self.temperature).softmax(1)
 
 
 class _Clip(nn.Module):
@@ -174,10 +186,10 @@ class _Clip(nn.Module):
         return image.clamp(-0.5, 1.5)
 
 
-def _onnx(model, about, tile_size, probabilities, clip=False):
+def _onnx(model, about, tile_size, probabilities, clip=False, temperature=1.0):
     "Return the content of an ONNX file: a network, and a note of JSON texts."
     network = deepcopy(model).cpu().float().eval()
-    layers = [_Clip()] * clip + [network] + [nn.Softmax(1)] * probabilities
+    layers = [_Clip()] * clip + [network] + [_Probabilities(temperature)] * probabilities
     side = tile_size or 4 * model.multiple
     example = torch.zeros(1, model.in_channels, side, side)
     out, content = "probabilities" if probabilities else "logits", io.BytesIO()

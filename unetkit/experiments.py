@@ -13,10 +13,12 @@ from pathlib import Path
 import time
 
 import numpy as np
+import torch
 from fastcore.basics import patch
 
 from . import training
 from .batches import Batches
+from .calibration import fit_temperature, pixels_of
 from .datasets import LazyTile, Source
 from .jobs import check_job, check_tiles, focus_class, origin, place_windows
 from .labels import Palette
@@ -145,6 +147,28 @@ def fit(
         pass
     for text in self.gaps:
         remark(text)
+    return self
+
+
+@patch
+def calibrate(
+    self: ModelPipeline,
+    tiles: Tile | Sequence[Tile],  # The tiles that it was trained on
+    valid: Tile
+    | Sequence[Tile]
+    | None = None,  # Its validation tiles; a part of the training tiles when None
+) -> ModelPipeline:  # Itself, with a `temperature`
+    "Fit the temperature of the probabilities on the validation windows; the most probable classes stay."
+    self.needs_model()
+    _, batches = self.batches(as_tiles(tiles), None if valid is None else as_tiles(valid))
+    if batches is None:
+        raise ValueError(
+            "calibration needs validation windows, and validation is 0: keep a part of the tiles"
+        )
+    pairs = ((training.compute_logits(self.model, batch, self.dtype), labels) for batch, labels in batches)
+    self.model.eval()
+    with torch.inference_mode():
+        self.temperature = fit_temperature(*pixels_of(pairs))
     return self
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0

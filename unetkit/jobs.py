@@ -419,7 +419,7 @@ def read_header(
     return palette, settings, history, values
 
 
-_HEADER = set("format version network args unet palette settings values images history".split())
+_HEADER = set("format version network args unet palette settings values images history temperature".split())
 
 
 def _known(about):

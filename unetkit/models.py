@@ -84,7 +84,7 @@ def _refuse_pickle(path):
         )
 
 # %% ../nbs/library/models.ipynb #models-146d34fb
-FORMAT = 1  # Of model files; it rises when an older unetkit could misread a newer file
+FORMAT = 2  # Of model files; it rises when an older unetkit could misread a newer file
 
 
 def is_newer(

@@ -14,6 +14,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import torch
 
 from .datasets import LazyTile
 from .jobs import model_header, read_header
@@ -23,7 +24,7 @@ from .machine import wants_channels_last
 from .models import History, first_difference, load_model, save_model, take_weights
 from .networks import freeze, make_network
 from .raster import Raster
-from .rules import IGNORE_INDEX, remark
+from .rules import IGNORE_INDEX, number, remark
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
@@ -50,6 +51,9 @@ class TrainedModel:
         on_gpu = self.device.type == "cuda"
         self.compiles = self.settings.compile == "on" or (self.settings.compile == "auto" and on_gpu)
         self.model, self.history, self.values, self.limits = None, History(), None, limits
+        self.temperature = (
+            1.0  # What logits are divided by before they become probabilities; see `calibration`
+        )
         self.memory = {}  # where the last training ended
         self.least = None  # (K,) least probability with which each class is given; None: 0 for all
         self.gaps = []  # What validation at the end of a training had to say of classes
@@ -68,6 +72,7 @@ class TrainedModel:
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
+        self.temperature = 1.0
 
     def begin(
         self,
@@ -178,6 +183,8 @@ class TrainedModel:
         "Write the model with its palette, settings and history."
         self.needs_model()
         header = model_header(self.palette, self.settings, self.values, self.history)
+        if self.temperature != 1:
+            header["temperature"] = self.temperature
         return save_model(path, self.model, header)
 
     @classmethod
@@ -195,6 +202,12 @@ class TrainedModel:
         self = cls(palette, settings, device=device, precision=precision)
         self.model, self.history = prepare(model, self.device), history
         self.values = values
+        self.temperature = number(
+            f"the temperature in {path}",
+            about.get("temperature", 1.0),
+            above=0,
+            remedy="train the model again",
+        )
         return self.with_limits(limits)
 
     def summary(self) -> str:  # Lines: network, classes, bands, recipe, and a row per epoch
@@ -210,6 +223,8 @@ class TrainedModel:
         lines += ["bands:", *map("  {}".format, _band_lines(values))]
         if values.resolution:
             lines += [f"  a pixel is {values.resolution:.3g} m on the ground"]
+        if self.temperature != 1:
+            lines += [f"probabilities are calibrated: temperature {self.temperature:g}"]
         changed = {k: v for k, v in s.as_dict().items() if v != Settings().as_dict()[k]}
         text = ", ".join(f"{name} {value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
@@ -253,7 +268,16 @@ class TrainedModel:
     @property
     def decide(self) -> Callable:  # Logits (..., K, h, w) -> labels (..., h, w): `tiling.logits_to_labels`
         "The rule from logits to labels, the same for every way to make a map."
-        return logits_to_labels if self.least is None else partial(logits_to_labels, least=self.least)
+        if self.least is None:
+            return logits_to_labels
+        return partial(logits_to_labels, least=self.least, temperature=self.temperature)
+
+    def probabilities(
+        self,
+        logits: torch.Tensor,  # (..., K, h, w) logits
+    ) -> torch.Tensor:  # (..., K, h, w) probabilities of the classes, calibrated if the model is
+        "Turn logits into probabilities."
+        return (logits / self.temperature).softmax(-3)
 
     def say_unknown(
         self,

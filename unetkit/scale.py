@@ -73,6 +73,8 @@ def model_sum(
 ) -> str:  # SHA-256, in hexadecimal digits
     "Compute a fingerprint of the network, its weights, its classes and the values of its images."
     about = [pipeline.model.settings, asdict(pipeline.palette), pipeline.values.as_dict()]
+    if pipeline.temperature != 1:
+        about.append(pipeline.temperature)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, values in pipeline.model.state_dict().items():
         digest.update(name.encode())
@@ -129,16 +131,16 @@ def predict_block(
     logits = core_logits(pipeline.predictor(tta), pixels, read, kept, pipeline.model.multiple)
     labels = pipeline.decide(logits)
     block[valid, 0] = labels[valid]
-    shares = [logits.softmax(0)] * probabilities + [_confidence(logits, labels)] * confidence
-    if shares:
-        stored = (torch.cat(shares) * 254).round().cpu().numpy().astype(np.uint8)
+    if probabilities or confidence:
+        shares = pipeline.probabilities(logits)
+        wanted = [shares] * probabilities + [_confidence(shares, labels)] * confidence
+        stored = (torch.cat(wanted) * 254).round().cpu().numpy().astype(np.uint8)
         block[valid, 1:] = stored[:, valid].T
     return block
 
 
-def _confidence(logits, labels):
+def _confidence(shares, labels):
     "The probability of the class of the map, of the most probable one where it is unknown, and its lead: (2, h, w)."
-    shares = logits.softmax(0)
     best, second = shares.sort(0, descending=True)[0][:2]
     given = torch.from_numpy(labels).to(shares.device, torch.int64)
     own = shares.gather(0, given.clamp(max=len(shares) - 1)[None])[0]

@@ -27,11 +27,9 @@ def image_tensor(
 
 def logits_to_labels(
     logits: torch.Tensor,  # (..., K, h, w) logits; without `least` also probabilities; K at most 254
-    least: Sequence[float]
-    | None = None,  # (K,) least probability with which each class is given; 0 when None
-) -> (
-    np.ndarray
-):  # uint8 (..., h, w): the most probable of the classes that reach it, the first of equals, or 255
+    least: Sequence[float] | None = None,  # (K,) least probability of each class; 0 when None
+    temperature: float = 1.0,  # What logits are divided by before they become probabilities, above 0
+) -> np.ndarray:  # uint8 (..., h, w): the most probable class that reaches it, the first of equals, or 255
     "Decide on the class of every pixel."
     if logits.shape[-3] > MAX_CLASSES:
         raise ValueError(
@@ -42,7 +40,7 @@ def logits_to_labels(
         return logits.max(-3).indices.to("cpu", torch.uint8).numpy()
     if len(least) != logits.shape[-3]:
         raise ValueError(f"{len(least)} probabilities for {logits.shape[-3]} classes: give one per class")
-    reached = logits.softmax(-3) >= logits.new_tensor(least)[:, None, None]
+    reached = (logits / temperature).softmax(-3) >= logits.new_tensor(least)[:, None, None]
     finite = logits.clamp(min=torch.finfo(logits.dtype).min)  # the average of eight may hold the log of 0
     labels = finite.masked_fill(~reached, -math.inf).max(-3).indices.to(torch.uint8)
     return labels.masked_fill(~reached.any(-3), IGNORE_INDEX).cpu().numpy()
