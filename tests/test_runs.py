@@ -1130,7 +1130,9 @@ def test_unknown_pixels_are_never_left_out_of_scores(trained, place):
 def calibrated(trained, place):
     "The same training with a temperature."
     pair, out = (place / 'scene/image.tif', place / 'scene/reference.tif'), place / 'calibrated.safetensors'
-    said = succeeds('train', *pair, '--out', out, *SMALL, '--epochs', 15, '--lr', 0.02, '--calibrate')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, 'CANDIDATES', 1)  # as for `trained`
+        said = succeeds('train', *pair, '--out', out, *SMALL, '--epochs', 15, '--lr', 0.02, '--calibrate')
     temperature = ModelPipeline.load(out, 'cpu', 'float32').temperature
     assert temperature != 1 and f'calibrated: temperature {temperature:g}' in said
     assert f'calibrated: temperature {temperature:g}' in succeeds('info', out)
@@ -1176,8 +1178,9 @@ def test_blocks_of_another_temperature_are_not_mixed_in(calibrated, trained):
     assert scale.model_sum(pipelines[0]) != scale.model_sum(pipelines[1])
 
 
-def test_a_finished_model_is_calibrated(calibrated, place, tmp_path):
+def test_a_finished_model_is_calibrated(calibrated, place, tmp_path, monkeypatch):
     "The same command with --calibrate; without it, or once more, nothing is left to do."
+    monkeypatch.setattr(jobs, 'CANDIDATES', 1)  # as for `calibrated`
     pair, out = (place / 'scene/image.tif', place / 'scene/reference.tif'), tmp_path / 'm.safetensors'
     line = ['train', *pair, '--out', out, *SMALL, '--epochs', 15, '--lr', 0.02]
     succeeds(*line)

@@ -20,7 +20,7 @@ from . import training
 from .batches import Batches
 from .calibration import fit_temperature, pixels_of
 from .datasets import LazyTile, Source
-from .jobs import check_job, check_tiles, focus_class, origin, place_windows
+from .jobs import check_job, check_tiles, focus_class, origin, place_windows, say_few
 from .labels import Palette
 from .losses import class_weights, make_loss
 from .machine import OwnPart, in_step, track
@@ -85,6 +85,8 @@ def epochs(
     train_batches, valid_batches = self.batches(tiles, valid)
     if valid_batches is None:
         remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
+    elif valid is None:
+        say_few(train_batches.windows, valid_batches.windows)
     loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
     run = training.epochs(
         self.model,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCENE_SIZE', 'CANDIDATES', 'FEW', 'built_in', 'checksum', 'check_tiles', 'check_bands', 'split_windows',
-           'place_windows', 'check_focus', 'focus_class', 'check_job', 'origin', 'model_header', 'read_header']
+           'place_windows', 'check_focus', 'focus_class', 'check_job', 'say_few', 'origin', 'model_header',
+           'read_header']
 
 # %% ../nbs/library/jobs.ipynb #jobs-c24a6f1d
 from collections.abc import Sequence
@@ -279,6 +280,19 @@ def check_job(
 FEW = 5  # Windows for training and validation together, up to which a remark is made
 
 
+def say_few(
+    learnt: Windows,  # Training windows
+    kept: Windows,  # Validation windows of the same tiles
+) -> None:  # Nothing, or a remark
+    "Say that there are few windows, when a training on them begins."
+    count = len(learnt) + len(kept)
+    if count <= FEW:
+        remark(
+            f"only {count} windows, {len(learnt)} for training and {len(kept)} for validation: a smaller "
+            "patch_size or stride gives more, and validation 0 trains on all of them"
+        )
+
+
 def _check_classes(seen, scored, held, names):
     "Raise `ValueError` if training windows have one class only, or validation windows no label; name what is not learnt."
     remedy = "choose another seed or a smaller patch_size, or train without validation (--validation 0)"
@@ -324,11 +338,6 @@ def _check_split(settings, train, valid, names):
     seen, *rest = _sides([learnt] if valid else [learnt, kept], windows, classes)
     scored = window_classes(kept, valid) if valid else rest[0]
     _check_classes(seen.any(0), scored, classes.any(0), names)
-    if len(windows) <= FEW and valid is None and len(kept):
-        remark(
-            f"only {len(windows)} windows, {len(learnt)} for training and {len(kept)} for validation: a smaller "
-            "patch_size or stride gives more, and validation 0 trains on all of them"
-        )
     if empty:
         text = (
             f"{empty} of {len(grid)} windows of {settings.patch_size} pixels hold no label and are left out: "
