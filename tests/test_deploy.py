@@ -226,9 +226,9 @@ def four_bands(request, tmp_path_factory):
         pixels = np.round(bands * gain + offset, 0 if dtype != 'float32' else 3).astype(dtype)
         tiles.append(Tile(pixels, labels=tile.labels, georeference=tile.georeference))
     settings = dict(
-        patch_size=32, epochs=8, batch_size=4, lr=0.01, width=4, depth=2, split='random', device='cpu'
+        patch_size=32, epochs=1, batch_size=4, lr=1e-3, width=8, depth=2, split='random', keep='loss'
     )
-    model = ModelPipeline(ISPRS, **settings, precision='float32', seed=0).fit(tiles[:1])
+    model = ModelPipeline(ISPRS, **settings, device='cpu', precision='float32', seed=0).fit(tiles[:1])
     image = tiles[1].image
     image[20:24, 30:60], image[90:94, 100:140] = far
     path = write_image(folder / 'image.tif', image, tiles[1].georeference)
@@ -236,6 +236,8 @@ def four_bands(request, tmp_path_factory):
     batch = batch / 255 if model.values.plain else batch
     with torch.no_grad():
         *_, head = (layer for layer in model.model.modules() if isinstance(layer, torch.nn.Conv2d))
+        # a head that tells places apart wherever the test runs, as a few steps of training may not
+        head.weight.normal_(generator=torch.Generator().manual_seed(0))
         head.bias -= model.predictor()(batch).mean((0, 2, 3))  # so that every class has its part of the map
         head.bias -= model.predictor()(batch).max() + 1
     logits = model.predictor()(batch)[0]
@@ -257,7 +259,8 @@ def test_qgis_draws_the_map_of_the_program(four_bands, clip, tmp_path):
     halo = read_onnx_metadata(tmp_path / 'q.onnx')['unetkit']['halo']
     inside = np.s_[:-halo, :-halo]
     assert not ((ours != theirs) & ~ties)[inside].any()
-    assert ties[inside].mean() < 0.01 and np.bincount(ours[inside].ravel()).max() < 0.95 * ours[inside].size
+    # each of the two places far outside is one colour, which may be a tie: together 1.3 % of the map
+    assert ties[inside].mean() < 0.02 and np.bincount(ours[inside].ravel()).max() < 0.95 * ours[inside].size
     about = read_onnx_metadata(tmp_path / 'q.onnx')
     assert about['class_names'] == {str(index): name for index, name in enumerate(ISPRS.names)}
     assert about['unetkit']['palette']['colours'] == [list(colour) for colour in ISPRS.colours]

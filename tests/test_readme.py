@@ -231,4 +231,8 @@ def test_training_as_it_stands(folder):
     "The training without the shortening; `report` in full is a session of its own."
     for line in COMMAND_LINES:
         if command(line) == 'train' and not several(line):
+            for left in folder.glob(
+                '*.safetensors*'
+            ):  # of another run, which a training does not replace unasked
+                left.unlink()
             run_shell(line, folder)

@@ -1220,3 +1220,38 @@ def test_exported_probabilities_are_calibrated(calibrated, place, tmp_path):
     pixels = torch.tensor(bands(place / 'scene/image.tif'))[None].float() / 255
     expected = (pipeline.predictor()(pixels) / pipeline.temperature).softmax(1)
     torch.testing.assert_close(onnx_predictor(out)(pixels).exp(), expected, rtol=1e-3, atol=1e-5)
+
+
+# What a review found
+
+
+def test_a_refused_fit_leaves_the_model(trained, tmp_path):
+    "Of a loaded model nothing is lost when what it is to begin with does not fit."
+    pipeline = ModelPipeline.load(trained, 'cpu', 'float32')
+    before = [value.clone() for value in pipeline.model.state_dict().values()]
+    tile = synthetic_scene(160, 160, seed=1)
+    with pytest.raises(FileNotFoundError):
+        pipeline.fit([tile], init=tmp_path / 'absent.safetensors')
+    with pytest.raises(ValueError, match='no model yet'):
+        pipeline.fit([tile], init=ModelPipeline(ISPRS))
+    assert all(map(torch.equal, before, pipeline.model.state_dict().values())) and pipeline.history
+
+
+def test_a_refused_init_leaves_the_checkpoint(tmp_path):
+    image, reference = tmp_path / 'scene/image.tif', tmp_path / 'scene/reference.tif'
+    succeeds('scene', '--out', tmp_path / 'scene', '--height', 96, '--width', 96)
+    words = ['train', image, reference, '--palette', 'isprs', '--out', tmp_path / 'm.safetensors', *SMALL]
+    succeeds(*words, '--epochs', 1)
+    checkpoint = (tmp_path / 'm.safetensors.checkpoint').read_bytes()
+    code, _, err = shell(*words, '--epochs', 1, '--restart', '--init', tmp_path / 'absent.safetensors')
+    assert code == 2 and 'absent.safetensors' in err
+    assert (tmp_path / 'm.safetensors.checkpoint').read_bytes() == checkpoint
+
+
+def test_the_style_of_an_older_map_goes(trained, place, tmp_path):
+    image = place / 'scene/image.tif'
+    words = ['predict', trained, image, '--out', tmp_path / 'map.tif', '--device', 'cpu']
+    succeeds(*words, '--style')
+    assert (tmp_path / 'map.qml').exists()
+    succeeds(*words)
+    assert not (tmp_path / 'map.qml').exists()

@@ -9,6 +9,7 @@ __all__ = ['RECIPES', 'USUAL_READING', 'COMMANDS', 'GROUPS', 'report_runs', 'rep
 # %% ../nbs/library/cli.ipynb #c003-e33638f3
 from collections.abc import Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from keyword import iskeyword
@@ -53,7 +54,7 @@ from .products import areas as measure_areas
 from .raster import map_path, open_image, style_file, write_image, write_style
 from .references import legend
 from .palettes import write_palette
-from .rules import one_line, one_of
+from .rules import listening, one_line, one_of
 from .scale import check_raster, confidence_file, evaluate_raster, map_files, predict_raster
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
@@ -266,6 +267,9 @@ def train(
     with _writing(files if first else [], inputs, overwrite):
         if first:
             _print_classes("training", counts, classes, tiles)
+        if init or freeze:  # refused before a checkpoint is removed
+            with listening(lambda text: None):
+                copy(pipeline).epochs(tiles, None, counts, valid, init or None, freeze)
         before = _stands(Path(out), checkpoint, restart, overwrite, settings) if first else 0
         run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze)
         for epoch in track(run, settings.epochs):
@@ -288,7 +292,8 @@ def train(
 
 def _stands(out, checkpoint, restart, overwrite, settings):
     "After how many epochs a run goes on; 0 if it begins anew, or if nothing is left to do."
-    if restart or (overwrite and out.exists() and is_ours(out)):
+    finished = out.exists() and is_ours(out) and checkpoint.exists() and not _is_newer(checkpoint, out)
+    if restart or (overwrite and finished):
         _remove([checkpoint])
     elif out.exists() and not checkpoint.exists() and not overwrite:
         print(
@@ -297,6 +302,11 @@ def _stands(out, checkpoint, restart, overwrite, settings):
         )
     epochs, waited = checkpoint_stands(checkpoint)
     return epochs if epochs < settings.epochs and waited < settings.patience else 0
+
+
+def _is_newer(one, other):
+    "Was a file written after another one? A checkpoint after its model: of a run that was interrupted."
+    return one.stat().st_mtime_ns > other.stat().st_mtime_ns
 
 
 def _is_done(out, pipeline, calibrate):
@@ -410,6 +420,10 @@ def predict(
             if style:
                 classes = pipeline.palette
                 print(f"wrote {write_style(file, classes.names, classes.colours)}", flush=True)
+            elif style_file(file).exists() and is_ours(style_file(file)):
+                style_file(
+                    file
+                ).unlink()  # of an earlier map, whose colours and names it would give to this one
             if outlines:
                 write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
                 print(f"wrote {outlines}", flush=True)

@@ -79,30 +79,34 @@ def epochs(
         counts = check_job(tiles, None, self.palette, [s], valid)
     seed_everything(s.seed)
     before = copy(self)
-    self.make(tiles)
-    about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
-    about = self.begin(before, about, init, freeze, fresh, checkpoint)
-    train_batches, valid_batches = self.batches(tiles, valid)
-    if valid_batches is None:
-        remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
-    elif valid is None:
-        say_few(train_batches.windows, valid_batches.windows)
-    loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
-    run = training.epochs(
-        self.model,
-        OwnPart(train_batches),
-        valid_batches,
-        loss_fn=loss_fn,
-        optimizer=make_optimizer(self.model, s.lr),
-        epochs=s.epochs + self.trained_before,
-        patience=s.patience,
-        dtype=self.dtype,
-        checkpoint=checkpoint,
-        settings=about,
-        forward=in_step(self.forward()),
-        keep=s.keep,
-        memory=self.memory,
-    )
+    try:
+        self.make(tiles)
+        about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
+        about = self.begin(before, about, init, freeze, fresh, checkpoint)
+        train_batches, valid_batches = self.batches(tiles, valid)
+        if valid_batches is None:
+            remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
+        elif valid is None:
+            say_few(train_batches.windows, valid_batches.windows)
+        loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
+        run = training.epochs(
+            self.model,
+            OwnPart(train_batches),
+            valid_batches,
+            loss_fn=loss_fn,
+            optimizer=make_optimizer(self.model, s.lr),
+            epochs=s.epochs + self.trained_before,
+            patience=s.patience,
+            dtype=self.dtype,
+            checkpoint=checkpoint,
+            settings=about,
+            forward=in_step(self.forward()),
+            keep=s.keep,
+            memory=self.memory,
+        )
+    except BaseException:  # what was refused leaves the model as it was
+        vars(self).update(vars(before))
+        raise
     return _noted(self, run, valid_batches, loss_fn, counts)
 
 

@@ -86,6 +86,9 @@ class TrainedModel:
         "Go on where the last training ended, or give the new network the weights of another model."
         if isinstance(init, (str, Path)):
             init = TrainedModel.load(init, "cpu", "float32")
+        init = before if init is self else init
+        if init is not None:
+            init.needs_model()
         about = about | ({"init": init.fingerprint()} if init else {}) | ({"freeze": part} if part else {})
         then = before.memory.get("about", {}).get("settings", {})
         same = {name: value for name, value in then.items() if init or name != "init"}
@@ -249,7 +252,7 @@ class TrainedModel:
             return self
         self.needs_model()
         other = copy(self)
-        other.values = self.values.with_range(*limits)
+        other.values, other.memory = self.values.with_range(*limits), {}
         return other
 
     def with_thresholds(
@@ -262,7 +265,7 @@ class TrainedModel:
         if least is None:
             return self
         other = copy(self)
-        other.least = least
+        other.least, other.memory = least, {}
         return other
 
     @property
