@@ -181,6 +181,7 @@ _TABLES = (
     'recipe,patch_size,',
     'class,pixels,area_',
     'number,steps,train_loss,',
+    'candidate,patch_size,width,',
 )  # how the tables of comma-separated values begin
 _END = 2**16  # bytes at both ends of a file in which the mark stands
 

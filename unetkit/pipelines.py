@@ -24,7 +24,7 @@ from .machine import wants_channels_last
 from .models import History, first_difference, load_model, save_model, take_weights
 from .networks import freeze, make_network
 from .raster import Raster
-from .rules import IGNORE_INDEX, number, remark
+from .rules import IGNORE_INDEX, number, one_line, remark
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
@@ -57,6 +57,7 @@ class TrainedModel:
         self.memory = {}  # where the last training ended
         self.least = None  # (K,) least probability with which each class is given; None: 0 for all
         self.gaps = []  # What validation at the end of a training had to say of classes
+        self.tuning = ""  # What `tuning.tune` says of its choice, if it chose this model
 
     @property
     def channels_last(self) -> bool:  # True where the processor is faster so
@@ -72,7 +73,7 @@ class TrainedModel:
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
-        self.temperature = 1.0
+        self.temperature, self.tuning = 1.0, ""
 
     def begin(
         self,
@@ -188,6 +189,8 @@ class TrainedModel:
         header = model_header(self.palette, self.settings, self.values, self.history)
         if self.temperature != 1:
             header["temperature"] = self.temperature
+        if self.tuning:
+            header["tuning"] = self.tuning
         return save_model(path, self.model, header)
 
     @classmethod
@@ -211,6 +214,7 @@ class TrainedModel:
             above=0,
             remedy="train the model again",
         )
+        self.tuning = one_line(about.get("tuning", ""), 1000)
         return self.with_limits(limits)
 
     def summary(self) -> str:  # Lines: network, classes, bands, recipe, and a row per epoch
@@ -231,6 +235,8 @@ class TrainedModel:
         changed = {k: v for k, v in s.as_dict().items() if v != Settings().as_dict()[k]}
         text = ", ".join(f"{name} {value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
+        if self.tuning:
+            lines += [f"tuned: {self.tuning}"]
         if self.history:
             lines += ["epoch  train loss  validation loss  accuracy  mean F1  seconds"]
             remarks = {epoch.number: what for what, epoch in self.history.others.items()}
