@@ -10,6 +10,7 @@ import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from unetkit.models import FORMAT, Epoch, History, load_tensors, take_weights
 from unetkit.palettes import Palette
 from unetkit.patches import blocked_split, grid_windows, random_split
 from unetkit.plots import plot_history
-from unetkit.raster import Raster, read_image, write_image
+from unetkit.raster import Raster, read_image, read_label_map, write_image
 from unetkit.rules import Remark
 from unetkit.scale import evaluate_raster, predict_raster
 from unetkit.scenes import synthetic_scene
@@ -570,6 +571,36 @@ def test_models_without_a_format(place, tmp_path):
         code, _, err = shell('predict', path, image, '--out', tmp_path / out)
         assert (code, err) == (0, '')
     assert (tmp_path / 'a.tif').read_bytes() == (tmp_path / 'b.tif').read_bytes()
+
+
+OLDER = {name: Path(__file__).with_name('data') / f'{name}_e29d543.{end}' for name, end in
+         {'model': 'safetensors', 'image': 'tif', 'map': 'tif'}.items()}  # fmt: skip
+FLOAT32 = '--device cpu --precision float32'.split()
+
+
+def test_a_model_of_e29d543_gives_its_map(tmp_path):
+    "A file that the code of that commit wrote, and the map that its own command made (tests/data/README.md)."
+    succeeds('predict', OLDER['model'], OLDER['image'], '--out', tmp_path / 'map.tif', *FLOAT32)
+    ours, theirs = (read_label_map(path) for path in (tmp_path / 'map.tif', OLDER['map']))
+    assert np.array_equal(ours, theirs) and len(np.unique(theirs)) == 5
+
+
+def test_a_model_of_e29d543_in_every_command(place, tmp_path):
+    "What takes a model takes an older one; its note lacks a version, the criterion, and the mean of its bands."
+    model, pair = OLDER['model'], pair_of(place)
+    said = succeeds('info', model)
+    assert 'band 1: uint8, 0 to 255\n' in said and 'keep loss' in said and said.count('kept') == 1
+    assert 'pixels' in succeeds('evaluate', model, *pair, *FLOAT32)
+    for program in ('qgis', 'web'):
+        code, out, err = shell('export', model, '--for', program, '--out', tmp_path / f'{program}.onnx')
+        assert code == 0 and f'{program}.onnx' in out and err.count('\n') == (program == 'qgis'), err
+    line = ['train', *pair, '--out', tmp_path / 'm.safetensors', *SMALL, '--width', 2, '--init', model]
+    code, _, err = shell(*line)
+    assert (code, err.count('\n')) == (0, 1) and 'every layer is kept' in err, err
+    again = ModelPipeline.load(model, 'cpu', 'float32')
+    again.save(tmp_path / 'again.safetensors')
+    assert np.array_equal(again.predict(OLDER['image'], method='exact'), read_label_map(OLDER['map']))
+    assert ModelPipeline.load(tmp_path / 'again.safetensors').fingerprint() == again.fingerprint()
 
 
 # Names, colours and place in QGIS (row 12 of what users met)

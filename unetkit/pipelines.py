@@ -332,8 +332,9 @@ def _band_lines(values):
         else [f"band {number}" for number in range(1, len(values.dtypes) + 1)]
     )
     for index, name in enumerate(names):
-        low, high, mean = (getattr(values, one)[index] for one in ("low", "high", "mean"))
-        yield f"{name or f'band {index + 1}'}: {values.dtypes[index]}, {low:g} to {high:g}, mean {mean:.4g}"
+        low, high = values.low[index], values.high[index]
+        line = f"{name or f'band {index + 1}'}: {values.dtypes[index] or 'any type'}, {low:g} to {high:g}"
+        yield f"{line}, mean {values.mean[index]:.4g}" if values.mean else line
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-796c47c8
 def as_tiles(
