@@ -412,6 +412,50 @@ def test_train_init(place, tmp_path):
     assert code == 2 and "freeze was 'encoder' and is None" in err
 
 
+def test_what_a_training_began_with(place, tmp_path):
+    "The model file names the other model, its weights and what was frozen, whatever the folder; info shows it."
+    first = tmp_path / 'somewhere' / 'first.safetensors'
+    first.parent.mkdir()
+    shutil.copy(place / 'model.safetensors', first)
+    line = ['train', *pair_of(place), *SMALL, '--init', first, '--freeze', 'encoder']
+    assert shell(*line, '--epochs', 2, '--out', tmp_path / 'm.safetensors')[0] == 0
+    about = load_tensors(tmp_path / 'm.safetensors')[1]
+    checksum = ModelPipeline.load(first).fingerprint()
+    assert about['init'] == {'name': 'first.safetensors', 'checksum': checksum}
+    assert about['freeze'] == 'encoder' and str(tmp_path) not in json.dumps(about)
+    assert f'checksum of the weights: {checksum}\n' in succeeds('info', first)
+    said = succeeds('info', tmp_path / 'm.safetensors')
+    assert f'began with the weights of first.safetensors, checksum {checksum}\n' in said
+    assert 'kept the weights of its encoder\n' in said
+
+    assert shell(*line, '--out', tmp_path / 'm.safetensors')[0] == 0  # goes on from the checkpoint
+    again = load_tensors(tmp_path / 'm.safetensors')[1]
+    assert len(again['history']) == 3 and (again['init'], again['freeze']) == (about['init'], 'encoder')
+    plain = load_tensors(place / 'model.safetensors')[1]
+    assert 'init' not in plain and 'freeze' not in plain
+
+    tile = read_labelled(*pair_of(place), ISPRS)
+    loaded = ModelPipeline.load(tmp_path / 'm.safetensors', 'cpu', 'float32')
+    before = loaded.fingerprint()
+    with pytest.warns(Remark, match='weights of this model'):
+        loaded.fit(tile)
+    assert loaded.begun == {'init': {'name': 'm.safetensors', 'checksum': before}}
+    with pytest.warns(Remark, match='goes on after epoch 3'):
+        assert loaded.fit(tile).begun['init']['checksum'] == before
+    assert loaded.fit(tile, fresh=True).begun == {}
+
+
+@pytest.mark.parametrize(
+    'strange',
+    [{'init': 'first'}, {'init': {'name': 'first'}}, {'freeze': 3}, {'init': {'name': 1, 'checksum': ''}}],
+)
+def test_a_strange_beginning_is_refused(strange, place, tmp_path):
+    model = changed(
+        place / 'model.safetensors', tmp_path / 'm.safetensors', lambda about: about.update(strange)
+    )
+    check_refusal([tmp_path], ['info', model], ['m.safetensors', 'train the model again'])
+
+
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
