@@ -242,7 +242,7 @@ class TrainedModel:
         text = ", ".join(f"{name} {'none' if value == '' else value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
         if self.tuning:
-            lines += [f"tuned: {self.tuning}"]
+            lines += [f"tuning: {self.tuning}"]
         if "init" in self.begun:
             name, checksum = (one_line(self.begun["init"][key]) for key in ("name", "checksum"))
             lines += [f"began with the weights of {name or 'a model'}, checksum {checksum}"]
