@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -50,8 +51,14 @@ def found(scene):
 
 
 @pytest.fixture(scope='module')
-def short(scene):
-    return run(scene)
+def state(tmp_path_factory):
+    "The folder of a tuning that is finished, and not forgotten."
+    return tmp_path_factory.mktemp('state') / 'm.tuning'
+
+
+@pytest.fixture(scope='module')
+def short(scene, state):
+    return run(scene, state)
 
 
 # The candidates
@@ -182,7 +189,7 @@ def test_a_candidate_whose_loss_is_not_finite(scene, monkeypatch):
 
     monkeypatch.setattr(tuning._Race, 'train', train)
     found = run(scene)
-    assert found.chosen == 'usual' and found.rows[-1]['mean_f1'] is None
+    assert found.rows[-1]['candidate'] == 'fast' and found.rows[-1]['mean_f1'] is None
     assert found.rows[-1]['left'] == 'after round 1: the training loss became nan'
     with pytest.raises(ValueError, match='no candidate can be trained; fast: the training loss became nan'):
         tune(scene, ISPRS, SHORT, runs={'fast': SMALL}, rate=rate)
@@ -256,23 +263,24 @@ def test_an_interrupted_tuning_ends_like_one_that_was_not(after, scene, short, t
     assert again.rows == short.rows
     for name, weight in short.model.model.state_dict().items():
         assert (again.model.model.state_dict()[name] == weight).all(), name
-    assert count == sum(row['steps'] for row in short.rows) / 10  # no epoch is trained twice
+    pace = short.model.history[0].steps
+    assert count == sum(row['steps'] for row in short.rows) / pace  # no epoch is trained twice
     tuning.forget(folder)
     assert not folder.exists()
 
 
-def test_a_finished_tuning_trains_nothing(scene, short, tmp_path, monkeypatch):
-    run(scene, tmp_path / 'm.tuning')
+def test_a_finished_tuning_trains_nothing(scene, short, state, tmp_path, monkeypatch):
+    shutil.copytree(state, tmp_path / 'm.tuning')
     monkeypatch.setattr('unetkit.training.train_epoch', lambda *args: pytest.fail('it trains'))
     assert run(scene, tmp_path / 'm.tuning').rows == short.rows
 
 
 @pytest.mark.parametrize('what', ['minutes', 'data', 'candidates'])
-def test_the_state_of_another_job_is_refused(what, scene, tmp_path):
+def test_the_state_of_another_job_is_refused(what, scene, short, state, tmp_path):
     folder = tmp_path / 'm.tuning'
-    run(scene, folder)
+    shutil.copytree(state, folder)
     changed = {
-        'minutes': lambda **more: run(scene, folder, minutes=0.5, **more),
+        'minutes': lambda **more: run(scene, folder, minutes=0.25, **more),
         'data': lambda **more: run(synthetic_scene(192, 256, seed=2), folder, **more),
         'candidates': lambda **more: tune(
             scene, ISPRS, SHORT, runs=QUICK | {'usual': SMALL}, folder=folder, rate=rate, **more
@@ -280,7 +288,10 @@ def test_the_state_of_another_job_is_refused(what, scene, tmp_path):
     }[what]
     with pytest.raises(ValueError, match='of another job: .*begin anew'):
         changed()
-    changed(restart=True)
+    if what == 'minutes':
+        assert sum(row['steps'] for row in changed(restart=True).rows) > sum(
+            row['steps'] for row in short.rows
+        )
 
 
 @pytest.mark.parametrize('content', ['', '{}', '[1]', '{"kind": "other", "parts": []}'])
@@ -297,10 +308,10 @@ def test_a_foreign_folder_is_not_touched(content, restart, scene, tmp_path):
     assert disk(tmp_path) == before
 
 
-def test_forget_leaves_what_is_not_of_the_tuning(scene, tmp_path):
+def test_forget_leaves_what_is_not_of_the_tuning(short, state, tmp_path):
     folder = tmp_path / 'm.tuning'
     tuning.forget(folder)
-    run(scene, folder)
+    shutil.copytree(state, folder)
     (folder / 'note.txt').write_text('mine')
     tuning.forget(folder)
     assert [path.name for path in folder.iterdir()] == ['note.txt']

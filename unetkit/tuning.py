@@ -477,7 +477,7 @@ class _Race:
 
         def news(run):
             for epoch in run:
-                if epoch.number > done:
+                if epoch.number > max(done, stood):
                     yield epoch
                 late = epoch.number >= stood and time.perf_counter() + epoch.seconds > until
                 if epoch.number >= target or late:
