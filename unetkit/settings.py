@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 import math
 
-from .losses import LOSSES, SCHEMES
+from .losses import LOSSES, SCHEMES, make_loss
 from .machine import PRECISIONS
-from .models import CRITERIA
+from .models import CRITERIA, EARLIER
 from .networks import NETWORKS
+from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
 from .rules import number, one_of, whole
 from .stitching import METHODS
+from .unet import NORMALISATIONS
 
 # %% ../nbs/library/settings.ipynb #settin-cfc96ac0
 KINDS = {  # Kinds of settings, and what the help of the command line calls them
@@ -55,12 +57,27 @@ class Settings:
     network: str | Callable = setting("unet", "network", choices=NETWORKS)  # What turns images into logits
     width: int = setting(16, "network", low=1)  # Channels of the first block; 64 in the standard U-Net
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
+    # After each 3x3 convolution: each channel normalised over the batch, or the channels of each pixel
+    normalisation: str = setting("none", "network", choices=NORMALISATIONS)
+    residual: bool = setting(False, "network")  # Add the input of every block to its output
     # What training minimises; dice alone may never find a class that has about 1% of the pixels
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
     # Weight of a class in the loss by its share of the pixels: inverse 1/share, sqrt 1/sqrt(share), median
     # (median of the shares)/share, log 1/log(1.02 + share), none 1
     weights: str | Callable = setting("sqrt", "optimiser", choices=SCHEMES)
-    lr: float = setting(1e-3, "optimiser", above=0)  # Learning rate of Adam
+    # Share of the truth spread evenly over all classes, in training and validation; for cross entropies
+    label_smoothing: float = setting(0.0, "optimiser", above=0, below=1, zero=True)
+    optimiser: str = setting("adam", "optimiser", choices=OPTIMISERS)  # adamw: Adam with weight decay
+    lr: float = setting(1e-3, "optimiser", above=0)  # Learning rate, the highest where a schedule changes it
+    # Share of a weight, times the learning rate, lost in each step; not of biases and gains; for adamw
+    weight_decay: float = setting(0.0, "optimiser", above=0, zero=True)
+    # Learning rate over the steps of all epochs; cosine and one_cycle want a patience of as many epochs
+    schedule: str = setting("constant", "optimiser", choices=SCHEDULES)
+    # Share of the steps, at the beginning, over which the learning rate rises; for cosine
+    warmup: float = setting(0.0, "optimiser", above=0, below=1, zero=True)
+    # Share of itself that a moving average of the weights keeps in a step, such as 0.99: it is what is
+    # validated and kept; 0 for the weights themselves
+    average: float = setting(0.0, "optimiser", above=0, below=1, zero=True)
     # Which epoch is the best: highest mean F1 on the validation windows, or lowest loss
     keep: str = setting("f1", "optimiser", choices=CRITERIA)
     epochs: int = setting(60, "duration", low=1)  # Passes over the training windows, at most
@@ -78,19 +95,30 @@ class Settings:
                 f"focus must be auto or empty unless crops are drawn, got {self.focus!r}: "
                 "set crops (--crops) too"
             )
+        check_decay(self.optimiser, self.weight_decay)
+        check_schedule(self.schedule, self.warmup)
+        if not str(self.loss).startswith("custom:"):
+            make_loss(self.loss, (), self.label_smoothing)
 
     @property
     def step(self) -> int:  # Pixels between training windows: the stride, or the patch size when it is None
         "The stride that is used."
         return self.patch_size if self.stride is None else self.stride
 
+    @property
+    def architecture(self) -> dict:  # Name to value; a normalisation and residual blocks only if wanted
+        "What a network is built with besides bands and classes."
+        wanted = {name: getattr(self, name) for name in ("normalisation", "residual")}
+        on = {name: value for name, value in wanted.items() if value != EARLIER[name]}
+        return {"width": self.width, "depth": self.depth} | on
+
     @classmethod
     def read(
         cls,
         record: dict,  # Name to value, as `as_dict` makes it, of this or an earlier version
     ) -> "Settings":  # The settings; raises `ValueError` or `TypeError` for anything else
-        "Read settings from a file; the first versions kept the epoch with the lowest loss."
-        return cls(**{"keep": "loss"} | record)
+        "Read settings from a file; what earlier versions did not write is what they did."
+        return cls(**EARLIER | record)
 
     def of_kind(
         self,
