@@ -20,7 +20,7 @@ from rasterio.features import rasterize
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from unetkit import jobs, scale
+from unetkit import jobs, scale, training
 from unetkit.datasets import read_labelled, window_classes
 from unetkit.deploy import export_onnx, onnx_predictor
 from unetkit.experiments import ModelPipeline
@@ -358,11 +358,15 @@ def test_the_same_classes_in_another_order(place):
         (3, 1, lambda w: w[:, :1] * 3),
         (('nir', 'red', 'green'), ('red', 'green', 'blue'), lambda w: torch.stack([w[:, 1], w[:, 2], w.mean(1)], 1)),
         (('red', 'green'), ('green', 'red'), lambda w: w[:, [1, 0]]),
-        (('red', ''), ('', 'red'), lambda w: w),
+        (('red', ''), ('', 'red'), lambda w: w[:, [1, 0]]),
+        (('red', '', ''), ('', 'green', 'red'), lambda w: torch.stack([w[:, 1], w.mean(1), w[:, 0]], 1)),
+        (('red', 'green'), ('red', ''), lambda w: torch.stack([w[:, 0], w.mean(1)], 1)),
+        (('red', 'green'), ('', ''), lambda w: w),
+        (('grey', 'grey', 'red'), ('red', 'grey', 'grey'), lambda w: w[:, [2, 0, 1]]),
     ],
 )  # fmt: skip
 def test_other_bands(old, new, expected):
-    "By name where all bands have one, else by place; with more bands the sum of a filter is kept."
+    "By name, without names by place; a band without a name is none of those with one. With more bands the sum of a filter is kept."
     names = [('',) * bands if isinstance(bands, int) else bands for bands in (new, old)]
     model, source = (UNet(len(bands), 5, width=2, depth=1) for bands in names)
     classes = list('abcde')
@@ -374,9 +378,10 @@ def test_other_bands(old, new, expected):
         torch.testing.assert_close(next(sums), next(sums))
     kept = [name for name in before if name != 'entry.0.weight']
     assert all(torch.equal(weights[name], before[name]) for name in kept)
-    assert said.startswith(
-        'every layer is kept' if old == ('red', '') else '7 of 8 layers are kept; the first layer'
-    )
+    same = all(torch.equal(weights[name], before[name]) for name in before)
+    assert said.startswith('every layer is kept' if same else '7 of 8 layers are kept; the first layer')
+    unnamed = [any(not name or bands.count(name) > 1 for name in bands) for bands in names]
+    assert ('bands are paired by' in said) is (any(unnamed) and any(map(any, names))), said
 
 
 def test_train_init(place, tmp_path):
@@ -446,7 +451,9 @@ def test_an_older_model_to_begin_with(place, tmp_path):
     code, _, err = shell(*line, '--init', model)
     assert (
         code == 0
-        and err == 'note: begins with the weights of another model and a new optimiser: every layer is kept\n'
+        and err
+        == 'note: begins with the weights of another model and a new optimiser: every layer is kept; '
+        'bands are paired by place, because those of one model have no names\n'
     )
 
 
@@ -1245,6 +1252,8 @@ def test_a_refused_init_leaves_the_checkpoint(tmp_path):
     checkpoint = (tmp_path / 'm.safetensors.checkpoint').read_bytes()
     code, _, err = shell(*words, '--epochs', 1, '--restart', '--init', tmp_path / 'absent.safetensors')
     assert code == 2 and 'absent.safetensors' in err
+    code, _, err = shell(*words, '--epochs', 1, '--restart', '--freeze', 'encoder')
+    assert code == 2 and 'freeze keeps the weights' in err
     assert (tmp_path / 'm.safetensors.checkpoint').read_bytes() == checkpoint
 
 
@@ -1255,3 +1264,125 @@ def test_the_style_of_an_older_map_goes(trained, place, tmp_path):
     assert (tmp_path / 'map.qml').exists()
     succeeds(*words)
     assert not (tmp_path / 'map.qml').exists()
+
+
+def test_a_model_that_is_no_longer_calibrated_says_so(place, tmp_path):
+    "More epochs, or other data, without --calibrate: one line. Another method alone keeps the temperature."
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    succeeds(*line, '--epochs', 1)
+    model = ModelPipeline.load(tmp_path / 'm.safetensors', 'cpu', 'float32')
+    model.temperature = 1.7
+    model.save(tmp_path / 'm.safetensors')
+    said = succeeds(*line, '--epochs', 1, '--method', 'blend')
+    assert 'wrote' in said and 'nothing left' not in said
+    kept = ModelPipeline.load(tmp_path / 'm.safetensors', 'cpu', 'float32')
+    assert (kept.temperature, kept.settings.method) == (1.7, 'blend')
+    assert 'nothing left to do' in succeeds(*line, '--epochs', 1, '--method', 'blend')
+    code, _, err = shell(*line, '--epochs', 2)
+    assert (code, err.count('\n')) == (0, 1) and 'm.safetensors was calibrated (temperature 1.7)' in err
+    assert ModelPipeline.load(tmp_path / 'm.safetensors', 'cpu', 'float32').temperature == 1
+    with pytest.warns(Remark, match='its temperature of 1.7 is not taken over'):
+        kept.fit(synthetic_scene(96, 96, seed=3))
+    assert kept.temperature == 1
+
+
+def test_exported_logits_are_calibrated(calibrated, place, tmp_path):
+    "Their softmax is the program's probabilities, and the command says so."
+    pytest.importorskip('onnxruntime', reason="needs pip install 'unetkit[onnx]'")
+    pipeline, out = ModelPipeline.load(calibrated, 'cpu', 'float32'), tmp_path / 'model.onnx'
+    said = succeeds('export', calibrated, '--out', out)
+    assert f'calibrated (temperature {pipeline.temperature:g}) logits' in said
+    pixels = torch.tensor(bands(place / 'scene/image.tif'))[None].float() / 255
+    expected = pipeline.probabilities(pipeline.predictor()(pixels))
+    torch.testing.assert_close(onnx_predictor(out)(pixels).softmax(1), expected, rtol=1e-3, atol=1e-5)
+
+
+def stops_at(step, monkeypatch):
+    "Let Ctrl-C come at one step of a training, counted from now."
+    steps = iter(range(1, step + 1))
+    original = training.compute_logits
+
+    def compute(model, batch, dtype):
+        if model.training and next(steps) == step:
+            raise KeyboardInterrupt
+        return original(model, batch, dtype)
+
+    monkeypatch.setattr(training, 'compute_logits', compute)
+
+
+@pytest.mark.parametrize('step', [2, 5, 6])
+def test_fit_after_ctrl_c_in_the_middle_of_an_epoch(step, monkeypatch):
+    "Two steps an epoch: the run goes on from the last whole epoch, and ends as one that nobody stopped."
+    pipeline, tile = ModelPipeline(ISPRS, **TINY), synthetic_scene(160, 160, seed=1)
+    with monkeypatch.context() as patch:
+        stops_at(step, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.fit(tile)
+    whole = (step - 1) // 2
+    assert [epoch.number for epoch in pipeline.history] == [*range(1, whole + 1)]
+    pipeline.settings = replace(pipeline.settings, epochs=3 - whole)
+    with pytest.warns(Remark, match=f'goes on after epoch {whole}' if whole else 'begins with the weights'):
+        pipeline.fit(tile)
+    assert equal(pipeline, ModelPipeline(ISPRS, **TINY).fit(tile))
+
+
+def test_a_checkpoint_is_no_model(place, tmp_path):
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    line += ['--init', place / 'model.safetensors.checkpoint']
+    said = ['is a checkpoint', 'give the model file, such as', f'{place}/model.safetensors']
+    check_refusal([place, tmp_path], line, said)
+
+
+def test_a_class_between_training_and_validation():
+    "Neither side has it, because it lies in the guard between them: what is said is true of that too."
+    seen, scored, held = np.array([1, 1, 0], bool), np.array([[1, 1, 0]], bool), np.ones(3, bool)
+    with pytest.warns(Remark, match='only in validation windows or too near to them: tree'):
+        jobs._check_classes(seen, scored, held, ['road', 'roof', 'tree'])
+
+
+def test_another_tool_opened_the_map(place, tmp_path):
+    "What GDAL and QGIS note beside a map when it is opened goes with the map, also beside one without names."
+    line = ['predict', place / 'model.safetensors', place / 'scene/image.tif', '--probabilities']
+    line += ['--out', tmp_path / 'map.tif']
+    succeeds(*line)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ('map.tif', 'map_probabilities.tif'):
+        notes = tmp_path / f'{name}.aux.xml'
+        notes.unlink(missing_ok=True)
+        with rasterio.open(tmp_path / name) as file:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                file.statistics(1)
+        assert 'STATISTICS_' in notes.read_text()
+    succeeds(*line)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_somebody_edited_stays(place, tmp_path):
+    "A text of ours with another word in it is refused; written as it was, it is replaced."
+    line = ['predict', place / 'model.safetensors', place / 'scene/image.tif', '--out', tmp_path / 'map.tif']
+    line += ['--style', '--polygons', tmp_path / 'map.geojson']
+    succeeds(*line)
+    for name, word in (('map.qml', 'building'), ('map.geojson', 'class')):
+        original = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(original.replace(word, 'mine', 1))
+        check_refusal([tmp_path], line, [f'{name} is there already', 'was changed since'])
+        (tmp_path / name).write_text(original)
+    succeeds(*line)
+    (tmp_path / 'map.qml').write_text((tmp_path / 'map.qml').read_text() + ' ')
+    code, _, err = shell(*line[:5])
+    assert code == 0 and 'map.qml is there, from which QGIS takes' in err
+
+
+def test_a_run_with_init_is_prepared_once(place, tmp_path, monkeypatch):
+    "Begun anew, it takes the weights of the other model, though a checkpoint was there until the run stood."
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 1]
+    line += ['--init', place / 'model.safetensors']
+    assert shell(*line)[0] == 0
+    made, prepare = [], ModelPipeline.make
+    monkeypatch.setattr(ModelPipeline, 'make', lambda self, tiles: made.append(1) or prepare(self, tiles))
+    for how in ('--restart', '--overwrite'):
+        code, out, err = shell(*line, how)
+        assert code == 0 and 'begins with the weights of another model' in err
+        assert 'goes on' not in out and len(made) == 1
+        made.clear()

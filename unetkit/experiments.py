@@ -23,7 +23,7 @@ from .datasets import LazyTile, Source
 from .jobs import check_job, check_tiles, focus_class, origin, place_windows, say_few
 from .labels import Palette
 from .losses import class_weights, make_loss
-from .machine import OwnPart, in_step, track
+from .machine import OwnPart, in_step, rank_and_world, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
 from .pipelines import TrainedModel, as_tiles
@@ -70,7 +70,7 @@ def epochs(
     valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
     init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
     freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
-    fresh: bool = False,  # Forget the model that this pipeline has?
+    fresh: bool = False,  # Forget the model that this pipeline has, and remove the checkpoint?
 ) -> Iterator[Epoch]:  # A record per epoch; after the last the best weights are in the model
     "Train a model on tiles, one epoch at a time; a pipeline that has a model goes on with it."
     s, tiles = self.settings, as_tiles(tiles)
@@ -107,6 +107,8 @@ def epochs(
     except BaseException:  # what was refused leaves the model as it was
         vars(self).update(vars(before))
         raise
+    if fresh and checkpoint and rank_and_world()[0] == 0:
+        Path(checkpoint).unlink(missing_ok=True)
     return _noted(self, run, valid_batches, loss_fn, counts)
 
 
@@ -145,7 +147,7 @@ def fit(
     valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
     init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
     freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
-    fresh: bool = False,  # Forget the model that this pipeline has?
+    fresh: bool = False,  # Forget the model that this pipeline has, and remove the checkpoint?
 ) -> ModelPipeline:  # Itself, trained
     "Train a model on tiles; a second call goes on for as many epochs more."
     run = self.epochs(tiles, checkpoint, counts, valid, init, freeze, fresh)
@@ -164,7 +166,10 @@ def calibrate(
     | Sequence[Tile]
     | None = None,  # Its validation tiles; a part of the training tiles when None
 ) -> ModelPipeline:  # Itself, with a `temperature`
-    "Fit the temperature of the probabilities on the validation windows; the most probable classes stay."
+    """Fit the temperature of the probabilities on the validation windows; the most probable classes stay.
+
+    It is fitted on the logits of single windows. Where maps are made of averaged logits (`tta`, method blend) it divides
+    their mean, for which it was not fitted: an average is less sure, and may need a lower temperature."""
     self.needs_model()
     _, batches = self.batches(as_tiles(tiles), None if valid is None else as_tiles(valid))
     if batches is None:

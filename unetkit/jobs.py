@@ -303,7 +303,10 @@ def _check_classes(seen, scored, held, names):
         raise ValueError(f"the training windows hold one class only ({only}): {remedy}")
     missing = [names[k] for k in np.flatnonzero(held & ~seen)]
     if missing:
-        remark(f"not seen in training, because it lies in the validation windows only: {', '.join(missing)}")
+        listed = ", ".join(missing)
+        remark(
+            f"not seen in training, because it lies only in validation windows or too near to them: {listed}"
+        )
 
 
 def _check_depth(runs):

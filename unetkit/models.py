@@ -125,6 +125,11 @@ def load_model(
 ) -> tuple[nn.Module, dict]:  # The network in evaluation mode, and the header
     "Rebuild a network and load its weights."
     tensors, about = load_tensors(path)
+    if "epochs" in about and "stopper" in about:
+        raise ValueError(
+            f"{path} is a checkpoint, from which only its own training goes on, and no model: "
+            f"give the model file, such as {str(path).removesuffix('.checkpoint')}"
+        )
     if "unet" in about:  # the header of the first models
         about = {"network": "unet", "args": about["unet"]} | about
     try:
@@ -455,6 +460,7 @@ def take_weights(
     kept = f"{len(layers - changed)} of {len(layers)} layers are" if changed else "every layer is"
     said = _about_head(classes, rows) if heads else []
     said += _about_stem(bands, slices) if stems else []
+    said += _about_names(*bands)
     return "; ".join([f"{kept} kept", *said])
 
 
@@ -494,10 +500,22 @@ def _same_names(new, old):
 
 
 def _same_bands(new, old):
-    "For each new band the index of the same old one, or None: by name where all have one, else by place."
-    if all(all(names) and len(set(names)) == len(names) for names in (new, old)):
-        return _same_names(new, old)
-    return [index if index < len(old) else None for index in range(len(new))]
+    """For each new band the index of the same old one, or None.
+
+    By place where those of one model have no names. Else by name, and bands without a name are paired in their order
+    among themselves: which of the named ones they are is not guessed."""
+    new, old = map(_unique, (new, old))
+    if not any(new) or not any(old):
+        return [index if index < len(old) else None for index in range(len(new))]
+    nameless = iter([index for index, name in enumerate(old) if not name])
+    same = _same_names(new, old)
+    return [index if name else next(nameless, None) for name, index in zip(new, same)]
+
+
+def _unique(names):
+    "Names, without those that stand there twice."
+    names = list(names)
+    return [name if names.count(name) == 1 else "" for name in names]
 
 
 def _for_bands(value, axis, slices):
@@ -531,6 +549,17 @@ def _about_stem(bands, slices):
     if len(bands[0]) == len(bands[1]):
         text = f"the first layer is fitted to the bands {_listed(bands[0])}"
     return [text + (f", {_listed(fresh)} with the mean of the old ones" if fresh else "")]
+
+
+def _about_names(new, old):
+    "How bands were paired, in parts of a sentence, where some have no name."
+    new, old = map(_unique, (new, old))
+    unnamed = [not all(names) for names in (new, old)]
+    if any(unnamed) and any(new) and any(old):
+        return ["bands are paired by name, and those without one in their order"]
+    if any(unnamed) and (any(new) or any(old)):
+        return ["bands are paired by place, because those of one model have no names"]
+    return []
 
 
 def _listed(names):

@@ -101,8 +101,13 @@ class TrainedModel:
         if part and source is None:
             raise ValueError("freeze keeps the weights that a model begins with: give one (--init)")
         freeze(self.model, part)
-        if source is not None and not (checkpoint and Path(checkpoint).exists()):
+        if source is not None and (fresh or not (checkpoint and Path(checkpoint).exists())):
             remark(self._take_weights(source, own=not init))
+            if source.temperature != 1:
+                remark(
+                    f"its temperature of {source.temperature:g} is not taken over, because the weights change: "
+                    "calibrate the model again after the training"
+                )
         return about
 
     def _take_weights(self, source, own):
