@@ -1386,3 +1386,67 @@ def test_a_run_with_init_is_prepared_once(place, tmp_path, monkeypatch):
         assert code == 0 and 'begins with the weights of another model' in err
         assert 'goes on' not in out and len(made) == 1
         made.clear()
+
+
+# Validation windows are never training windows (checkpoints and models of other versions)
+
+
+def other_split(monkeypatch):
+    "As in a version that splits otherwise."
+    split = jobs.random_split
+    monkeypatch.setattr(jobs, 'random_split', lambda windows, share, rng: split(windows[::-1], share, rng))
+
+
+def without_windows(path):
+    "The checkpoint or model of a version that did not note its split."
+
+    def older(about):
+        assert len(about.get('settings', {}).pop('windows', None) or about.pop('windows')) == 8
+
+    return changed(path, path, older)
+
+
+def test_a_checkpoint_of_another_split_is_refused(place, tmp_path, monkeypatch):
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 2]
+    succeeds(*line, '--epochs', 1)
+    other_split(monkeypatch)
+    said = ['the validation windows are not those of the run in', 'begin anew (--restart)']
+    check_refusal([tmp_path], line, said)
+    succeeds(*line, '--restart')
+
+
+def test_a_checkpoint_that_does_not_know_its_split(place, tmp_path):
+    "Going on is said each time, and neither checkpoint nor model claims a split; calibration is refused before any epoch."
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    succeeds(*line, '--epochs', 1)
+    without_windows(tmp_path / 'm.safetensors.checkpoint')
+    for epochs in (2, 3):
+        code, _, err = shell(*line, '--epochs', epochs)
+        assert (code, err.count('\n')) == (0, 1) and 'of a version that did not note its split' in err
+    assert 'windows' not in load_tensors(tmp_path / 'm.safetensors')[1]
+    assert 'windows' not in load_tensors(tmp_path / 'm.safetensors.checkpoint')[1]['settings']
+    before = (tmp_path / 'm.safetensors.checkpoint').read_bytes()
+    code, out, err = shell(*line, '--epochs', 4, '--calibrate')
+    assert code == 2 and 'does not say which windows were left for validation' in err and '--restart' in err
+    assert (tmp_path / 'm.safetensors.checkpoint').read_bytes() == before
+    succeeds(*line, '--epochs', 1, '--calibrate', '--restart')
+
+
+def test_calibration_on_windows_of_the_training(place, tmp_path, monkeypatch):
+    "Another split is refused, an unknown one said, its own is neither."
+    path = tmp_path / 'm.safetensors'
+    path.write_bytes((place / 'model.safetensors').read_bytes())
+    tiles = read_labelled(*pair_of(place), ISPRS)
+    load = lambda: ModelPipeline.load(path, 'cpu', 'float32')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', 'this model does not say')
+        load().calibrate(tiles)
+    with monkeypatch.context() as patch:
+        other_split(patch)
+        model = load()
+        with pytest.raises(ValueError, match="are not those of this model's training .checksum .*: give the"):
+            model.calibrate(tiles)
+        assert model.temperature == 1
+    without_windows(path)
+    with pytest.warns(Remark, match='this model does not say which windows it was trained on'):
+        load().calibrate(tiles)

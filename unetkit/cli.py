@@ -244,8 +244,8 @@ def train(
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
     freeze: str = "",  # Part that keeps the weights of --init: encoder
     log: str = "",  # CSV file with a row per epoch, written after each
-    # Fit a temperature on the validation windows, so that probabilities match shares; it is for single windows: where
-    # predict averages logits (--tta, --method blend) it divides their mean, for which it was not fitted
+    # Fit a temperature on the validation windows, so that probabilities match shares; it is fitted on
+    # single windows: where predict averages several (--tta, --method blend) it is applied after the average
     calibrate: bool = False,
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
@@ -272,6 +272,11 @@ def train(
         run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze, anew)
         before = _stands(Path(out), checkpoint, anew or overwrite, settings) if first else 0
         for epoch in track(run, settings.epochs):
+            if calibrate and not pipeline.split:
+                raise ValueError(
+                    f"{checkpoint} does not say which windows were left for validation, and --calibrate needs windows "
+                    "that were not trained on: begin anew with --restart, or leave out --calibrate"
+                )
             if log and first:
                 pipeline.history.write(log)
             if epoch.number == before:

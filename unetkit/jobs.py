@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCENE_SIZE', 'CANDIDATES', 'FEW', 'built_in', 'checksum', 'check_tiles', 'check_bands', 'split_windows',
-           'place_windows', 'check_focus', 'focus_class', 'check_job', 'say_few', 'origin', 'model_header',
-           'read_header']
+           'place_windows', 'check_focus', 'focus_class', 'check_job', 'say_few', 'origin', 'windows_sum',
+           'model_header', 'read_header']
 
 # %% ../nbs/library/jobs.ipynb #jobs-c24a6f1d
 from collections.abc import Sequence
@@ -379,6 +379,15 @@ def origin(
         about["values"] = values.as_dict()
     return about if valid is None else about | {"validation pixels": [checksum(tile) for tile in valid]}
 
+
+def windows_sum(
+    learnt: Windows,  # Training windows
+    kept: Windows | None,  # Validation windows; None without validation
+) -> str:  # CRC-32 of their places, eight hexadecimal digits
+    "Tell a split from others: with the same settings, another version may split in another way."
+    sides = [list(_places(side)) for side in (learnt, kept) if side is not None]
+    return f"{crc32(repr(sides).encode()):08x}"
+
 # %% ../nbs/library/jobs.ipynb #jobs-282457c9
 def model_header(
     palette: Palette,  # Classes and their colours
@@ -431,7 +440,9 @@ def read_header(
     return palette, settings, history, values
 
 
-_HEADER = set("format version network args unet palette settings values images history temperature".split())
+_HEADER = set(
+    "format version network args unet palette settings values images history temperature windows".split()
+)
 
 
 def _known(about):

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from . import __version__
 from .machine import on_first
 from .networks import NETWORKS, network_name
-from .rules import number, one_line, one_of, whole
+from .rules import number, one_line, one_of, remark, whole
 from .outputs import atomic_path
 
 # %% ../nbs/library/models.ipynb #models-fee126e1
@@ -345,9 +345,20 @@ def _read_checkpoint(path, settings, epochs):
     then = about["settings"]
     if "keep" in settings:
         then = {"keep": "loss"} | then  # earlier versions had no other criterion
+    if "windows" in settings and "windows" not in then:
+        remark(
+            f"{path} is of a version that did not note its split: if that was another one, some of the validation "
+            "windows were trained on, and their scores flatter; begin anew (--restart) to be sure"
+        )
+        then = {"windows": settings["windows"]} | then
     different = first_difference(then, settings)
     if different:
         name, then, now = different
+        if name == "windows":
+            raise ValueError(
+                f"the validation windows are not those of the run in {path} (checksum {now}, then {then}), another "
+                "version split the tiles: begin anew (--restart), or go on with that version"
+            )
         raise ValueError(
             f"the checkpoint {path} is of another run: {name} was {then!r} and is "
             f"{now!r}; use the same settings to go on, or delete it (--restart) to start anew"
@@ -382,13 +393,15 @@ def _no_checkpoint(path, why):
 def load_checkpoint(
     path: str | Path,  # File that `save_checkpoint` wrote; nothing happens if there is none
     run,  # The `training.Run` to continue: model, optimiser, stopper, history, best weights
-    settings: dict,  # What the run depends on; a checkpoint with other settings raises `ValueError`
-    epochs: int,  # Epochs asked for; a checkpoint that holds more raises `ValueError`
-) -> None:  # Nothing; the run is changed
+    settings: dict,  # What the run depends on; "windows" is taken out if the checkpoint does not know them
+    epochs: int,  # Epochs asked for
+) -> None:  # Nothing; the run is changed, or `ValueError` raised for other settings or more epochs
     "Put a run where its checkpoint left it."
     found = _read_checkpoint(path, settings, epochs)
     if found is None:
         return
+    if "windows" not in found[1]["settings"]:  # nor will the files that are written from now on
+        settings.pop("windows", None)
     try:
         restore_run(run, *found)
     except Exception as error:  # a header can hold anything

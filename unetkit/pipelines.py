@@ -55,6 +55,7 @@ class TrainedModel:
             1.0  # What logits are divided by before they become probabilities; see `calibration`
         )
         self.memory = {}  # where the last training ended
+        self.split = ""  # Checksum of the windows of the training (`jobs.windows_sum`); empty if unknown
         self.least = None  # (K,) least probability with which each class is given; None: 0 for all
         self.gaps = []  # What validation at the end of a training had to say of classes
 
@@ -72,7 +73,7 @@ class TrainedModel:
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
-        self.temperature = 1.0
+        self.temperature, self.split = 1.0, ""
 
     def begin(
         self,
@@ -193,6 +194,8 @@ class TrainedModel:
         header = model_header(self.palette, self.settings, self.values, self.history)
         if self.temperature != 1:
             header["temperature"] = self.temperature
+        if self.split:
+            header["windows"] = self.split
         return save_model(path, self.model, header)
 
     @classmethod
@@ -209,7 +212,7 @@ class TrainedModel:
         palette, settings, history, values = read_header(path, about, model)
         self = cls(palette, settings, device=device, precision=precision)
         self.model, self.history = prepare(model, self.device), history
-        self.values = values
+        self.values, self.split = values, about.get("windows", "")
         self.temperature = number(
             f"the temperature in {path}",
             about.get("temperature", 1.0),
