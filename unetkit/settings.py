@@ -48,6 +48,12 @@ class Settings:
     augment: bool = setting(True, "data")  # Turn and mirror the training windows at random
     crops: bool = setting(True, "data")  # Draw new random windows in every epoch
     focus: str = setting("auto", "data")  # Class on half of the crops: a name, auto or ""
+    # Cut crops at a random scale and resample them: at most 1 + this times as large or as small; 0 for none
+    scale_jitter: float = setting(0.0, "data", above=0, below=1, zero=True)
+    # Change gain, gamma and offset of every band of a window: amplitude on the network's scale, 0 for none
+    light_jitter: float = setting(0.0, "data", above=0, below=1, zero=True)
+    # Share of the windows onto which an object of the class in focus, or of a rare class, is pasted
+    copy_paste: float = setting(0.0, "data", above=0, below=1, zero=True)
     # Share of the windows kept for validation; 0 for none: all epochs are trained, and the last is kept
     validation: float = setting(0.2, "data", above=0, below=1, zero=True)
     split: str = setting("blocked", "data", choices=("blocked", "random"))  # Validation: a strip or random
@@ -77,6 +83,10 @@ class Settings:
             raise ValueError(
                 f"focus must be auto or empty unless crops are drawn, got {self.focus!r}: "
                 "set crops (--crops) too"
+            )
+        if self.scale_jitter and not self.crops:
+            raise ValueError(
+                f"scale_jitter must be 0 unless crops are drawn, got {self.scale_jitter:g}: set crops (--crops) too"
             )
 
     @property
