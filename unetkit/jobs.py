@@ -412,7 +412,7 @@ def origin(
     values: Values | None = None,  # What the numbers of the images mean; the whole range of 8 bits when None
 ) -> dict:  # JSON-ready
     "Say what the epochs of a training run depend on."
-    about = settings.of_kind("data", "network", "optimiser") | {
+    about = settings.decisive() | {
         "precision": str(dtype),
         "device": device.type,
         "class counts": counts.tolist(),

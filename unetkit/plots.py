@@ -308,9 +308,7 @@ def show_pairs(
     "Show windows and their labels, a column for each window."
     count, ignored = max(len(labels) for _, labels in rows.values()), False
     side = WIDTH / count
-    fig, axes = plt.subplots(
-        2 * len(rows), count, figsize=(WIDTH, 2 * len(rows) * side + 0.8), squeeze=False
-    )
+    fig, axes = plt.subplots(2 * len(rows), count, figsize=(WIDTH, 2 * len(rows) * side + 0.8), squeeze=False)
     for row, (title, (images, many)) in enumerate(rows.items()):
         for column, (image, labels) in enumerate(zip(images, many, strict=True)):
             _check_labels(labels, _bands(image).shape[:2])
