@@ -26,7 +26,7 @@ import re
 import numpy as np
 from fastcore.basics import patch
 
-from .batches import Batches, check_batches, cut_batch, to_device, turn_batch
+from .batches import Batches, change_batch, check_batches, cut_batch, scaled_windows, to_device
 from .labels import class_counts, open_labels
 from .palettes import Palette, read_palette
 from .raster import DRIVERS, check_file, open_image
@@ -762,12 +762,14 @@ class StreamedBatches:
         once: bool = False,  # Only owned pixels keep their label: for scores
         seed: int = 0,  # Seed of order, crops and symmetries
         channels_last: bool = False,  # Memory layout that convolutions prefer on most machines
+        scale: float = 0.0,  # Crops are cut at a random scale, at most 1 + scale times as large or small
+        change: Callable | None = None,  # (batch, targets, rng) -> both, changed
         device: Any = "cpu",  # Where the batches are wanted
         memory: float = 1e9,  # Bytes that pixels and labels may take
         prepare: Callable
         | None = None,  # Tile -> tile with the pixels that the network sees; as stored when None
     ):
-        check_batches(len(windows), batch_size, crops, focus, once)
+        check_batches(len(windows), batch_size, crops, focus, once, scale)
         self.tiles, self.windows, self.batch_size, self.crops, self.focus = (
             tiles,
             windows,
@@ -776,6 +778,7 @@ class StreamedBatches:
             focus,
         )
         self.shuffle, self.augment, self.once, self.channels_last = shuffle, augment, once, channels_last
+        self.scale, self.change = scale, change
         self.device, self.prepare = device, prepare or (lambda tile: tile)
         self.rng = np.random.default_rng(seed)
         self.regions = regions_of(windows, tiles)
@@ -869,14 +872,19 @@ def _drawn(places, count, rng):
 
 
 @patch
-def _windows_of(self: StreamedBatches, group, places, counts):
+def _windows_of(self: StreamedBatches, group, pairs, places, counts):
     "The windows of a group in the order in which they are shown; their tile is the number in the group."
     p, drawn = self.windows.patch_size, []
     for at, index in enumerate(group):
         if self.crops:
-            for count, allowed in zip(counts[index], places[at]):
-                if count:
-                    drawn.append(Windows.whole(p, np.full(count, at), *_drawn(allowed, count, self.rng)))
+            found = [
+                Windows.whole(p, np.full(count, at), *_drawn(allowed, count, self.rng))
+                for count, allowed in zip(counts[index], places[at])
+                if count
+            ]
+            if self.scale and found:
+                found = [self._rescaled(index, at, pairs[at][1], _joined(p, found))]
+            drawn += found
         else:
             own = self.regions[index].windows
             drawn.append(Windows(p, np.full(len(own), at), own.row, own.col, own.owned))
@@ -884,14 +892,23 @@ def _windows_of(self: StreamedBatches, group, places, counts):
     return windows[self.rng.permutation(len(windows))] if self.shuffle or self.crops else windows
 
 
+@patch
+def _rescaled(self: StreamedBatches, index, at, labels, crops):
+    "Crops of a region with a side each; a larger one lies on what was read of it."
+    region = self.regions[index]
+    outside = coverage(region.ground, region.tile, region.window[2:]) == 0
+    wanted = None if self.focus is None else (labels == self.focus).cpu().numpy()
+    own = Windows(crops.patch_size, np.zeros_like(crops.tile), crops.row, crops.col, crops.owned)
+    found = scaled_windows(own, self.scale, self.rng, [outside], None if wanted is None else [wanted])
+    return replace(found, tile=crops.tile)
+
+
 def _joined(patch_size, parts):
     "Several tables of windows as one."
     if not parts:
         return Windows.whole(patch_size, *np.zeros((3, 0), np.int64))
-    columns = [
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("tile", "row", "col", "owned")
-    ]
-    return Windows(patch_size, *columns)
+    names = ("tile", "row", "col", "owned") + ("side",) * (parts[0].side is not None)
+    return Windows(patch_size, *(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 # %% ../nbs/library/datasets.ipynb #datase-18fef762
 @patch
@@ -909,7 +926,7 @@ def __iter__(
         loaded = _read_ahead(self._load, groups)
     parts, missing = [], self.batch_size
     for group, (pairs, places) in zip(groups, loaded):
-        windows = self._windows_of(group, places, counts)
+        windows = self._windows_of(group, pairs, places, counts)
         start = 0
         while start < len(windows):
             chunk = windows[start : start + missing]
@@ -928,8 +945,7 @@ def _batch(self: StreamedBatches, parts):
     import torch
 
     batch, targets = (torch.cat(part) for part in zip(*parts))
-    turns = self.rng.integers(0, 8, len(batch)) if self.augment else None
-    return turn_batch(batch, targets, turns, self.channels_last)
+    return change_batch(batch, targets, self.rng, self.augment, self.change, self.channels_last)
 
 
 def _cut_in_order(pairs, windows, once):
@@ -959,7 +975,7 @@ class Source:
         self,
         windows: Windows,  # Windows to cut
         batch_size: int = 10,  # Windows in a batch
-        **how: Any,  # shuffle, crops, focus, augment, once, seed and channels_last, as in `Batches`
+        **how: Any,  # shuffle, crops, focus, augment, once, seed, scale, change ..., as in `Batches`
     ) -> Batches | StreamedBatches:  # Iterate once per epoch
         "Cut batches from the tiles."
         if not self.streamed:
