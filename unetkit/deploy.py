@@ -245,7 +245,8 @@ def export_settings(
     if program == 'web':
         if tile_size is not None or probabilities:
             raise ValueError(
-                "a web page cuts windows of any size and takes logits: leave out --tile-size and --probabilities"
+                "a web page cuts windows of any size and takes logits: "
+                "leave out --tile-size and --probabilities"
             )
         return {'tile_size': None, 'probabilities': False, 'resolution': resolution}
     _remarks_on_deepness(pipeline.values, resolution)
@@ -261,7 +262,8 @@ def _remarks_on_deepness(values, resolution):
     others = sorted(set(values.dtypes) - {*_READ_BY_DEEPNESS, ''})
     if others:
         remark(
-            f"Deepness reads images of {', '.join(_READ_BY_DEEPNESS)}, the training images were {', '.join(others)}: "
+            f"Deepness reads images of {', '.join(_READ_BY_DEEPNESS)}, "
+            f"the training images were {', '.join(others)}: "
             "convert the image to float64 with the same numbers (gdal_translate -ot Float64)"
         )
     if 'height' in values.bands:
@@ -271,7 +273,8 @@ def _remarks_on_deepness(values, resolution):
         )
     if resolution is None:
         remark(
-            "the training images say nothing of their ground resolution: give it in centimetres (--resolution), "
+            "the training images say nothing of their ground resolution: "
+            "give it in centimetres (--resolution), "
             "or set it in the plugin, which keeps the one of its last model"
         )
 
@@ -287,7 +290,8 @@ def export_advice(
         pixels = f", pixels of {about['resolution']:g} cm" if 'resolution' in about else ""
         return (
             f"in QGIS: open Deepness, choose {path}, press 'Load default parameters', then Run: tiles of "
-            f"{about['tile_size']} pixels, {about['tiles_overlap']} % overlap{pixels}, no threshold, no small areas removed"
+            f"{about['tile_size']} pixels, {about['tiles_overlap']} % overlap{pixels}, no threshold, "
+            "no small areas removed"
         )
     if all(low == 0 and high == 255 for low, high in zip(facts['values']['low'], facts['values']['high'])):
         scale = "divide the pixels by 255"
@@ -296,7 +300,8 @@ def export_advice(
     return (
         f"in a page: {scale}, give `image` (N, {facts['in_channels']}, H, W) with H and W multiples of "
         f"{facts['multiple']}, keep all but {facts['halo']} pixels on each side, take the largest logit; "
-        f"palette and values are in {facts_path(path)}, as JSON, since a page cannot read the metadata of the network"
+        f"palette and values are in {facts_path(path)}, as JSON, "
+        "since a page cannot read the metadata of the network"
     )
 
 
