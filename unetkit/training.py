@@ -136,7 +136,8 @@ def epochs(
     forward: nn.Module
     | None = None,  # The network as training calls it: `compiled`, `in_step`; else the model
     keep: str = "loss",  # The best epoch has the lowest validation "loss", or the highest mean "f1"
-    memory: dict | None = None,  # Takes the state of the run at its end; a run goes on from what it holds
+    memory: dict
+    | None = None,  # Takes the state of the run after each epoch; a run goes on from what it holds
     cycle: Cycle | None = None,  # Learning rates of the steps; None: that of the optimiser
     average: float = 0.0,  # Decay of the averaged weights that are validated and kept; 0: no average
 ) -> Iterator[Epoch]:  # A record per epoch
@@ -155,6 +156,8 @@ def epochs(
         run.stopper.waited *= not run.stopper.stop  # whoever goes on has new patience
         if cycle is not None:
             cycle.last = 0  # and a new cycle
+    if memory is not None and run.history:
+        _remember(memory, run, settings)
     try:
         yield from list(run.history)
         while len(run.history) < epochs and not run.stopper.stop:
@@ -175,13 +178,18 @@ def epochs(
             run.history.append(record)
             if checkpoint:
                 save_checkpoint(checkpoint, run, settings or {})
+            if memory is not None:
+                _remember(memory, run, settings)
             with shown(model, run.average):
                 yield run.history[-1]
     finally:
-        if memory is not None:
-            tensors, about = run_state(run, settings or {})
-            memory.update(tensors={name: value.cpu().clone() for name, value in tensors.items()}, about=about)
         model.load_state_dict(run.best)
+
+
+def _remember(memory, run, settings):
+    "Put the state of a run after a whole epoch into a dict."
+    tensors, about = run_state(run, settings or {})
+    memory.update(tensors={name: value.cpu().clone() for name, value in tensors.items()}, about=about)
 
 # %% ../nbs/07_training.ipynb #c155-237ec7b3
 def make_predictor(
