@@ -7,7 +7,7 @@ __all__ = ['OPTIMISERS', 'SCHEDULES', 'check_decay', 'make_optimizer', 'constant
            'Cycle', 'set_rate', 'Average', 'shown']
 
 # %% ../nbs/library/optimisers.ipynb #optimi-81190a2c
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 import copy
