@@ -892,7 +892,7 @@ def _finish(race, base, runs, out, data):
 def _plain(paced, settings):
     "The same model without the pace of its epochs."
     model = ModelPipeline(paced.palette, settings, paced.limits)
-    for name in ("model", "history", "values", "gaps"):
+    for name in ("model", "history", "values", "gaps", "split"):
         setattr(model, name, getattr(paced, name))
     return model
 
