@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -20,7 +22,7 @@ from rasterio.features import rasterize
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from unetkit import jobs, scale
+from unetkit import inspection, jobs, scale
 from unetkit.datasets import read_labelled, window_classes
 from unetkit.deploy import export_onnx, onnx_predictor
 from unetkit.experiments import ModelPipeline
@@ -29,6 +31,7 @@ from unetkit.labels import ISPRS, open_labels
 from unetkit.losses import make_loss
 from unetkit.machine import LossNotFinite, seed_everything
 from unetkit.models import FORMAT, Epoch, History, load_tensors, take_weights
+from unetkit.networks import NETWORKS
 from unetkit.palettes import Palette
 from unetkit.patches import blocked_split, grid_windows, random_split
 from unetkit.plots import plot_history
@@ -1255,3 +1258,109 @@ def test_the_style_of_an_older_map_goes(trained, place, tmp_path):
     assert (tmp_path / 'map.qml').exists()
     succeeds(*words)
     assert not (tmp_path / 'map.qml').exists()
+
+
+# The caller's chance is the caller's
+
+
+def states():
+    "Where the global generators of Python, NumPy and PyTorch stand."
+    python, (kind, keys, *rest) = random.getstate(), np.random.get_state()
+    return python, kind, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
+
+
+def seed_globally(seed):
+    "Put the global generators somewhere."
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def bytes_of(pipeline):
+    "The weights of a model, as bytes by name."
+    return {name: value.numpy().tobytes() for name, value in pipeline.model.state_dict().items()}
+
+
+class Dropping(UNet):
+    "A network of one's own that draws while it trains."
+
+    def __init__(self, in_channels=3, num_classes=5, width=4, depth=2):
+        super().__init__(in_channels, num_classes, width, depth)
+        self.dropout = torch.nn.Dropout2d(0.5)
+        self.scale = torch.nn.Parameter(torch.rand(1))
+
+    def forward(self, batch):
+        return super().forward(self.dropout(batch) * self.scale)
+
+    @property
+    def settings(self):
+        names = 'in_channels', 'num_classes', 'width', 'depth'
+        return {name: getattr(self, name) for name in names}
+
+
+@pytest.fixture
+def dropping(monkeypatch):
+    monkeypatch.setitem(NETWORKS, 'dropping', Dropping)
+    return dict(TINY, network='dropping')
+
+
+STREET = synthetic_scene(96, 96, seed=1)
+
+
+def test_what_a_run_leaves_of_the_global_generators(tmp_path, dropping):
+    "Splitting, training, calibrating, mapping, saving, loading and inspecting neither move them nor look at them."
+    made = []
+    for seed in (1, 2):
+        seed_globally(seed)
+        before = states()
+        for settings in (TINY, dropping):
+            place_windows(Settings(**settings), [STREET])
+            checkpoint = tmp_path / f'{seed}{settings.get("network")}.checkpoint'
+            pipeline = ModelPipeline(ISPRS, **settings).fit(STREET, checkpoint)
+            pipeline.calibrate(STREET)
+            label_map = pipeline.predict(STREET, tta=True)
+            pipeline.evaluate(STREET)
+            pipeline.save(tmp_path / 'model.safetensors')
+            again = ModelPipeline.load(tmp_path / 'model.safetensors', 'cpu', 'float32')
+            assert bytes_of(again) == bytes_of(pipeline)
+            made.append((bytes_of(pipeline), label_map.tobytes(), pipeline.temperature))
+            inspection.seconds_per_step(pipeline.settings, 3, 5, 0.01)
+        assert states() == before
+    assert made[:2] == made[2:]
+
+
+def test_a_seed_means_the_weights_that_it_meant():
+    "A run begins with the weights that torch draws after its seed was set globally."
+    pipeline = ModelPipeline(ISPRS, **TINY, seed=3)
+    pipeline.make([STREET])
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        usual = UNet(3, 6, width=4, depth=2)
+    assert all(torch.equal(a, b) for a, b in zip(pipeline.model.parameters(), usual.parameters()))
+
+
+def test_dropout_goes_on_where_it_stopped(tmp_path, dropping):
+    "A network that draws while it trains: interrupted after an epoch, or not, the weights are equal."
+    whole = ModelPipeline(ISPRS, **dropping).fit(STREET)
+    part = ModelPipeline(ISPRS, **dropping).epochs(STREET, tmp_path / 'run.checkpoint')
+    next(part)
+    part.close()
+    seed_globally(5)
+    rest = ModelPipeline(ISPRS, **dropping).fit(STREET, tmp_path / 'run.checkpoint')
+    assert bytes_of(rest) == bytes_of(whole)
+    other = ModelPipeline(ISPRS, **dropping | dict(seed=1)).fit(STREET)
+    assert bytes_of(other) != bytes_of(whole)
+
+
+def test_models_in_threads(dropping):
+    "Several at a time become what each becomes alone, while the caller's own draws go on undisturbed."
+    runs = [dict(TINY), dict(TINY, seed=1), dict(TINY, width=5), dropping]
+    alone = [bytes_of(ModelPipeline(ISPRS, **run).fit(STREET)) for run in runs]
+    seed_globally(9)
+    expected, before = torch.stack([torch.rand(()) for _ in range(2000)]), states()
+    seed_globally(9)
+    with ThreadPoolExecutor(len(runs)) as pool:
+        trained = [pool.submit(ModelPipeline(ISPRS, **run).fit, STREET) for run in runs]
+        drawn = torch.stack([torch.rand(()) for _ in range(2000)])
+        together = [bytes_of(one.result()) for one in trained]
+    assert together == alone and states() == before and torch.equal(drawn, expected)

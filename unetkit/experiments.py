@@ -33,7 +33,7 @@ from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
-from .training import make_optimizer, seed_everything
+from .training import make_optimizer
 from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
@@ -77,10 +77,9 @@ def epochs(
     valid = None if valid is None else as_tiles(valid)
     if counts is None:
         counts = check_job(tiles, None, self.palette, [s], valid)
-    seed_everything(s.seed)
     before = copy(self)
     try:
-        self.make(tiles)
+        chance = self.make(tiles)
         about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
         about = self.begin(before, about, init, freeze, fresh, checkpoint)
         train_batches, valid_batches = self.batches(tiles, valid)
@@ -103,6 +102,7 @@ def epochs(
             forward=in_step(self.forward()),
             keep=s.keep,
             memory=self.memory,
+            chance=chance,
         )
     except BaseException:  # what was refused leaves the model as it was
         vars(self).update(vars(before))

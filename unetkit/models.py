@@ -22,7 +22,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from . import __version__
-from .machine import on_first
+from .machine import Chance, on_first
 from .networks import NETWORKS, network_name
 from .rules import number, one_line, one_of, whole
 from .outputs import atomic_path
@@ -130,10 +130,11 @@ def load_model(
     try:
         build = NETWORKS[one_of("network", about["network"], NETWORKS)]
         _check_arguments(build, about["args"])
-        with torch.device("meta"), _NoDraws():
+        with torch.device("meta"), _NoDraws(), Chance():
             expected = build(**about["args"]).state_dict()
         _check_weights(expected, tensors)
-        model = build(**about["args"])
+        with Chance():  # the weights are replaced, and the global generator is the caller's
+            model = build(**about["args"])
         model.load_state_dict(tensors)
     except Exception as error:  # a header can hold anything
         raise ValueError(
@@ -303,7 +304,7 @@ def run_state(
     settings: dict,  # What the run depends on, JSON-ready
 ) -> tuple[dict, dict]:  # Tensors by name, and the rest as plain data
     "Collect all that the rest of a run depends on."
-    tensors = {"rng": torch.get_rng_state()}
+    tensors = run.chance.state()
     tensors |= {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in run.best.items()}
     for i, state in run.optimizer.state_dict()["state"].items():
@@ -403,7 +404,7 @@ def restore_run(
     run.stopper = replace(run.stopper, **about["stopper"] | {"patience": run.stopper.patience})
     run.optimizer.load_state_dict(_optimizer_state(run.optimizer, _part(tensors, "optimizer.")))
     run.train.rng.bit_generator.state = about["rng"]
-    torch.set_rng_state(tensors["rng"])
+    run.chance.restore(tensors)
     run.model.load_state_dict(weights)
     run.best = best
 
@@ -478,7 +479,7 @@ def _check_kind(model, source):
 
 def _sized_by(model, size):
     "The weights whose shape depends on the number of classes or of bands, and the axis on which it does."
-    with torch.device("meta"), _NoDraws():
+    with torch.device("meta"), _NoDraws(), Chance():
         one, two = (type(model)(**model.settings | {size: count}).state_dict() for count in (1, 2))
     axes = {}
     for name, weight in one.items():

@@ -19,7 +19,7 @@ import torch
 from .datasets import LazyTile
 from .jobs import model_header, read_header
 from .palettes import Palette, read_palette
-from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
+from .machine import Chance, compiled, pick_device, pick_precision, prepare, rank_and_world
 from .machine import wants_channels_last
 from .models import History, first_difference, load_model, save_model, take_weights
 from .networks import freeze, make_network
@@ -66,13 +66,15 @@ class TrainedModel:
     def make(
         self,
         tiles: Sequence[Tile | LazyTile],  # Training tiles: their bands and values are those of the model
-    ) -> None:
+    ) -> Chance:  # What the weights were drawn from; dropout draws on
         "Start with a new network and an empty history."
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
-        network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
+        with Chance(s.seed) as chance:
+            network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
         self.temperature = 1.0
+        return chance
 
     def begin(
         self,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .machine import LossNotFinite, check_finite, compute_logits, on_first, seed_everything
+from .machine import Chance, LossNotFinite, check_finite, compute_logits, on_first, seed_everything
 from .metrics import Scores, confusion_matrix
 from .models import Epoch, History, criterion, load_checkpoint
 from .models import restore_run, run_state, save_checkpoint
@@ -121,6 +121,7 @@ class Run:
     stopper: EarlyStopping  # When to stop
     best: dict  # The best weights so far
     history: History = field(default_factory=History)  # One `Epoch` after the other
+    chance: Chance = field(default_factory=Chance)  # What the network draws from, if it draws
 
 
 def epochs(
@@ -138,12 +139,13 @@ def epochs(
     | None = None,  # The network as training calls it: `compiled`, `in_step`; else the model
     keep: str = "loss",  # The best epoch has the lowest validation "loss", or the highest mean "f1"
     memory: dict | None = None,  # Takes the state of the run at its end; a run goes on from what it holds
+    chance: Chance | None = None,  # What dropout draws from; that of seed 0 when None
 ) -> Iterator[Epoch]:  # A record per epoch
     "Train with early stopping at the best epoch; its weights are restored at the end."
     whole("epochs", epochs)
     whole("patience", patience)
     first = copy.deepcopy(model.state_dict())
-    run = Run(model, optimizer, train, EarlyStopping(patience), first, History(keep=keep))
+    run = Run(model, optimizer, train, EarlyStopping(patience), first, History(keep=keep), chance or Chance())
     if checkpoint:
         load_checkpoint(checkpoint, run, settings or {}, epochs)
     if memory:
@@ -153,7 +155,8 @@ def epochs(
         yield from list(run.history)
         while len(run.history) < epochs and not run.stopper.stop:
             start, epoch = time.perf_counter(), len(run.history) + 1
-            train_loss = train_epoch(forward or model, train, loss_fn, optimizer, dtype)
+            with run.chance.lent_to(forward or model):
+                train_loss = train_epoch(forward or model, train, loss_fn, optimizer, dtype)
             loss = accuracy = f1 = None
             if valid is not None:
                 loss, scores = validate(model, valid, loss_fn, dtype)
