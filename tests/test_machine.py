@@ -210,7 +210,10 @@ def test_processor_of_this_machine(monkeypatch):
 
 def test_a_network_that_draws_is_not_compiled(capsys):
     "One that draws nothing is asked once; the kit's own is not asked."
-    dropping, quiet = torch.nn.Sequential(UNet(width=2, depth=1), torch.nn.Dropout(0.5)), UNet(width=2, depth=1)
+    dropping, quiet = (
+        torch.nn.Sequential(UNet(width=2, depth=1), torch.nn.Dropout(0.5)),
+        UNet(width=2, depth=1),
+    )
     assert (may_draw(dropping), may_draw(quiet)) == (True, False)
     before, state = copy.deepcopy(dropping.state_dict()), torch.get_rng_state()
     assert compiled(dropping, (2, 3, 16, 16)) is dropping

@@ -275,5 +275,5 @@ def _run(name, pipeline, train, test, counts, checkpoints):
     start = time.perf_counter()
     label_maps = [pipeline.predict(tile) for tile in test]
     scores = pipeline.evaluate(test, label_maps)
-    seconds = sum(epoch.seconds for epoch in pipeline.history) + time.perf_counter() - start
+    seconds = sum(epoch.seconds or 0 for epoch in pipeline.history) + time.perf_counter() - start
     return Result(str(name), pipeline, label_maps, scores, seconds)

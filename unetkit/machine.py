@@ -407,6 +407,13 @@ def _epoch_scores(epoch):
     return scores if f1 is None else [*scores, f"mean F1 {f1:.1%}"]
 
 
+def _epoch_time(epoch, total):
+    "How long an epoch took and what that means for the others, as a text; none for an epoch of an earlier run."
+    if epoch.seconds is None:
+        return []
+    return [f"{epoch.seconds:.1f} s, at most {(total - epoch.number) * epoch.seconds:.0f} s left"]
+
+
 def track(
     epochs: Iterable,  # Records of `training.epochs`: `number`, losses, `valid_accuracy`, `valid_f1`, `seconds`
     total: int,  # Epochs at most
@@ -427,12 +434,11 @@ def track(
             bar.update()
             bar.set_postfix_str(", ".join(scores))
             if speaks and not terminal:
-                left = (total - epoch.number) * epoch.seconds
                 print(
                     f"{label}epoch {epoch.number:2}/{total}",
                     f"train loss {epoch.train_loss:.3f}",
                     *scores,
-                    f"{epoch.seconds:.1f} s, at most {left:.0f} s left",
+                    *_epoch_time(epoch, total),
                     sep="  ",
                     flush=True,
                 )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CRITERIA', 'save_tensors', 'load_tensors', 'is_newer', 'remedy_for', 'save_model', 'load_model', 'Epoch',
-           'criterion', 'History', 'save_checkpoint', 'run_state', 'first_difference', 'checkpoint_stands',
-           'load_checkpoint', 'restore_run', 'take_weights']
+           'criterion', 'History', 'save_checkpoint', 'run_state', 'first_difference', 'forget_seconds',
+           'checkpoint_stands', 'load_checkpoint', 'restore_run', 'take_weights']
 
 # %% ../nbs/library/models.ipynb #models-cb6e88bd
 from collections.abc import Iterable, Sequence
@@ -184,7 +184,7 @@ class Epoch:
     train_loss: float  # Mean over the steps
     valid_loss: float | None  # Mean over the scored validation pixels; None without validation
     valid_accuracy: float | None  # Share of the scored validation pixels, in [0, 1]; None without validation
-    seconds: float  # Time of training and validation
+    seconds: float | None = None  # Time of training and validation; None if not known, as in a model file
     valid_f1: float | None = (
         None  # Mean F1 of the classes on the validation pixels, in [0, 1]; None if not measured
     )
@@ -245,6 +245,10 @@ class History(list):
         text = f"kept epoch {best.number} (validation accuracy {best.valid_accuracy:.1%}{f1})"
         return "; ".join([text, *(f"{what} at epoch {epoch.number}" for what, epoch in self.others.items())])
 
+    def untimed(self) -> list[dict]:  # A dict per epoch, JSON-ready, without its seconds
+        "The records for a file: equal runs have equal ones."
+        return [{name: value for name, value in asdict(one).items() if name != "seconds"} for one in self]
+
     def write(
         self,
         path: str | Path,  # CSV file to write
@@ -263,7 +267,7 @@ class History(list):
         import pandas
 
         table = pandas.DataFrame([asdict(epoch) for epoch in self]).set_index("number")
-        return table.astype({name: float for name in table.columns if name.startswith("valid_")})
+        return table.astype({name: float for name in table.columns if name.startswith(("valid_", "seconds"))})
 
     @classmethod
     def read(
@@ -279,7 +283,7 @@ class History(list):
             if whole("number of an epoch", epoch.number, remedy=remedy) != expected:
                 raise ValueError(f"epoch {expected} has the number {epoch.number!r}")
             whole(f"steps of epoch {expected}", epoch.steps, 0, remedy=remedy)
-            names = ["train_loss", "seconds"]
+            names = ["train_loss"] if epoch.seconds is None else ["train_loss", "seconds"]
             if epoch.valid_loss is not None:
                 names += ["valid_loss", "valid_accuracy"]
             if epoch.valid_f1 is not None or (epoch.valid_loss is not None and keep == "f1"):
@@ -328,6 +332,17 @@ def first_difference(
         if then.get(name) != now.get(name):
             return name, then.get(name), now.get(name)
     return None
+
+
+def forget_seconds(
+    path: str | Path,  # The checkpoint of a run that has ended
+) -> None:  # Nothing; the file is written anew if it holds a clock
+    "Take the seconds out of a checkpoint, so that equal runs leave equal files."
+    tensors, about = load_tensors(path)
+    if any("seconds" in epoch for epoch in about["epochs"]):
+        for epoch in about["epochs"]:
+            epoch.pop("seconds", None)
+        save_tensors(path, tensors, about)
 
 
 @on_first

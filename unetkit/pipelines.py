@@ -234,14 +234,14 @@ class TrainedModel:
         text = ", ".join(f"{name} {value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
         if self.history:
-            lines += ["epoch  train loss  validation loss  accuracy  mean F1  seconds"]
+            lines += ["epoch  train loss  validation loss  accuracy  mean F1"]
             remarks = {epoch.number: what for what, epoch in self.history.others.items()}
             remarks[self.history.best.number] = "kept"
         for epoch in self.history:
             loss = "-" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}"
             accuracy, f1 = map(_percent, (epoch.valid_accuracy, epoch.valid_f1))
             line = f"{epoch.number:5}  {epoch.train_loss:10.3f}  {loss:>15}  {accuracy:>8}  {f1:>7}"
-            lines += [f"{line}  {epoch.seconds:7.1f}  {remarks.get(epoch.number, '')}".rstrip()]
+            lines += [f"{line}  {remarks.get(epoch.number, '')}".rstrip()]
         return "\n".join(lines)
 
     def with_limits(
