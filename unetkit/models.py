@@ -9,7 +9,7 @@ __all__ = ['FORMAT', 'CRITERIA', 'save_tensors', 'load_tensors', 'is_newer', 're
 
 # %% ../nbs/library/models.ipynb #models-cb6e88bd
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
 import json
@@ -184,7 +184,7 @@ class Epoch:
     train_loss: float  # Mean over the steps
     valid_loss: float | None  # Mean over the scored validation pixels; None without validation
     valid_accuracy: float | None  # Share of the scored validation pixels, in [0, 1]; None without validation
-    seconds: float | None = None  # Time of training and validation; None if not known, as in a model file
+    seconds: float | None = field(default=None, compare=False)  # Time it took; None if not known
     valid_f1: float | None = (
         None  # Mean F1 of the classes on the validation pixels, in [0, 1]; None if not measured
     )
