@@ -259,8 +259,7 @@ def test_qgis_draws_the_map_of_the_program(four_bands, clip, tmp_path):
     halo = read_onnx_metadata(tmp_path / 'q.onnx')['unetkit']['halo']
     inside = np.s_[:-halo, :-halo]
     assert not ((ours != theirs) & ~ties)[inside].any()
-    # each of the two places far outside is one colour, which may be a tie: together 1.3 % of the map
-    assert ties[inside].mean() < 0.02 and np.bincount(ours[inside].ravel()).max() < 0.95 * ours[inside].size
+    assert ties[inside].mean() < 0.01 and np.bincount(ours[inside].ravel()).max() < 0.95 * ours[inside].size
     about = read_onnx_metadata(tmp_path / 'q.onnx')
     assert about['class_names'] == {str(index): name for index, name in enumerate(ISPRS.names)}
     assert about['unetkit']['palette']['colours'] == [list(colour) for colour in ISPRS.colours]
@@ -288,7 +287,16 @@ def test_settings_of_the_caller(trained, tmp_path):
     file = trained.save(tmp_path / 'model.safetensors')
     code, out, err = shell('export', file, '--for', 'gis', '--out', tmp_path / 'm.onnx')
     assert (code, out, err.count('\n')) == (2, '', 1) and '--for must be one of qgis, web' in err
+    code, _, err = shell('export', file, '--for', 'web', '--out', tmp_path / 'm.json')
+    assert code == 2 and 'two results would be written' in err
     said = succeeds('export', file, '--for', 'web', '--out', tmp_path / 'm.onnx')
+    assert f'are in {tmp_path / "m.json"}' in said
+    succeeds('export', file, '--for', 'web', '--out', tmp_path / 'm.onnx')  # both files are known as ours
+    about = json.loads((tmp_path / 'm.json').read_text())
+    assert about.items() >= read_onnx_metadata(tmp_path / 'm.onnx')['unetkit'].items()
+    (tmp_path / 'm.json').write_text('notes of somebody')
+    code, _, err = shell('export', file, '--for', 'web', '--out', tmp_path / 'm.onnx')
+    assert code == 2 and 'm.json is there already' in err
     assert 'multiples of 4' in said and 'all but 24 pixels' in said and 'divide the pixels by 255' in said
 
 

@@ -44,7 +44,7 @@ from .pipelines import TrainedModel
 from .references import legend
 from .vectors import VECTORS
 from .plots import show_labels, show_tile
-from .outputs import MARK, atomic_path
+from .outputs import SIGNED, atomic_path
 from .raster import Georeference, lay_onto, open_image
 from .rules import listening, one_line, remark
 from .scale import as_pipeline, check_raster
@@ -388,7 +388,7 @@ class Inspection:
         title = f'unetkit inspect: {one_line(_title(self.images), 60)}'
         lines = [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{MARK}">',
+            f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{SIGNED}">',
             f'<title>{escape(title)}</title><style>{STYLE}</style></head><body>',
             f'<header><h1>{escape(title)}</h1></header><main>',
         ]
@@ -569,7 +569,8 @@ def inspect(
     palette = palette or (model.palette if model else None)
     if reading.nearest_colour and palette is None:
         raise ValueError(
-            f"nearest_colour {reading.nearest_colour:g} is a distance from the colours of a palette, and there is none: "
+            f"nearest_colour {reading.nearest_colour:g} is a distance from the colours of a palette, "
+            "and there is none: "
             "give --palette, or leave --nearest-colour out"
         )
     remarks, faults, images = [], [], []

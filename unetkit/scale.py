@@ -39,6 +39,7 @@ from unetkit.raster import (
     names_file,
     open_image,
     opened,
+    outdated_notes,
     write_class_names,
     write_image,
     write_mosaic,
@@ -300,7 +301,10 @@ def _write_map(folder, out, windows, bands, raster, **look):
     pieces = ((kept, _read_block(folder, number)[..., bands]) for number, (_, kept) in enumerate(windows))
     temporary = folder / f'.{out.name}'
     write_mosaic(temporary, raster.size, pieces, georeference=raster.georeference, **look)
+    outdated = outdated_notes(out)
     temporary.replace(out)
+    for notes in outdated:
+        notes.unlink()
 
 # %% ../nbs/library/scale.ipynb #s057
 def _track(blocks, windows, todo):
@@ -458,7 +462,8 @@ def evaluate_raster(
     say_apart(lying, pairs, reading)
     if not scored:
         raise ValueError(
-            "the test reference has no scored pixel: every pixel has an ignored colour; check palette and reference"
+            "the test reference has no scored pixel: every pixel has an ignored colour; "
+            "check palette and reference"
         )
     matrix = np.zeros((palette.num_classes, palette.num_classes), np.int64)
     for (part, own), height in zip(pairs, heights):
@@ -555,5 +560,6 @@ def _result(future):
     except (Exception, asyncio.CancelledError) as error:
         raise OSError(
             f"the cluster failed ({type(error).__name__}: {' '.join(str(error).split())[:150]}): "
-            "finished blocks are kept, so repeat the command when the scheduler answers and workers have enough memory"
+            "finished blocks are kept, so repeat the command when the scheduler answers and workers "
+            "have enough memory"
         ) from None

@@ -138,7 +138,8 @@ def epochs(
     forward: nn.Module
     | None = None,  # The network as training calls it: `compiled`, `in_step`; else the model
     keep: str = "loss",  # The best epoch has the lowest validation "loss", or the highest mean "f1"
-    memory: dict | None = None,  # Takes the state of the run at its end; a run goes on from what it holds
+    memory: dict
+    | None = None,  # Takes the state of the run after each epoch; a run goes on from what it holds
     chance: Chance | None = None,  # What dropout draws from; that of seed 0 when None
 ) -> Iterator[Epoch]:  # A record per epoch
     "Train with early stopping at the best epoch; its weights are restored at the end."
@@ -151,6 +152,8 @@ def epochs(
     if memory:
         restore_run(run, memory["tensors"], memory["about"])
         run.stopper.waited *= not run.stopper.stop  # whoever goes on has new patience
+    if memory is not None and run.history:
+        _remember(memory, run, settings)
     try:
         yield from list(run.history)
         while len(run.history) < epochs and not run.stopper.stop:
@@ -168,12 +171,17 @@ def epochs(
             run.history.append(record)
             if checkpoint:
                 save_checkpoint(checkpoint, run, settings or {})
+            if memory is not None:
+                _remember(memory, run, settings)
             yield run.history[-1]
     finally:
-        if memory is not None:
-            tensors, about = run_state(run, settings or {})
-            memory.update(tensors={name: value.cpu().clone() for name, value in tensors.items()}, about=about)
         model.load_state_dict(run.best)
+
+
+def _remember(memory, run, settings):
+    "Put the state of a run after a whole epoch into a dict."
+    tensors, about = run_state(run, settings or {})
+    memory.update(tensors={name: value.cpu().clone() for name, value in tensors.items()}, about=about)
 
 # %% ../nbs/07_training.ipynb #c155-237ec7b3
 def make_predictor(
