@@ -360,9 +360,10 @@ def _header_of(out):
 
 def _is_done(out, pipeline, calibrate):
     "Is there a model of this run already, with all of its epochs? Its weights are these, and keep their temperature."
+    trained = any(epoch.seconds is not None for epoch in pipeline.history)
+    if trained:  # a checkpoint whose model is written has no clock
+        return False
     there = _header_of(out)
-    for epoch in there.get("history", ()):  # models of before have a clock
-        epoch.pop("seconds", None)
     ours = json.loads(
         json.dumps(model_header(pipeline.palette, pipeline.settings, pipeline.values, pipeline.history))
     )
