@@ -27,6 +27,7 @@ from .losses import class_weights, make_loss
 from .machine import OwnPart, in_step, rank_and_world, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
+from .optimisers import Cycle, make_optimizer
 from .pipelines import TrainedModel, as_tiles
 from .raster import map_path, write_label_map
 from .rules import IGNORE_INDEX, remark
@@ -34,7 +35,7 @@ from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
-from .training import make_optimizer, seed_everything
+from .training import seed_everything
 from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
@@ -92,13 +93,14 @@ def epochs(
             remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
         elif valid is None:
             say_few(train_batches.windows, valid_batches.windows)
-        loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
+        weights = class_weights(counts, s.weights).to(self.device)
+        loss_fn = make_loss(s.loss, weights, s.label_smoothing)
         run = training.epochs(
             self.model,
             OwnPart(train_batches),
             valid_batches,
             loss_fn=loss_fn,
-            optimizer=make_optimizer(self.model, s.lr),
+            optimizer=make_optimizer(self.model, s.lr, s.optimiser, s.weight_decay),
             epochs=s.epochs + self.trained_before,
             patience=s.patience,
             dtype=self.dtype,
@@ -107,6 +109,8 @@ def epochs(
             forward=in_step(self.forward()),
             keep=s.keep,
             memory=self.memory,
+            cycle=Cycle(s.lr, s.schedule, s.warmup),
+            average=s.average,
         )
     except BaseException:  # what was refused leaves the model as it was
         vars(self).update(vars(before))
