@@ -245,9 +245,7 @@ def train(
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
     freeze: str = "",  # Part that keeps the weights of --init: encoder
     log: str = "",  # CSV file with a row per epoch, or a folder for TensorBoard (runs/); written after each
-    # Fit a temperature on the validation windows, so that probabilities match shares; it is fitted on
-    # single windows: where predict averages several (--tta, --method blend) it is applied after the average
-    calibrate: bool = False,
+    calibrate: bool = False,  # Fit a temperature on single validation windows, so that probabilities match shares; --tta and blend apply it after their average
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read

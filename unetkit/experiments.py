@@ -27,6 +27,7 @@ from .losses import class_weights, make_loss
 from .machine import OwnPart, in_step, rank_and_world, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
+from .optimisers import Cycle, make_optimizer
 from .pipelines import TrainedModel, as_tiles
 from .raster import map_path, write_label_map
 from .rules import IGNORE_INDEX, remark
@@ -34,7 +35,6 @@ from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
-from .training import make_optimizer
 from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
@@ -91,13 +91,14 @@ def epochs(
             remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
         elif valid is None:
             say_few(train_batches.windows, valid_batches.windows)
-        loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
+        weights = class_weights(counts, s.weights).to(self.device)
+        loss_fn = make_loss(s.loss, weights, s.label_smoothing)
         run = training.epochs(
             self.model,
             OwnPart(train_batches),
             valid_batches,
             loss_fn=loss_fn,
-            optimizer=make_optimizer(self.model, s.lr),
+            optimizer=make_optimizer(self.model, s.lr, s.optimiser, s.weight_decay),
             epochs=s.epochs + self.trained_before,
             patience=s.patience,
             dtype=self.dtype,
@@ -106,6 +107,8 @@ def epochs(
             forward=in_step(self.forward()),
             keep=s.keep,
             memory=self.memory,
+            cycle=Cycle(s.lr, s.schedule, s.warmup),
+            average=s.average,
             chance=chance,
         )
     except BaseException:  # what was refused leaves the model as it was

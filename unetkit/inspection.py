@@ -260,14 +260,12 @@ def seconds_per_step(
     dtype = pick_precision(settings.precision, device)
     p = settings.patch_size
     with Chance() as chance:
-        network = make_network(
-            settings.network, in_channels, num_classes, width=settings.width, depth=settings.depth
-        )
+        network = make_network(settings.network, in_channels, num_classes, **settings.architecture)
         batch = torch.rand(settings.batch_size, in_channels, p, p, device=device)
         targets = torch.randint(num_classes, (settings.batch_size, p, p), device=device)
     network = prepare(network, device, wants_channels_last(settings.width, device, dtype))
     loss_fn = make_loss(settings.loss, torch.ones(num_classes, device=device))
-    optimizer = make_optimizer(network, settings.lr)
+    optimizer = make_optimizer(network, settings.lr, settings.optimiser, settings.weight_decay)
     times, start = [], time.perf_counter()
     with chance.lent_to(network):
         while len(times) < 2 or time.perf_counter() - start < seconds:

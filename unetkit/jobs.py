@@ -363,6 +363,13 @@ def _check_depth(runs):
         raise ValueError(
             f"depth {depth} halves a window {depth} times: patch size {largest} allows at most {most}"
         )
+    for settings in runs:
+        if settings.normalisation == "batch" and settings.patch_size <= 2**settings.depth:
+            raise ValueError(
+                f"normalisation batch needs more than one pixel at the lowest level, and depth {settings.depth} "
+                f"halves {settings.patch_size} pixels to one: choose a smaller depth, a larger patch_size, or "
+                "normalisation channel"
+            )
 
 
 def _check_windows(train, test, settings):

@@ -379,6 +379,8 @@ _QUIET = (
     nn.BatchNorm2d,
     nn.Conv2d,
     nn.ConvTranspose2d,
+    nn.GroupNorm,
+    nn.Identity,
     nn.MaxPool2d,
     nn.ModuleList,
     nn.ReLU,

@@ -130,9 +130,8 @@ def load_model(
             f"{path} is a checkpoint, from which only its own training goes on, and no model: "
             f"give the model file, such as {str(path).removesuffix('.checkpoint')}"
         )
-    if "unet" in about:  # the header of the first models
-        about = {"network": "unet", "args": about["unet"]} | about
     try:
+        about = _present(about)
         build = NETWORKS[one_of("network", about["network"], NETWORKS)]
         _check_arguments(build, about["args"])
         with torch.device("meta"), _NoDraws(), Chance():
@@ -146,6 +145,16 @@ def load_model(
             f"{path} does not hold a network of this version ({one_line(error, 160)}): {remedy_for(about)}"
         ) from None
     return model.eval(), about
+
+
+def _present(about):
+    "A header whose network is named, with the arguments that it has in this version."
+    if "unet" in about:  # the header of the first models
+        about = {"network": "unet", "args": about["unet"]} | about
+    args = dict(about["args"])
+    if "batch_norm" in args:  # a choice of two, until there were more
+        args["normalisation"] = {False: "none", True: "batch"}[args.pop("batch_norm")]
+    return about | {"args": args}
 
 
 class _NoDraws(TorchFunctionMode):
@@ -316,6 +325,8 @@ def run_state(
     tensors = run.chance.state()
     tensors |= {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in run.best.items()}
+    if run.average is not None:
+        tensors |= {f"average.{name}": value for name, value in run.average.state_dict().items()}
     for i, state in run.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
     about = {
@@ -324,6 +335,8 @@ def run_state(
         "stopper": asdict(run.stopper),
         "rng": run.train.rng.bit_generator.state,
     }
+    if run.cycle is not None:
+        about["cycle"] = [run.cycle.first, run.cycle.last]
     return tensors, about
 
 
@@ -432,16 +445,29 @@ def restore_run(
     about: dict,  # Likewise
 ) -> None:  # Nothing; the run is changed, or an error is raised where the state is not of this network
     "Put a run where another one stood."
-    weights, best = (_part(tensors, part) for part in ("model.", "best."))
+    weights, best, average = (_part(tensors, part) for part in ("model.", "best.", "average."))
     for state in (weights, best):
         _check_weights(run.model.state_dict(), state)
+    _check_weights({} if run.average is None else run.average.state_dict(), average)
     run.history = History.read(about["epochs"], run.history.keep)
     run.stopper = replace(run.stopper, **about["stopper"] | {"patience": run.stopper.patience})
     run.optimizer.load_state_dict(_optimizer_state(run.optimizer, _part(tensors, "optimizer.")))
     run.train.rng.bit_generator.state = about["rng"]
     run.chance.restore(tensors)
     run.model.load_state_dict(weights)
+    if run.average is not None:
+        run.average.load_state_dict(average)
+    if run.cycle is not None:
+        run.cycle.first, run.cycle.last = _cycle(about)
     run.best = best
+
+
+def _cycle(about):
+    "First and last epoch of the learning rates of a run; an earlier version had none."
+    first, last = about.get("cycle", (0, 0))
+    if not 0 <= whole("cycle", first, 0) <= len(about["epochs"]) <= whole("cycle", last, 0) and last:
+        raise ValueError(f"the cycle {first} to {last} does not hold epoch {len(about['epochs'])}")
+    return first, last
 
 
 def _part(tensors, name):

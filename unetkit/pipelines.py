@@ -73,7 +73,7 @@ class TrainedModel:
         "Start with a new network and an empty history."
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
         with Chance(s.seed) as chance:
-            network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
+            network = make_network(s.network, bands, classes, **s.architecture)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
         self.temperature, self.file, self.split = 1.0, "", ""
