@@ -1529,9 +1529,8 @@ def test_a_run_in_two_parts_leaves_the_files_of_one(place, tmp_path):
     for count in (1, 3):
         line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', count]
         succeeds(*line, '--log', tmp_path / 'run.csv')
-    for ending in ('', '.checkpoint'):
-        parts = (tmp_path / f'm.safetensors{ending}').read_bytes()
-        assert parts == (place / f'model.safetensors{ending}').read_bytes()
+    # the checkpoint says in addition with which epoch a cycle of learning rates began
+    assert (tmp_path / 'm.safetensors').read_bytes() == (place / 'model.safetensors').read_bytes()
     with open(tmp_path / 'run.csv', newline='') as file:
         assert [bool(row['seconds']) for row in csv.DictReader(file)] == [False, True, True]
     history = ModelPipeline.load(tmp_path / 'm.safetensors').history
