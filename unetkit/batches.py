@@ -89,7 +89,8 @@ def as_batch(
         return patches
     if patches.dtype not in (torch.uint8, torch.uint16):
         raise ValueError(
-            f"pixels are uint8, uint16 or float32, got {patches.dtype}: bring them onto one scale first (Values.scale)"
+            f"pixels are uint8, uint16 or float32, got {patches.dtype}: "
+            "bring them onto one scale first (Values.scale)"
         )
     return patches.float() / torch.iinfo(patches.dtype).max
 
@@ -131,7 +132,8 @@ def _draw_places(places, count, rng):
     ends = np.cumsum(counts)
     if not ends[-1]:
         raise ValueError(
-            "no window on the training ground holds a pixel of the class in focus: focus on a class that the tile has"
+            "no window on the training ground holds a pixel of the class in focus: "
+            "focus on a class that the tile has"
         )
     drawn = rng.integers(ends[-1], size=count)
     tile = np.searchsorted(ends, drawn, side="right")
@@ -219,7 +221,8 @@ def check_batches(
     "Check what batches are to be."
     if not count or batch_size < 1:
         raise ValueError(
-            f"{count} windows in batches of {batch_size}: at least one window and a batch_size of 1 are needed"
+            f"{count} windows in batches of {batch_size}: "
+            "at least one window and a batch_size of 1 are needed"
         )
     if crops and once:
         raise ValueError(

@@ -264,7 +264,8 @@ def _listed(path):
     size = check_file(path).stat().st_size
     if size > 200 * MOST_PAIRS or path.read_bytes().count(b'\n') > MOST_PAIRS + 1:
         raise ValueError(
-            f"{path} has more than {MOST_PAIRS} lines, or lines of more than 200 bytes: it is no list of pairs"
+            f"{path} has more than {MOST_PAIRS} lines, or lines of more than 200 bytes: "
+            "it is no list of pairs"
         )
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -370,7 +371,8 @@ def image_pairs(
     "Pair the files of a data set by name."
     if pairs and not (isinstance(image, (str, Path)) and Path(image).is_dir()):
         raise ValueError(
-            f"{one_line(image)} is no folder, got pairs {pairs!r}, which are for the names in one: leave them out (--pairs)"
+            f"{one_line(image)} is no folder, got pairs {pairs!r}, which are for the names in one: "
+            "leave them out (--pairs)"
         )
     if not isinstance(image, (str, Path)):  # several files are one image
         return [] if role == "valid" else [(image, reference or None)]
@@ -1025,7 +1027,8 @@ def say_apart(
     if count == len(pairs):
         raise ValueError(f"{reference} and the {total} images do not meet: check its coordinate system")
     remark(
-        f"{reference} has no polygon on at least {count} of {total} images: all of each is {reading.background!r}"
+        f"{reference} has no polygon on at least {count} of {total} images: "
+        f"all of each is {reading.background!r}"
     )
 
 
@@ -1040,7 +1043,8 @@ def heights_of(
             with open_image(height) as raster:
                 if raster.georeference is None:
                     raise ValueError(
-                        f"{height} does not say where it lies, and cannot be the heights of {len(images)} images: "
+                        f"{height} does not say where it lies, "
+                        f"and cannot be the heights of {len(images)} images: "
                         "give a folder with heights for each"
                     )
         return [height] * len(images)
@@ -1068,7 +1072,8 @@ def open_labelled(
     needed = memory_needed(tiles)
     if tiles and needed > tiles[0].memory:
         remark(
-            f"{len(tiles)} tiles would take {needed / 1e9:.1f} GB, more than --memory {tiles[0].memory / 1e9:g}: "
+            f"{len(tiles)} tiles would take {needed / 1e9:.1f} GB, "
+            f"more than --memory {tiles[0].memory / 1e9:g}: "
             "they are read as they are needed"
         )
         return tiles
