@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .machine import compute_logits
 from .rules import one_of
-from .unet import UNet, longest_route, receptive_field, seen_by
+from .unet import ChannelNorm, UNet, longest_route, receptive_field, seen_by
 
 # %% ../nbs/library/networks.ipynb #networ-0e6e798d
 NETWORKS = {"unet": UNet}  # Name -> class; `NETWORKS[name](in_channels=..., num_classes=..., ...)` builds one
@@ -180,6 +180,10 @@ def _transparent(model):
         parameter.fill_(1 / parameter[0].numel())
     for down in model.downs:
         down[0] = nn.AvgPool2d(2)
+    for block in list(model.modules()):
+        for name, layer in block.named_children():
+            if isinstance(layer, ChannelNorm):  # equal channels would all become 0
+                setattr(block, name, nn.Identity())
     return model
 
 
