@@ -37,6 +37,25 @@ def test_names():
         uk.boat  # noqa: B018
 
 
+def test_a_remark_is_one_plain_line(tmp_path):
+    "In a script, as in a notebook; other warnings are as always, and filters of warnings hold."
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'import warnings; from unetkit.rules import remark; remark("one"); warnings.warn("two")\n'
+    )
+
+    def printed(*options):
+        run = subprocess.run([sys.executable, *options, script], capture_output=True, text=True)
+        return run.returncode, run.stderr
+
+    code, err = printed()
+    first, *rest = err.splitlines()
+    assert (code, first) == (0, 'note: one') and 'script.py:1: UserWarning: two' in rest[0]
+    assert printed('-W', 'ignore') == (0, '')
+    code, err = printed('-W', 'error')
+    assert code == 1 and err.endswith('unetkit.rules.Remark: one\n')
+
+
 def test_nbdev_keeps_what_is_written_by_hand(tmp_path):
     from nbdev.config import update_version
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from unetkit.models import FORMAT, Epoch, History, load_tensors, take_weights
 from unetkit.palettes import Palette
 from unetkit.patches import blocked_split, grid_windows, random_split
 from unetkit.plots import plot_history
-from unetkit.raster import Raster, read_image, write_image
+from unetkit.raster import Raster, read_image, read_label_map, write_image
 from unetkit.rules import Remark
 from unetkit.scale import evaluate_raster, predict_raster
 from unetkit.scenes import synthetic_scene
@@ -411,6 +412,50 @@ def test_train_init(place, tmp_path):
     assert code == 2 and "freeze was 'encoder' and is None" in err
 
 
+def test_what_a_training_began_with(place, tmp_path):
+    "The model file names the other model, its weights and what was frozen, whatever the folder; info shows it."
+    first = tmp_path / 'somewhere' / 'first.safetensors'
+    first.parent.mkdir()
+    shutil.copy(place / 'model.safetensors', first)
+    line = ['train', *pair_of(place), *SMALL, '--init', first, '--freeze', 'encoder']
+    assert shell(*line, '--epochs', 2, '--out', tmp_path / 'm.safetensors')[0] == 0
+    about = load_tensors(tmp_path / 'm.safetensors')[1]
+    checksum = ModelPipeline.load(first).fingerprint()
+    assert about['init'] == {'name': 'first.safetensors', 'checksum': checksum}
+    assert about['freeze'] == 'encoder' and str(tmp_path) not in json.dumps(about)
+    assert f'checksum of the weights: {checksum}\n' in succeeds('info', first)
+    said = succeeds('info', tmp_path / 'm.safetensors')
+    assert f'began with the weights of first.safetensors, checksum {checksum}\n' in said
+    assert 'kept the weights of its encoder\n' in said
+
+    assert shell(*line, '--out', tmp_path / 'm.safetensors')[0] == 0  # goes on from the checkpoint
+    again = load_tensors(tmp_path / 'm.safetensors')[1]
+    assert len(again['history']) == 3 and (again['init'], again['freeze']) == (about['init'], 'encoder')
+    plain = load_tensors(place / 'model.safetensors')[1]
+    assert 'init' not in plain and 'freeze' not in plain
+
+    tile = read_labelled(*pair_of(place), ISPRS)
+    loaded = ModelPipeline.load(tmp_path / 'm.safetensors', 'cpu', 'float32')
+    before = loaded.fingerprint()
+    with pytest.warns(Remark, match='weights of this model'):
+        loaded.fit(tile)
+    assert loaded.begun == {'init': {'name': 'm.safetensors', 'checksum': before}}
+    with pytest.warns(Remark, match='goes on after epoch 3'):
+        assert loaded.fit(tile).begun['init']['checksum'] == before
+    assert loaded.fit(tile, fresh=True).begun == {}
+
+
+@pytest.mark.parametrize(
+    'strange',
+    [{'init': 'first'}, {'init': {'name': 'first'}}, {'freeze': 3}, {'init': {'name': 1, 'checksum': ''}}],
+)
+def test_a_strange_beginning_is_refused(strange, place, tmp_path):
+    model = changed(
+        place / 'model.safetensors', tmp_path / 'm.safetensors', lambda about: about.update(strange)
+    )
+    check_refusal([tmp_path], ['info', model], ['m.safetensors', 'train the model again'])
+
+
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
@@ -570,6 +615,36 @@ def test_models_without_a_format(place, tmp_path):
         code, _, err = shell('predict', path, image, '--out', tmp_path / out)
         assert (code, err) == (0, '')
     assert (tmp_path / 'a.tif').read_bytes() == (tmp_path / 'b.tif').read_bytes()
+
+
+OLDER = {name: Path(__file__).with_name('data') / f'{name}_e29d543.{end}' for name, end in
+         {'model': 'safetensors', 'image': 'tif', 'map': 'tif'}.items()}  # fmt: skip
+FLOAT32 = '--device cpu --precision float32'.split()
+
+
+def test_a_model_of_e29d543_gives_its_map(tmp_path):
+    "A file that the code of that commit wrote, and the map that its own command made (tests/data/README.md)."
+    succeeds('predict', OLDER['model'], OLDER['image'], '--out', tmp_path / 'map.tif', *FLOAT32)
+    ours, theirs = (read_label_map(path) for path in (tmp_path / 'map.tif', OLDER['map']))
+    assert np.array_equal(ours, theirs) and len(np.unique(theirs)) == 5
+
+
+def test_a_model_of_e29d543_in_every_command(place, tmp_path):
+    "What takes a model takes an older one; its note lacks a version, the criterion, and the mean of its bands."
+    model, pair = OLDER['model'], pair_of(place)
+    said = succeeds('info', model)
+    assert 'band 1: uint8, 0 to 255\n' in said and 'keep loss' in said and said.count('kept') == 1
+    assert 'pixels' in succeeds('evaluate', model, *pair, *FLOAT32)
+    for program in ('qgis', 'web'):
+        code, out, err = shell('export', model, '--for', program, '--out', tmp_path / f'{program}.onnx')
+        assert code == 0 and f'{program}.onnx' in out and err.count('\n') == (program == 'qgis'), err
+    line = ['train', *pair, '--out', tmp_path / 'm.safetensors', *SMALL, '--width', 2, '--init', model]
+    code, _, err = shell(*line)
+    assert (code, err.count('\n')) == (0, 1) and 'every layer is kept' in err, err
+    again = ModelPipeline.load(model, 'cpu', 'float32')
+    again.save(tmp_path / 'again.safetensors')
+    assert np.array_equal(again.predict(OLDER['image'], method='exact'), read_label_map(OLDER['map']))
+    assert ModelPipeline.load(tmp_path / 'again.safetensors').fingerprint() == again.fingerprint()
 
 
 # Names, colours and place in QGIS (row 12 of what users met)

@@ -428,7 +428,9 @@ def read_header(
     return palette, settings, history, values
 
 
-_HEADER = set("format version network args unet palette settings values images history temperature".split())
+_HEADER = set(
+    "format version network args unet palette settings values images history temperature init freeze".split()
+)
 
 
 def _known(about):

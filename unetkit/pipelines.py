@@ -21,10 +21,10 @@ from .jobs import model_header, read_header
 from .palettes import Palette, read_palette
 from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
 from .machine import wants_channels_last
-from .models import History, first_difference, load_model, save_model, take_weights
+from .models import History, first_difference, load_model, remedy_for, save_model, take_weights
 from .networks import freeze, make_network
 from .raster import Raster
-from .rules import IGNORE_INDEX, number, remark
+from .rules import IGNORE_INDEX, number, one_line, remark
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
@@ -57,6 +57,8 @@ class TrainedModel:
         self.memory = {}  # where the last training ended
         self.least = None  # (K,) least probability with which each class is given; None: 0 for all
         self.gaps = []  # What validation at the end of a training had to say of classes
+        self.file = ""  # Name of the file that the model was read from
+        self.begun = {}  # What its training began with, for the model file: `init` and `freeze`
 
     @property
     def channels_last(self) -> bool:  # True where the processor is faster so
@@ -72,7 +74,7 @@ class TrainedModel:
         network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
-        self.temperature = 1.0
+        self.temperature, self.file = 1.0, ""
 
     def begin(
         self,
@@ -101,6 +103,9 @@ class TrainedModel:
         if part and source is None:
             raise ValueError("freeze keeps the weights that a model begins with: give one (--init)")
         freeze(self.model, part)
+        self.begun = {"freeze": part} if part else {}
+        if source is not None:
+            self.begun["init"] = {"name": source.file, "checksum": source.fingerprint()}
         if source is not None and not (checkpoint and Path(checkpoint).exists()):
             remark(self._take_weights(source, own=not init))
         return about
@@ -188,7 +193,7 @@ class TrainedModel:
         header = model_header(self.palette, self.settings, self.values, self.history)
         if self.temperature != 1:
             header["temperature"] = self.temperature
-        return save_model(path, self.model, header)
+        return save_model(path, self.model, header | self.begun)
 
     @classmethod
     def load(
@@ -204,7 +209,7 @@ class TrainedModel:
         palette, settings, history, values = read_header(path, about, model)
         self = cls(palette, settings, device=device, precision=precision)
         self.model, self.history = prepare(model, self.device), history
-        self.values = values
+        self.values, self.file, self.begun = values, Path(path).name, _begun(path, about)
         self.temperature = number(
             f"the temperature in {path}",
             about.get("temperature", 1.0),
@@ -222,6 +227,7 @@ class TrainedModel:
             f"network: {s.network}, {net.in_channels} bands, {net.num_classes} classes, {weights:,} weights"
         ]
         lines += [f"  a pixel of the map depends on {net.reach} pixels around it"]
+        lines += [f"  checksum of the weights: {self.fingerprint()}"]
         lines += ["classes:", *map("  {}".format, _class_lines(self.palette))]
         lines += ["bands:", *map("  {}".format, _band_lines(values))]
         if values.resolution:
@@ -229,8 +235,13 @@ class TrainedModel:
         if self.temperature != 1:
             lines += [f"probabilities are calibrated: temperature {self.temperature:g}"]
         changed = {k: v for k, v in s.as_dict().items() if v != Settings().as_dict()[k]}
-        text = ", ".join(f"{name} {value}" for name, value in changed.items())
+        text = ", ".join(f"{name} {'none' if value == '' else value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
+        if "init" in self.begun:
+            name, checksum = (one_line(self.begun["init"][key]) for key in ("name", "checksum"))
+            lines += [f"began with the weights of {name or 'a model'}, checksum {checksum}"]
+        if "freeze" in self.begun:
+            lines += [f"kept the weights of its {one_line(self.begun['freeze'])}"]
         if self.history:
             lines += ["epoch  train loss  validation loss  accuracy  mean F1  seconds"]
             remarks = {epoch.number: what for what, epoch in self.history.others.items()}
@@ -300,6 +311,15 @@ class TrainedModel:
         remark(text)
 
 
+def _begun(path, about):
+    "What a training began with, from the header of a model file."
+    init = about.get("init", {"name": "", "checksum": ""})
+    texts = [init.get(key) for key in ("name", "checksum")] if isinstance(init, dict) else [None]
+    if not all(isinstance(text, str) for text in [*texts, about.get("freeze", "")]):
+        raise ValueError(f"{path} does not say as this version does what it began with: {remedy_for(about)}")
+    return {name: about[name] for name in ("init", "freeze") if name in about}
+
+
 def _percent(share):
     "A share for a table; a dash where it was not measured."
     return "-" if share is None else f"{share:.1%}"
@@ -332,8 +352,9 @@ def _band_lines(values):
         else [f"band {number}" for number in range(1, len(values.dtypes) + 1)]
     )
     for index, name in enumerate(names):
-        low, high, mean = (getattr(values, one)[index] for one in ("low", "high", "mean"))
-        yield f"{name or f'band {index + 1}'}: {values.dtypes[index]}, {low:g} to {high:g}, mean {mean:.4g}"
+        low, high = values.low[index], values.high[index]
+        line = f"{name or f'band {index + 1}'}: {values.dtypes[index] or 'any type'}, {low:g} to {high:g}"
+        yield f"{line}, mean {values.mean[index]:.4g}" if values.mean else line
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-796c47c8
 def as_tiles(

@@ -84,6 +84,17 @@ class Remark(UserWarning):
     "Something in the data that was found and dealt with."
 
 
+_usual_format = warnings.formatwarning
+
+
+def _format(message, category, filename, lineno, line=None):
+    "The text of a warning: one line for a remark, which needs no place in the code; the usual one for others."
+    if issubclass(category, Remark):
+        return f"note: {message}\n"
+    return _usual_format(message, category, filename, lineno, line)
+
+
+warnings.formatwarning = _format
 _LISTENER = ContextVar('listener', default=None)  # Takes the text of a remark; each thread has its own
 
 
