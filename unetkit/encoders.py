@@ -155,9 +155,9 @@ def read_weights(
         if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digits):
             raise ValueError(f"its SHA-256 does not begin with {digits}")
         tensors = torch.load(path, map_location='cpu', weights_only=True)
-        with torch.device('meta'):
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced
             encoder = Encoder(3, variant, depth)
-        encoder.load_state_dict(_in_order(encoder.state_dict(), tensors), assign=True)
+        encoder.load_state_dict(_in_order(encoder.state_dict(), tensors))
     except Exception as error:  # a damaged file can raise almost anything
         package = path.parent.parent.name.replace('_', '-')
         raise ValueError(
