@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,9 +146,8 @@ def test_the_scale_of_the_numbers():
         for scaled in ((image * 255 - 127) / 128, (image - 0.45) / 0.225):
             with torch.inference_mode():
                 ratios.append((conv(scaled).var((0, 2, 3)) / norm.running_var).median().item())
-    assert all(0.5 < ratio < 1.5 for ratio in ratios[::2]) and all(ratio > 2 for ratio in ratios[1::2]), (
-        ratios
-    )
+    ours, others = (np.exp(np.mean(np.log(part))) for part in (ratios[::2], ratios[1::2]))
+    assert 0.6 < ours < 1.6 and others > 3, ratios
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_reach_by_gradients(name, depths):
     assert measured_reach(probe, 320, aligned=False) == encoders.route_reach(probe.route, aligned=False)
 
 
-@pytest.mark.parametrize('depth, size', [(2, (101, 150)), (3, (203, 270)), (4, (450, 90))])
+@pytest.mark.parametrize('depth, size', [(2, (101, 150)), (3, (150, 203)), (4, (450, 90))])
 def test_exact_windows_give_the_whole_image_forward(depth, size):
     "In float64, with statistics of batch normalisation that differ from channel to channel, and one or eight looks."
     seed_everything(0)
@@ -185,7 +185,7 @@ def test_exact_windows_give_the_whole_image_forward(depth, size):
             model.head.bias -= function(batch).mean((0, 2, 3))  # so that the map has several classes
         whole = logits_to_labels(function(batch)[0, :, : size[0], : size[1]])
         assert len(np.unique(whole)) > 1
-        found = exact_halo(function, image, halo, model.multiple, core=4 * model.multiple)
+        found = exact_halo(function, image, halo, model.multiple, core=8 * model.multiple)
         np.testing.assert_array_equal(found, whole)
 
 
@@ -384,7 +384,9 @@ def test_as_onnx(place, tmp_path):
     from unetkit.deploy import export_onnx, onnx_predictor, parity
 
     pipeline = ModelPipeline.load(place / 'model.safetensors', 'cpu', 'float32')
-    predict = onnx_predictor(export_onnx(pipeline, tmp_path / 'model.onnx'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        predict = onnx_predictor(export_onnx(pipeline, tmp_path / 'model.onnx'))
     assert shell('export', place / 'model.safetensors', '--out', tmp_path / 'other.onnx')[2] == ''
     for side in (32, 64):
         batch = torch.rand(1, 3, side, 2 * side)

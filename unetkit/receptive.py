@@ -39,7 +39,9 @@ def seen_by(
 
 # %% ../nbs/library/receptive.ipynb #recept-951999d2
 def route_field(
-    steps: list[str],  # Keys of `STEPS`, and 'up' as often as there are halvings, from the image to the logits
+    steps: list[
+        str
+    ],  # Keys of `STEPS`, and 'up' as often as there are halvings, from the image to the logits
 ) -> int:  # Side of a square, in pixels
     "Compute the receptive field of any route: the largest square of input pixels that one pixel depends on."
     views = [seen_by(steps, pixel) for pixel in range(2 ** steps.count('up'))]
@@ -47,7 +49,9 @@ def route_field(
 
 
 def route_reach(
-    steps: list[str],  # Keys of `STEPS`, and 'up' as often as there are halvings, from the image to the logits
+    steps: list[
+        str
+    ],  # Keys of `STEPS`, and 'up' as often as there are halvings, from the image to the logits
     aligned: bool = True,  # From a window cut at multiples of 2**halvings? False: from any pixel
 ) -> int:  # Distance, in pixels
     "Compute the reach of any route: the largest distance at which an input pixel can change the output."
