@@ -133,16 +133,16 @@ def colab(session):
     )
 
 
-def in_browser(session, path):
-    "The tests of one file, two at a time."
-    session.run('pytest', '-m', 'browser', '--dist', 'load', path, *session.posargs, env=SINGLE)
+def in_browser(session, *paths):
+    "The tests of some files, two at a time."
+    session.run('pytest', '-m', 'browser', '--dist', 'load', *paths, *session.posargs, env=SINGLE)
 
 
 @nox.session
 def site(session):
-    "The site builds without a warning, and every page of it is visited in a browser."
+    "The site builds without a warning, and every page of it is visited in a browser, where an exported model runs too."
     session.run('python', 'scripts/build_site.py')
-    in_browser(session, 'tests/browser/test_site.py')
+    in_browser(session, 'tests/browser/test_site.py', 'tests/browser/test_export.py')
 
 
 @nox.session

@@ -59,7 +59,8 @@ def network(path):
         {'name': name, 'colour': colour}
         for name, colour in zip(about['palette']['names'], about['palette']['colours'])
     ]
-    return {'classes': classes, 'multiple': about['multiple'], 'halo': about['halo']}, pipeline.palette
+    facts = {name: about[name] for name in ('multiple', 'halo', 'values')}
+    return {'classes': classes} | facts, pipeline.palette
 
 
 def main():

@@ -288,7 +288,16 @@ def test_settings_of_the_caller(trained, tmp_path):
     file = trained.save(tmp_path / 'model.safetensors')
     code, out, err = shell('export', file, '--for', 'gis', '--out', tmp_path / 'm.onnx')
     assert (code, out, err.count('\n')) == (2, '', 1) and '--for must be one of qgis, web' in err
+    code, _, err = shell('export', file, '--for', 'web', '--out', tmp_path / 'm.json')
+    assert code == 2 and 'two results would be written' in err
     said = succeeds('export', file, '--for', 'web', '--out', tmp_path / 'm.onnx')
+    assert f'are in {tmp_path / "m.json"}' in said
+    succeeds('export', file, '--for', 'web', '--out', tmp_path / 'm.onnx')  # both files are known as ours
+    about = json.loads((tmp_path / 'm.json').read_text())
+    assert about.items() >= read_onnx_metadata(tmp_path / 'm.onnx')['unetkit'].items()
+    (tmp_path / 'm.json').write_text('notes of somebody')
+    code, _, err = shell('export', file, '--for', 'web', '--out', tmp_path / 'm.onnx')
+    assert code == 2 and 'm.json is there already' in err
     assert 'multiples of 4' in said and 'all but 24 pixels' in said and 'divide the pixels by 255' in said
 
 

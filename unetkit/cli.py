@@ -37,6 +37,7 @@ from unetkit.datasets import (
     training_tiles,
 )
 from .deploy import PROGRAMS, check_export, export_advice, export_onnx, export_settings
+from .deploy import facts_path, write_facts
 from .experiments import ModelPipeline, compare
 from .fetching import SETS
 from .fetching import fetch as fetch_set
@@ -544,8 +545,11 @@ def export(
     if for_:
         how = export_settings(pipeline, one_of("--for", for_, PROGRAMS, "choose one"), **how)
     check_export(pipeline, how["tile_size"], how["resolution"])
-    with _writing([out], [model], overwrite):
+    files = [Path(out), facts_path(out)] if out and for_ == "web" else [out]
+    with _writing(_all_different(files), [model], overwrite):
         export_onnx(pipeline, out, **how)
+        if for_ == "web":
+            write_facts(out)
     kind, size = "probabilities" if how["probabilities"] else "logits", Path(out).stat().st_size / 1e6
     print(f"wrote {out}: {size:.2f} MB, {kind} of {pipeline.palette.num_classes} classes", flush=True)
     if for_:

@@ -26,7 +26,7 @@ import re
 import numpy as np
 from fastcore.basics import patch
 
-from .batches import Batches, check_batches, cut_batch, to_device, turn_batch
+from .batches import Batches, change_batch, check_batches, cut_batch, scaled_windows, to_device
 from .labels import class_counts, open_labels
 from .palettes import Palette, read_palette
 from .raster import DRIVERS, check_file, open_image
@@ -264,7 +264,8 @@ def _listed(path):
     size = check_file(path).stat().st_size
     if size > 200 * MOST_PAIRS or path.read_bytes().count(b'\n') > MOST_PAIRS + 1:
         raise ValueError(
-            f"{path} has more than {MOST_PAIRS} lines, or lines of more than 200 bytes: it is no list of pairs"
+            f"{path} has more than {MOST_PAIRS} lines, or lines of more than 200 bytes: "
+            "it is no list of pairs"
         )
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -370,7 +371,8 @@ def image_pairs(
     "Pair the files of a data set by name."
     if pairs and not (isinstance(image, (str, Path)) and Path(image).is_dir()):
         raise ValueError(
-            f"{one_line(image)} is no folder, got pairs {pairs!r}, which are for the names in one: leave them out (--pairs)"
+            f"{one_line(image)} is no folder, got pairs {pairs!r}, which are for the names in one: "
+            "leave them out (--pairs)"
         )
     if not isinstance(image, (str, Path)):  # several files are one image
         return [] if role == "valid" else [(image, reference or None)]
@@ -762,12 +764,14 @@ class StreamedBatches:
         once: bool = False,  # Only owned pixels keep their label: for scores
         seed: int = 0,  # Seed of order, crops and symmetries
         channels_last: bool = False,  # Memory layout that convolutions prefer on most machines
+        scale: float = 0.0,  # Crops are cut at a random scale, at most 1 + scale times as large or small
+        change: Callable | None = None,  # (batch, targets, rng) -> both, changed
         device: Any = "cpu",  # Where the batches are wanted
         memory: float = 1e9,  # Bytes that pixels and labels may take
         prepare: Callable
         | None = None,  # Tile -> tile with the pixels that the network sees; as stored when None
     ):
-        check_batches(len(windows), batch_size, crops, focus, once)
+        check_batches(len(windows), batch_size, crops, focus, once, scale)
         self.tiles, self.windows, self.batch_size, self.crops, self.focus = (
             tiles,
             windows,
@@ -776,6 +780,7 @@ class StreamedBatches:
             focus,
         )
         self.shuffle, self.augment, self.once, self.channels_last = shuffle, augment, once, channels_last
+        self.scale, self.change = scale, change
         self.device, self.prepare = device, prepare or (lambda tile: tile)
         self.rng = np.random.default_rng(seed)
         self.regions = regions_of(windows, tiles)
@@ -869,14 +874,19 @@ def _drawn(places, count, rng):
 
 
 @patch
-def _windows_of(self: StreamedBatches, group, places, counts):
+def _windows_of(self: StreamedBatches, group, pairs, places, counts):
     "The windows of a group in the order in which they are shown; their tile is the number in the group."
     p, drawn = self.windows.patch_size, []
     for at, index in enumerate(group):
         if self.crops:
-            for count, allowed in zip(counts[index], places[at]):
-                if count:
-                    drawn.append(Windows.whole(p, np.full(count, at), *_drawn(allowed, count, self.rng)))
+            found = [
+                Windows.whole(p, np.full(count, at), *_drawn(allowed, count, self.rng))
+                for count, allowed in zip(counts[index], places[at])
+                if count
+            ]
+            if self.scale and found:
+                found = [self._rescaled(index, at, pairs[at][1], _joined(p, found))]
+            drawn += found
         else:
             own = self.regions[index].windows
             drawn.append(Windows(p, np.full(len(own), at), own.row, own.col, own.owned))
@@ -884,14 +894,23 @@ def _windows_of(self: StreamedBatches, group, places, counts):
     return windows[self.rng.permutation(len(windows))] if self.shuffle or self.crops else windows
 
 
+@patch
+def _rescaled(self: StreamedBatches, index, at, labels, crops):
+    "Crops of a region with a side each; a larger one lies on what was read of it."
+    region = self.regions[index]
+    outside = coverage(region.ground, region.tile, region.window[2:]) == 0
+    wanted = None if self.focus is None else (labels == self.focus).cpu().numpy()
+    own = Windows(crops.patch_size, np.zeros_like(crops.tile), crops.row, crops.col, crops.owned)
+    found = scaled_windows(own, self.scale, self.rng, [outside], None if wanted is None else [wanted])
+    return replace(found, tile=crops.tile)
+
+
 def _joined(patch_size, parts):
     "Several tables of windows as one."
     if not parts:
         return Windows.whole(patch_size, *np.zeros((3, 0), np.int64))
-    columns = [
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("tile", "row", "col", "owned")
-    ]
-    return Windows(patch_size, *columns)
+    names = ("tile", "row", "col", "owned") + ("side",) * (parts[0].side is not None)
+    return Windows(patch_size, *(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 # %% ../nbs/library/datasets.ipynb #datase-18fef762
 @patch
@@ -909,7 +928,7 @@ def __iter__(
         loaded = _read_ahead(self._load, groups)
     parts, missing = [], self.batch_size
     for group, (pairs, places) in zip(groups, loaded):
-        windows = self._windows_of(group, places, counts)
+        windows = self._windows_of(group, pairs, places, counts)
         start = 0
         while start < len(windows):
             chunk = windows[start : start + missing]
@@ -928,8 +947,7 @@ def _batch(self: StreamedBatches, parts):
     import torch
 
     batch, targets = (torch.cat(part) for part in zip(*parts))
-    turns = self.rng.integers(0, 8, len(batch)) if self.augment else None
-    return turn_batch(batch, targets, turns, self.channels_last)
+    return change_batch(batch, targets, self.rng, self.augment, self.change, self.channels_last)
 
 
 def _cut_in_order(pairs, windows, once):
@@ -959,7 +977,7 @@ class Source:
         self,
         windows: Windows,  # Windows to cut
         batch_size: int = 10,  # Windows in a batch
-        **how: Any,  # shuffle, crops, focus, augment, once, seed and channels_last, as in `Batches`
+        **how: Any,  # shuffle, crops, focus, augment, once, seed, scale, change ..., as in `Batches`
     ) -> Batches | StreamedBatches:  # Iterate once per epoch
         "Cut batches from the tiles."
         if not self.streamed:
@@ -1009,7 +1027,8 @@ def say_apart(
     if count == len(pairs):
         raise ValueError(f"{reference} and the {total} images do not meet: check its coordinate system")
     remark(
-        f"{reference} has no polygon on at least {count} of {total} images: all of each is {reading.background!r}"
+        f"{reference} has no polygon on at least {count} of {total} images: "
+        f"all of each is {reading.background!r}"
     )
 
 
@@ -1024,7 +1043,8 @@ def heights_of(
             with open_image(height) as raster:
                 if raster.georeference is None:
                     raise ValueError(
-                        f"{height} does not say where it lies, and cannot be the heights of {len(images)} images: "
+                        f"{height} does not say where it lies, "
+                        f"and cannot be the heights of {len(images)} images: "
                         "give a folder with heights for each"
                     )
         return [height] * len(images)
@@ -1052,7 +1072,8 @@ def open_labelled(
     needed = memory_needed(tiles)
     if tiles and needed > tiles[0].memory:
         remark(
-            f"{len(tiles)} tiles would take {needed / 1e9:.1f} GB, more than --memory {tiles[0].memory / 1e9:g}: "
+            f"{len(tiles)} tiles would take {needed / 1e9:.1f} GB, "
+            f"more than --memory {tiles[0].memory / 1e9:g}: "
             "they are read as they are needed"
         )
         return tiles

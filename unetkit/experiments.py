@@ -20,7 +20,7 @@ from . import training
 from .batches import Batches
 from .calibration import fit_temperature, pixels_of
 from .datasets import LazyTile, Source
-from .jobs import check_job, check_tiles, focus_class, origin, place_windows, say_few
+from .jobs import batch_change, check_job, check_tiles, focus_class, origin, place_windows, say_few
 from .labels import Palette
 from .losses import class_weights, make_loss
 from .machine import OwnPart, in_step, track
@@ -56,8 +56,10 @@ def batches(
     other = source if valid is None else Source(valid, self.device, self.prepared)
     focus = focus_class(s, self.palette, tiles, train)
     layout = dict(channels_last=self.channels_last)
+    change = batch_change(s, self.palette, source, train, focus, self.values.bands)
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
-    learnt = source.batches(train, s.batch_size, **randomness, **layout)
+    more = dict(scale=s.scale_jitter, change=change)
+    learnt = source.batches(train, s.batch_size, **randomness, **more, **layout)
     return learnt, other.batches(kept, s.batch_size, once=True, **layout) if len(kept) else None
 
 # %% ../nbs/09_experiments.ipynb #c065-9de15c26

@@ -568,7 +568,8 @@ def inspect(
     palette = palette or (model.palette if model else None)
     if reading.nearest_colour and palette is None:
         raise ValueError(
-            f"nearest_colour {reading.nearest_colour:g} is a distance from the colours of a palette, and there is none: "
+            f"nearest_colour {reading.nearest_colour:g} is a distance from the colours of a palette, "
+            "and there is none: "
             "give --palette, or leave --nearest-colour out"
         )
     remarks, faults, images = [], [], []

@@ -36,7 +36,8 @@ def colours_to_labels(
     reference = np.asarray(reference)
     if reference.ndim != 3 or reference.shape[2] != 3 or reference.dtype != np.uint8:
         raise ValueError(
-            f"a reference is (H, W, 3) uint8, got {reference.shape} {reference.dtype}: read it with read_labels"
+            f"a reference is (H, W, 3) uint8, got {reference.shape} {reference.dtype}: "
+            "read it with read_labels"
         )
     table = np.full(2**24, _UNKNOWN, np.uint8)
     table[_codes(np.array(palette.colours, np.uint8))] = np.arange(palette.num_classes)
@@ -142,7 +143,8 @@ def label_tile(
     "Turn the reference colours of a tile into labels; pixels without data in the image get 255."
     if tile.reference is None:
         raise ValueError(
-            f"tile {tile.name!r} has no reference to turn into labels: read it together with its reference file"
+            f"tile {tile.name!r} has no reference to turn into labels: "
+            "read it together with its reference file"
         )
     try:
         labels = colours_to_labels(tile.reference, palette)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['IGNORED', 'RIGHT', 'WRONG', 'EDGE', 'WIDTH', 'HOUSE', 'house_style', 'thumbnail', 'show_tile', 'show_labels',
-           'show_errors', 'show_windows', 'show_triptych', 'plot_confusion', 'plot_history', 'show_unet', 'plot_curves',
-           'show_views', 'plot_intervals']
+           'show_errors', 'show_windows', 'show_triptych', 'show_pairs', 'plot_confusion', 'plot_history', 'show_unet',
+           'plot_curves', 'show_views', 'plot_intervals']
 
 # %% ../nbs/library/plots.ipynb #c003-cdefdd36
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
@@ -297,6 +297,30 @@ def show_triptych(
     )
     if title:
         fig.suptitle(title)
+    return fig
+
+# %% ../nbs/library/plots.ipynb #plots-pairs
+@house_style()
+def show_pairs(
+    rows: Mapping[str, tuple],  # Title of each version -> images (N, h, w, C) and labels (N, h, w)
+    palette,  # Palette: any object with `.names` and `.colours`
+) -> plt.Figure:  # The figure
+    "Show windows and their labels, a column for each window."
+    count, ignored = max(len(labels) for _, labels in rows.values()), False
+    side = WIDTH / count
+    fig, axes = plt.subplots(2 * len(rows), count, figsize=(WIDTH, 2 * len(rows) * side + 0.8), squeeze=False)
+    for row, (title, (images, many)) in enumerate(rows.items()):
+        for column, (image, labels) in enumerate(zip(images, many, strict=True)):
+            _check_labels(labels, _bands(image).shape[:2])
+            ignored |= bool((labels == 255).any())
+            show_tile(image, axes[2 * row, column])
+            show_labels(labels, palette, axes[2 * row + 1, column], legend=False)
+        axes[2 * row, 0].set_ylabel(title, fontsize=8)
+    for ax in axes.flat:
+        ax.set_visible(bool(ax.images))
+    fig.legend(
+        handles=_class_patches(palette, ignored), loc='outside lower center', ncols=3, handlelength=1.2
+    )
     return fig
 
 # %% ../nbs/library/plots.ipynb #c089-abb0f058

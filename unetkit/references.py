@@ -178,7 +178,8 @@ class ReferenceFile:
         self._numbers = single and palette.values is not None
         if single and not raster.paletted and not self._numbers:
             raise ValueError(
-                f"reference {self.path} has one band of class numbers and no colours, and the palette does not say "
+                f"reference {self.path} has one band of class numbers and no colours, "
+                "and the palette does not say "
                 f"which number is which class: `unetkit palette {self.path}` drafts a palette with values"
             )
         if self._numbers:
@@ -283,7 +284,8 @@ def _contradiction(path, number, drawn, own, names):
     wanted = 'an ignored number' if own is None else f"{names[own]!r} of the colour {web(own)}"
     whose = f", the colour of {names[drawn]!r}" if drawn in names else ''
     return (
-        f"{path}: number {number} has the colour {web(drawn)}{whose}, in the file's colour table, but is {wanted} "
+        f"{path}: number {number} has the colour {web(drawn)}{whose}, in the file's colour table, "
+        f"but is {wanted} "
         "in the palette: correct the palette, or leave its values out, so that colours are read"
     )
 
@@ -333,12 +335,14 @@ def legend(
                 counts.update(own)
         if len(kinds - {'a colour table'}) > 1 or {'a colour table', 'polygons'} <= kinds:
             raise ValueError(
-                f"{path} is of another kind than a file before, together they hold {', '.join(sorted(kinds))}: "
+                f"{path} is of another kind than a file before, "
+                f"together they hold {', '.join(sorted(kinds))}: "
                 "draft one palette for each kind"
             )
         if len(counts) > MAX_CLASSES:
             raise ValueError(
-                f"{path}: more than {MAX_CLASSES} different {' or '.join(sorted(kinds))}: this is an image, a reference that was "
+                f"{path}: more than {MAX_CLASSES} different {' or '.join(sorted(kinds))}: "
+                "this is an image, a reference that was "
                 "saved as JPEG or resized with smoothing, or another column names the class (--label-column)"
             )
     if not counts:
@@ -375,8 +379,10 @@ def _add_colours(raster, numbers, table):
         colour = colours.get(number)
         if colour is not None and table.setdefault(number, colour) != colour:
             return (
-                f"{raster.path}: number {number} has the colour {colour} in its colour table and {table[number]} in "
-                "that of a file before, so numbers name no classes: save the files as RGB, and draft the palette of them"
+                f"{raster.path}: number {number} has the colour {colour} in its colour table and "
+                f"{table[number]} in "
+                "that of a file before, so numbers name no classes: "
+                "save the files as RGB, and draft the palette of them"
             )
     return None
 
@@ -436,7 +442,8 @@ def _polygon_values(path, column):
         value = int(value) if isinstance(value, float) and value.is_integer() else value
         if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
             raise ValueError(
-                f"{path}: polygon {number} has {value!r} in column {column!r}, which names no class: correct it"
+                f"{path}: polygon {number} has {value!r} in column {column!r}, which names no class: "
+                "correct it"
             )
         found.append(value.strip() if isinstance(value, str) else value)
     return found

@@ -458,7 +458,8 @@ def evaluate_raster(
     say_apart(lying, pairs, reading)
     if not scored:
         raise ValueError(
-            "the test reference has no scored pixel: every pixel has an ignored colour; check palette and reference"
+            "the test reference has no scored pixel: every pixel has an ignored colour; "
+            "check palette and reference"
         )
     matrix = np.zeros((palette.num_classes, palette.num_classes), np.int64)
     for (part, own), height in zip(pairs, heights):
@@ -555,5 +556,6 @@ def _result(future):
     except (Exception, asyncio.CancelledError) as error:
         raise OSError(
             f"the cluster failed ({type(error).__name__}: {' '.join(str(error).split())[:150]}): "
-            "finished blocks are kept, so repeat the command when the scheduler answers and workers have enough memory"
+            "finished blocks are kept, so repeat the command when the scheduler answers and workers "
+            "have enough memory"
         ) from None

@@ -32,7 +32,7 @@ KINDS = {  # Kinds of settings, and what the help of the command line calls them
 def setting(
     default: Any,  # Value of the recommended recipe
     kind: str,  # A key of `KINDS`
-    **rule,  # `low`, `high` of a whole number; `above`, `below`, `zero`; `choices` of a name; `several`
+    **rule,  # `low`, `high` of a whole number; `above`, `below`, `zero`; `choices` of a name; `several`; `off`
 ) -> Any:  # A dataclass field that carries its kind and its rule
     "Declare a field of `Settings`."
     return field(default=default, metadata={"kind": kind, **rule})
@@ -48,6 +48,12 @@ class Settings:
     augment: bool = setting(True, "data")  # Turn and mirror the training windows at random
     crops: bool = setting(True, "data")  # Draw new random windows in every epoch
     focus: str = setting("auto", "data")  # Class on half of the crops: a name, auto or ""
+    # Cut crops at a random scale and resample them: at most 1 + this times as large or as small; 0 for none
+    scale_jitter: float = setting(0.0, "data", above=0, below=1, zero=True, off=0.0)
+    # Change gain, gamma and offset of every band of a window: amplitude on the network's scale, 0 for none
+    light_jitter: float = setting(0.0, "data", above=0, below=1, zero=True, off=0.0)
+    # Share of the windows onto which an object of the class in focus, or of a rare class, is pasted
+    copy_paste: float = setting(0.0, "data", above=0, below=1, zero=True, off=0.0)
     # Share of the windows kept for validation; 0 for none: all epochs are trained, and the last is kept
     validation: float = setting(0.2, "data", above=0, below=1, zero=True)
     split: str = setting("blocked", "data", choices=("blocked", "random"))  # Validation: a strip or random
@@ -78,6 +84,10 @@ class Settings:
                 f"focus must be auto or empty unless crops are drawn, got {self.focus!r}: "
                 "set crops (--crops) too"
             )
+        if self.scale_jitter and not self.crops:
+            raise ValueError(
+                f"scale_jitter must be 0 unless crops are drawn, got {self.scale_jitter:g}: set crops (--crops) too"
+            )
 
     @property
     def step(self) -> int:  # Pixels between training windows: the stride, or the patch size when it is None
@@ -89,8 +99,9 @@ class Settings:
         cls,
         record: dict,  # Name to value, as `as_dict` makes it, of this or an earlier version
     ) -> "Settings":  # The settings; raises `ValueError` or `TypeError` for anything else
-        "Read settings from a file; the first versions kept the epoch with the lowest loss."
-        return cls(**{"keep": "loss"} | record)
+        "Read settings from a file; the first versions kept the epoch with the lowest loss, and had none that can be off."
+        off = {one.name: one.metadata["off"] for one in fields(cls) if "off" in one.metadata}
+        return cls(**{"keep": "loss"} | off | record)
 
     def of_kind(
         self,
@@ -100,6 +111,12 @@ class Settings:
         return {
             one.name: _plain(getattr(self, one.name)) for one in fields(self) if one.metadata["kind"] in kinds
         }
+
+    def decisive(self) -> dict:  # Name to value, JSON-ready
+        "What the epochs of a training depend on; what is off is not noted, and so older checkpoints go on."
+        off = {one.name: one.metadata["off"] for one in fields(self) if "off" in one.metadata}
+        noted = self.of_kind("data", "network", "optimiser")
+        return {name: value for name, value in noted.items() if name not in off or value != off[name]}
 
     def as_dict(self) -> dict:  # Name to value, JSON-ready
         "All settings as plain data; a function is written as `custom:` and its name."

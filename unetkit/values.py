@@ -43,7 +43,8 @@ def _ranges(low, high, takes):
     lows, highs = (list(end) if np.ndim(end) else [end] * len(takes) for end in (low, high))
     if not len(lows) == len(highs) == len(takes) or not takes:
         raise ValueError(
-            f"the range has {len(lows) or 1} parts for {len(takes)} bands that take one: give LOW,HIGH for all of them, "
+            f"the range has {len(lows) or 1} parts for {len(takes)} bands that take one: "
+            "give LOW,HIGH for all of them, "
             "or one for each band that is neither of 8 bits nor a height, such as 0,3000:0,4000 (--range)"
         )
     for low, high in zip(lows, highs):
@@ -194,7 +195,8 @@ def range_of_bands(
         low, high = (end if np.ndim(end) else [end] for end in limits)
         given = ', '.join(f'{one:g} to {other:g}' for one, other in zip(low, high))
         raise ValueError(
-            f"{image.name} has 8 bits, whose range is 0 to 255 always, got {given}: leave the range out (--range)"
+            f"{image.name} has 8 bits, whose range is 0 to 255 always, got {given}: "
+            "leave the range out (--range)"
         )
     return _ranges(*limits, takes)
 
@@ -247,7 +249,8 @@ def parse_range(
             low, high = map(float, part.split(','))
         except ValueError:
             raise ValueError(
-                f"the range must be LOW,HIGH, such as 0,3000, or one for each band, such as 0,3000:0,4000, got {text!r}"
+                "the range must be LOW,HIGH, such as 0,3000, or one for each band, such as 0,3000:0,4000, "
+                f"got {text!r}"
             ) from None
         pairs.append((number('LOW of the range', low), number('HIGH of the range', high, above=low)))
     return pairs[0] if len(pairs) == 1 else tuple(zip(*pairs))
@@ -265,8 +268,10 @@ def check_values(
     name, count = image.name, len(values.dtypes)
     if len(image.dtypes) != count:
         raise ValueError(
-            f"{name} has {len(image.dtypes)} bands of {', '.join(sorted(set(image.dtypes)))}, the model was trained on "
-            f"{count} of {', '.join(sorted(set(values.dtypes) - {''}))}: give it the same bands, heights with --height"
+            f"{name} has {len(image.dtypes)} bands of {', '.join(sorted(set(image.dtypes)))}, "
+            "the model was trained on "
+            f"{count} of {', '.join(sorted(set(values.dtypes) - {''}))}: "
+            "give it the same bands, heights with --height"
         )
     if any(values.bands) and any(image.bands) and values.bands != tuple(image.bands):
         ours, theirs = (', '.join(band or '?' for band in bands) for bands in (values.bands, image.bands))
@@ -283,7 +288,8 @@ def check_values(
         if '' not in values.dtypes and tuple(image.dtypes) != values.dtypes:
             raise ValueError(
                 f"{name} holds {', '.join(sorted(set(image.dtypes)))} values, the model was trained on "
-                f"{', '.join(sorted(set(values.dtypes)))}: say which of its numbers stand for the range of that type "
+                f"{', '.join(sorted(set(values.dtypes)))}: "
+                "say which of its numbers stand for the range of that type "
                 "(--range LOW,HIGH)"
             )
         return
@@ -297,7 +303,8 @@ def check_values(
         contrasts = (max(one.std[band], least[band]) for one in (found, values))
         if abs(shift) > 1 or _differ(*contrasts, CONTRAST):
             remark(
-                f"{text} has mean {found.mean[band]:.4g} and standard deviation {found.std[band]:.4g}, the training "
+                f"{text} has mean {found.mean[band]:.4g} and standard deviation {found.std[band]:.4g}, "
+                "the training "
                 f"images {values.mean[band]:.4g} and {values.std[band]:.4g}: the map may be wrong"
             )
             return
@@ -316,8 +323,10 @@ def _check_range(values, found, name):
         least = (high - low) / 1000  # of a constant band
         if far or _differ(max(found.std[band], least), max(values.std[band], least), 4):
             raise ValueError(
-                f"{name} holds {found.dtypes[band]} values around {found.mean[band]:.4g}, the training images "
-                f"{values.dtypes[band]} from {low:.4g} to {high:.4g}: say which of its numbers stand for these "
+                f"{name} holds {found.dtypes[band]} values around {found.mean[band]:.4g}, "
+                "the training images "
+                f"{values.dtypes[band]} from {low:.4g} to {high:.4g}: "
+                "say which of its numbers stand for these "
                 "(--range LOW,HIGH)"
             )
     types = ', '.join(sorted(set(found.dtypes)))

@@ -259,7 +259,8 @@ def _mask(found, size, place, budget):
     "The runs of a COCO mask."
     if found.get('size') != list(size):
         raise ValueError(
-            f"{place} has runs for {one_line(found.get('size'), 40)}, but the image has {list(size)}: correct it"
+            f"{place} has runs for {one_line(found.get('size'), 40)}, but the image has {list(size)}: "
+            "correct it"
         )
     counts = found.get('counts')
     if isinstance(counts, str):
@@ -355,7 +356,8 @@ def read_features(
     drawn = '' if isinstance(found, dict) else found.drawn_on
     if image and drawn and Path(drawn).stem != Path(image).stem:
         remark(
-            f"{path} was drawn on {drawn}, and is laid onto {Path(image).name}: check that the pixels are the same"
+            f"{path} was drawn on {drawn}, and is laid onto {Path(image).name}: "
+            "check that the pixels are the same"
         )
     return _coco(path, found, image and Path(image)) if isinstance(found, dict) else found
 
@@ -416,7 +418,8 @@ def label_column(
     if len(fit) != 1:
         rule = 'whose values are all classes of the palette' if palette else 'of attributes'
         raise ValueError(
-            f"{path} has {len(fit) or 'no'} columns {rule}: say which of {one_line(some)} names the class, with --label-column "
+            f"{path} has {len(fit) or 'no'} columns {rule}: "
+            f"say which of {one_line(some)} names the class, with --label-column "
             f"(label_column); `unetkit palette {path} --label-column NAME` lists the values of a column"
         )
     if len(columns) > 1:
@@ -452,16 +455,19 @@ def _to_pixels(features, size, georeference, image):
     if features.pixels:
         if features.size is not None and features.size != tuple(size):
             raise ValueError(
-                f"{features.path} is drawn on {features.size[0]} x {features.size[1]} pixels, but {image} has {size[0]} x {size[1]} (rows x columns): give the image that it was drawn on"
+                f"{features.path} is drawn on {features.size[0]} x {features.size[1]} pixels, "
+                f"but {image} has {size[0]} x {size[1]} (rows x columns): give the image that it was drawn on"
             )
         return features.parts
     if georeference is None:
         raise ValueError(
-            f"{image} does not say where it lies, so the polygons of {features.path} cannot be laid onto it: give an image with a place, or polygons in pixels (LabelMe, COCO)"
+            f"{image} does not say where it lies, so the polygons of {features.path} cannot be laid onto "
+            "it: give an image with a place, or polygons in pixels (LabelMe, COCO)"
         )
     if bool(features.crs) != bool(georeference.crs):
         remark(
-            f"{features.path if georeference.crs else image} names no coordinate system: taken to be in that of the other"
+            f"{features.path if georeference.crs else image} names no coordinate system: "
+            "taken to be in that of the other"
         )
     rings = [ring for polygons in features.parts for polygon in polygons for ring in polygon]
     if not rings:
@@ -474,7 +480,8 @@ def _to_pixels(features, size, georeference, image):
             )
         except (RasterioError, CPLE_BaseError) as error:
             raise ValueError(
-                f"{features.path} cannot be moved into the coordinate system of {image} ({one_line(error)}): check its coordinates"
+                f"{features.path} cannot be moved into the coordinate system of {image} "
+                f"({one_line(error)}): check its coordinates"
             ) from None
     matrix = np.array([*georeference.transform, 0, 0, 1]).reshape(3, 3)
     with np.errstate(all='ignore'):
@@ -518,7 +525,8 @@ class Burner:
             return False
         if not np.abs(self._bounds).max() <= MAX_PIXEL:
             raise ValueError(
-                f"{path} has a vertex further than {MAX_PIXEL:.0e} pixels from {image}: check its coordinate system"
+                f"{path} has a vertex further than {MAX_PIXEL:.0e} pixels from {image}: "
+                "check its coordinate system"
             )
         lefts, tops, rights, bottoms = self._bounds.T
         meets = (rights > 0) & (bottoms > 0) & (lefts < self.size[1]) & (tops < self.size[0])
@@ -527,7 +535,8 @@ class Burner:
         left, top, right, bottom = lefts.min(), tops.min(), rights.max(), bottoms.max()
         if right <= 0 or bottom <= 0 or left >= self.size[1] or top >= self.size[0]:
             raise ValueError(
-                f"{path} and {image} do not meet: the polygons would cover rows {top:.0f} to {bottom:.0f} and columns {left:.0f} to {right:.0f} of {self.size[0]} x {self.size[1]}: check its coordinate system"
+                f"{path} and {image} do not meet: the polygons would cover rows {top:.0f} to {bottom:.0f} "
+                f"and columns {left:.0f} to {right:.0f} of {self.size[0]} x {self.size[1]}: check its coordinate system"
             )
         return False
 
@@ -622,6 +631,7 @@ def background_index(
     "Look up the class of the ground outside all polygons."
     if background and background not in palette.names:
         raise ValueError(
-            f"background must be one of {', '.join(palette.names)}, got {background!r}: add it to the palette, or leave it empty (--background)"
+            f"background must be one of {', '.join(palette.names)}, got {background!r}: "
+            "add it to the palette, or leave it empty (--background)"
         )
     return palette.names.index(background) if background else IGNORE_INDEX

@@ -162,7 +162,8 @@ _MISTAKES = [
     Mistake("The codes are there. How will anybody turn them back into weights?", _codes_only),
     Mistake("The codes are right, their type is not: which type of one byte has a sign?", _unsigned),
     Mistake(
-        "The codes are whole numbers already, and still take four bytes each: which type did the text ask for?",
+        "The codes are whole numbers already, and still take four bytes each: "
+        "which type did the text ask for?",
         _not_cast,
     ),
     Mistake("These are the weights again, a little coarser. What is to be stored in one byte?", _product),
@@ -178,7 +179,8 @@ _MISTAKES = [
     Mistake("A fraction is cut off here: 0.75 is nearer to 1 than to 0.", _cut_off),
     Mistake("Everything is rounded downwards here: what is nearest?", _downwards),
     Mistake(
-        "A half lies between two whole numbers: which of them did the text ask for? Look at what numpy has for rounding.",
+        "A half lies between two whole numbers: which of them did the text ask for? "
+        "Look at what numpy has for rounding.",
         _halves_up,
     ),
     Mistake("The largest weight of this channel is negative: is it large?", _signed),

@@ -154,7 +154,8 @@ def _mean_of_blocks(matrices, draws):
 
 _MISTAKES += [
     Mistake(
-        "A mean of the blocks' accuracies gives a small block the say of a large one: what can be added up instead?",
+        "A mean of the blocks' accuracies gives a small block the say of a large one: "
+        "what can be added up instead?",
         _of_draws(_mean_of_blocks),
     )
 ]

@@ -175,7 +175,8 @@ def _all_runs(first, second):
 
 _MISTAKES += [
     Mistake(
-        "The means are taken over different seeds: a seed that only one of them has tells nothing about the difference.",
+        "The means are taken over different seeds: "
+        "a seed that only one of them has tells nothing about the difference.",
         _all_runs,
     )
 ]
@@ -225,7 +226,8 @@ def _unpaired(first, second):
 
 _MISTAKES += [
     Mistake(
-        "The scatter of each setting is mostly the luck of its seeds: what scatters less, if the seeds are the same?",
+        "The scatter of each setting is mostly the luck of its seeds: "
+        "what scatters less, if the seeds are the same?",
         _unpaired,
     )
 ]

@@ -131,7 +131,8 @@ _MISTAKES = [
         _one_after_the_other,
     ),
     Mistake(
-        "This goes from the new numbers to the old ones: which list gives the name of a pixel, and which its new place?",
+        "This goes from the new numbers to the old ones: "
+        "which list gives the name of a pixel, and which its new place?",
         _backwards,
     ),
     Mistake("The order of the list counts, not that of the alphabet.", _alphabetical),

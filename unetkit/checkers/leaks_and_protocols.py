@@ -145,7 +145,8 @@ def _diamond(labels, row, col, radius):
 
 _MISTAKES += [
     Mistake(
-        "Neighbours by a corner are neighbours: at which distance is the pixel one row up and one column to the right?",
+        "Neighbours by a corner are neighbours: at which distance is the pixel one row up and one "
+        "column to the right?",
         _with_square(_diamond),
     )
 ]
@@ -172,7 +173,8 @@ def _reads_its_writing(labels, radius):
 
 _MISTAKES += [
     Mistake(
-        "The reference is read while it is being rewritten: what does a pixel see where its neighbour has just been ignored?",
+        "The reference is read while it is being rewritten: "
+        "what does a pixel see where its neighbour has just been ignored?",
         _reads_its_writing,
     )
 ]
@@ -194,7 +196,8 @@ _MISTAKES += [
         _with_square(_far_end),
     ),
     Mistake(
-        "A negative start counts from the other end: what does such a slice hold at the first rows and columns?",
+        "A negative start counts from the other end: "
+        "what does such a slice hold at the first rows and columns?",
         _with_square(_negative),
     ),
 ]

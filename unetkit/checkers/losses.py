@@ -122,19 +122,22 @@ def _masked_by_zero(labels, given, weights):
 _MISTAKES = [
     Mistake("The weights play no part yet: how often does a pixel of each class count?", _without_weights),
     Mistake(
-        "Every pixel costs the same here. What it is charged depends on the probability that was given to its true class.",
+        "Every pixel costs the same here. What it is charged depends on the probability that was given "
+        "to its true class.",
         _without_charge,
     ),
     Mistake("The charge grows in a straight line here; that of cross entropy does not.", _linear),
     Mistake(
-        "This looks like the mean of each class. Does a class with a hundred such pixels not hold more of the loss than one with two?",
+        "This looks like the mean of each class. Does a class with a hundred such pixels not hold more of "
+        "the loss than one with two?",
         _mean_of_class,
     ),
     Mistake("These are parts of something else than the whole loss: what do they add up to?", _over_pixels),
     Mistake("What is divided by seems to contain the ignored pixels.", _whole_with_ignored),
     Mistake("The answer has one entry for each weight, whether or not the class occurs.", _found_only),
     Mistake(
-        "255 is no class, and cannot be looked up among the weights: what has to be done with these pixels first?",
+        "255 is no class, and cannot be looked up among the weights: "
+        "what has to be done with these pixels first?",
         _looked_up,
     ),
     Mistake("Zero divided by zero: what is the answer when there is no loss to share?", _zero_over_zero),

@@ -163,7 +163,8 @@ _MISTAKES = [
     ),
     Mistake("Only the first tile is counted: where does `return` stand?", _first_only),
     Mistake(
-        "A mean of the tiles' scores gives a small tile the weight of a large one. What could be added up instead?",
+        "A mean of the tiles' scores gives a small tile the weight of a large one. "
+        "What could be added up instead?",
         _mean_of_tiles,
     ),
     Mistake(

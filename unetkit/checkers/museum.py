@@ -110,11 +110,13 @@ def _along(axis, **more):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n085fcdbfbb3
 _BANDS = [
     Mistake(
-        "How many means are computed? There should be one for each band: which axis of (C, H, W) holds the bands?",
+        "How many means are computed? There should be one for each band: "
+        "which axis of (C, H, W) holds the bands?",
         _along((0, 1)),
     ),
     Mistake(
-        "There is one mean for each row of the image. Which axes have to vanish in a mean over all pixels of a band?",
+        "There is one mean for each row of the image. "
+        "Which axes have to vanish in a mean over all pixels of a band?",
         _along((0, 2)),
     ),
     Mistake("One mean serves the whole image: a bright band stays bright and a dark one dark.", _along(None)),
@@ -174,11 +176,13 @@ def _by_appearance(reference):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #ne2d9690dab7
 _INDICES = [
     Mistake(
-        "The index of a class depends on which colours this tile holds: an encoder numbers what it finds. Where is the order written down?",
+        "The index of a class depends on which colours this tile holds: an encoder numbers what it finds. "
+        "Where is the order written down?",
         _encoded,
     ),
     Mistake(
-        "The list of greys is fixed, but it is sorted by brightness. Which order do names and colours have in the palette?",
+        "The list of greys is fixed, but it is sorted by brightness. "
+        "Which order do names and colours have in the palette?",
         _by_brightness,
     ),
     Mistake("Classes are numbered as they appear. The next tile begins with another colour.", _by_appearance),
@@ -311,7 +315,8 @@ def _refusing(text, known=_COLOURS):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nfa8d6fb4f00
 _DECODED = [
     (
-        "A pixel that no colour claims keeps the 0 that the array began with, and 0 is a class. Who tells the owner?",
+        "A pixel that no colour claims keeps the 0 that the array began with, and 0 is a class. "
+        "Who tells the owner?",
         _silent(0),
     ),
     (
@@ -403,7 +408,8 @@ _SCALED = [
         lambda labels, h, w: np.resize(labels, (h, w)),
     ),
     Mistake(
-        "The averages were moved to the nearest label number. A label that exists is still wrong in a place where it does not.",
+        "The averages were moved to the nearest label number. "
+        "A label that exists is still wrong in a place where it does not.",
         _snapped,
     ),
 ]
@@ -505,7 +511,8 @@ _SPLITS = [
         _shuffled,
     ),
     Mistake(
-        "With so much overlap, dropping whatever touches leaves too little. What if the validation windows lay together?",
+        "With so much overlap, dropping whatever touches leaves too little. "
+        "What if the validation windows lay together?",
         _thinned,
     ),
     Mistake("The place of a window in the list is not its place on the ground.", _last_fifth),
@@ -580,7 +587,8 @@ def _unclipped(given, true, weights):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n52d7d05d53c
 _ENTROPIES = [
     Mistake(
-        "A pixel is charged for every class, also for those that it is not, and the car weight counts on roads as well. What does the car weight do at a road pixel?",
+        "A pixel is charged for every class, also for those that it is not, "
+        "and the car weight counts on roads as well. What does the car weight do at a road pixel?",
         _binary,
     ),
     Mistake(
@@ -815,13 +823,15 @@ _NANS = [
         _with_nan(_raising("epoch {}", lambda loss: math.isnan(loss) or loss == math.inf)),
     ),
     (
-        "In this epoch two things happen: the loss is no number, and patience ends. Which has to be asked first?",
+        "In this epoch two things happen: the loss is no number, and patience ends. "
+        "Which has to be asked first?",
         _patience_first,
     ),
     ("`nan` is caught. An infinite loss is no better.", _with_nan(_raising("epoch {}", math.isnan))),
     ("Every comparison with `nan` is false. What does the `else` make of that?", _with_nan(lambda *_: None)),
     (
-        "`nan` counts as an epoch without improvement. The run ends in time now, and the owner still does not know why.",
+        "`nan` counts as an epoch without improvement. "
+        "The run ends in time now, and the owner still does not know why.",
         _with_nan(lambda *_: None, lambda loss, best: loss < best),
     ),
     (
@@ -974,7 +984,8 @@ _EVALS = [
         "`no_grad` stops the gradients. Dropout and batch normalisation go on as in training.", _predicting()
     ),
     Mistake(
-        "The labels are right. In which mode does the model go back to its owner, who is in the middle of training?",
+        "The labels are right. In which mode does the model go back to its owner, "
+        "who is in the middle of training?",
         _predicting(nn.Module.eval),
     ),
     Mistake(
@@ -1112,7 +1123,8 @@ _PAINTS = [
         lambda m: _PAINT.astype(np.int16)[m],
     ),
     Mistake(
-        "Python looks at twelve million pixels, one after the other. How often could numpy be asked instead, once for each pixel or once for each class?",
+        "Python looks at twelve million pixels, one after the other. "
+        "How often could numpy be asked instead, once for each pixel or once for each class?",
         _by_loop,
     ),
     Mistake("255 has no line in a table of six colours.", lambda m: _PAINT[:6][m]),
@@ -1194,7 +1206,8 @@ def _any_right(predictions, origins, labels):
 # %% ../../nbs/checkers/18_bug_museum.ipynb #na567a63e766
 _COUNTED = [
     Mistake(
-        "A pixel that four windows cover counts four times, one in the corner once. How many times should a pixel count?",
+        "A pixel that four windows cover counts four times, one in the corner once. "
+        "How many times should a pixel count?",
         _per_window,
     ),
     Mistake(

@@ -220,7 +220,8 @@ _CLEAR_MISTAKES = [
     ),
     Mistake("The windows do not overlap, but where is the guard?", _overlap_only),
     Mistake(
-        "This is the distance of the starts. How many pixels lie between the end of one window and the start of the other?",
+        "This is the distance of the starts. How many pixels lie between the end of one window and the "
+        "start of the other?",
         _starts_apart,
     ),
     Mistake("A training window can come before a validation window as well as after it.", _one_side),

@@ -130,13 +130,15 @@ _MISTAKES = [
     Mistake("This is one pixel of the block, whatever the others are: the one in its middle.", _middle),
     Mistake("Classes are names, and between two names there is no mean.", _mean),
     Mistake(
-        "The middle of the sorted numbers depends on how the classes are numbered. Which class has most pixels?",
+        "The middle of the sorted numbers depends on how the classes are numbered. "
+        "Which class has most pixels?",
         _median,
     ),
     Mistake("The class with the largest number is not the one with the most pixels.", _largest),
     Mistake("Rows of blocks come before columns of blocks.", _exchanged),
     Mistake(
-        "Where two classes have equally many pixels, the lower one is asked for, whichever comes first in the block.",
+        "Where two classes have equally many pixels, the lower one is asked for, "
+        "whichever comes first in the block.",
         _first_seen,
     ),
     Mistake(

@@ -50,11 +50,13 @@ _RATE_MISTAKES = [
         lambda share, recall, alarm: share * recall / (share * recall + (1 - share) * alarm),
     ),
     Mistake(
-        "Something is called the class, and all of it wrongly: that is a precision, and not an undefined one.",
+        "Something is called the class, and all of it wrongly: "
+        "that is a precision, and not an undefined one.",
         lambda share, recall, alarm: _precision(share, recall, alarm) if share * recall else math.nan,
     ),
     Mistake(
-        "How many pixels could be false alarms depends on how many are not the class: where does its share come in?",
+        "How many pixels could be false alarms depends on how many are not the class: "
+        "where does its share come in?",
         lambda share, recall, alarm: recall / (recall + alarm) if recall + alarm else math.nan,
     ),
     Mistake(
@@ -86,7 +88,8 @@ _RATE_MISTAKES += [
         lambda share, recall, alarm: 1 - _precision(share, recall, alarm),
     ),
     Mistake(
-        "This is the share of the other pixels that are left in peace: precision asks about what was called the class.",
+        "This is the share of the other pixels that are left in peace: "
+        "precision asks about what was called the class.",
         lambda share, recall, alarm: 1 - alarm,
     ),
     Mistake(
@@ -94,7 +97,8 @@ _RATE_MISTAKES += [
         lambda share, recall, alarm: share * recall + (1 - share) * alarm,
     ),
     Mistake(
-        "This is the share of all pixels that are right: precision asks only about what was called the class.",
+        "This is the share of all pixels that are right: "
+        "precision asks only about what was called the class.",
         lambda share, recall, alarm: share * recall + (1 - share) * (1 - alarm),
     ),
 ]
@@ -210,7 +214,8 @@ _WINDOW_MISTAKES = [
         "Windows at the far edge are smaller than the others: how does lesson 04 keep them whole?", _cut_short
     ),
     Mistake(
-        "A shifted window is needed only where the grid does not end at the edge by itself: how often does yours stand there?",
+        "A shifted window is needed only where the grid does not end at the edge by itself: "
+        "how often does yours stand there?",
         _twice,
     ),
     Mistake("The last rows or columns belong to no window: how does lesson 04 reach them?", _ends_early),

@@ -177,11 +177,13 @@ _MISTAKES = [
     Mistake("The labels are right, the type is not: what is the type of the map that you were given?", _wide),
     Mistake("There are more classes than those of one palette: 254 is a class too.", _six_classes),
     Mistake(
-        "This size is odd, so it cannot be cut into squares of four: which pixels lie below the last row or column?",
+        "This size is odd, so it cannot be cut into squares of four: "
+        "which pixels lie below the last row or column?",
         _even_only,
     ),
     Mistake(
-        "The last row or column of an odd size is missing: half of 5 is 3 here, and the last one has fewer pixels below it.",
+        "The last row or column of an odd size is missing: "
+        "half of 5 is 3 here, and the last one has fewer pixels below it.",
         _left_out,
     ),
     Mistake(
@@ -198,7 +200,8 @@ _MISTAKES = [
         _error_for_nothing,
     ),
     Mistake(
-        "Where nothing was counted, class 0 has as many votes as all others: what should come out where no pixel has data?",
+        "Where nothing was counted, class 0 has as many votes as all others: "
+        "what should come out where no pixel has data?",
         _zero_for_nothing,
     ),
     Mistake(
@@ -206,7 +209,8 @@ _MISTAKES = [
         _last_of_equals,
     ),
     Mistake(
-        "Two classes have equally many pixels: the first one in reading order is taken here. Which one does the text ask for?",
+        "Two classes have equally many pixels: the first one in reading order is taken here. "
+        "Which one does the text ask for?",
         _first_of_equals,
     ),
     Mistake(

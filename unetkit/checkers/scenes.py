@@ -114,7 +114,8 @@ _MISTAKES = [
         _share_in_training,
     ),
     Mistake(
-        "This is the mean of the recalls: one class has 1, the others 0. Accuracy counts pixels, not classes.",
+        "This is the mean of the recalls: one class has 1, the others 0. "
+        "Accuracy counts pixels, not classes.",
         _mean_recall,
     ),
     Mistake("This counts the pixels that are wrong.", _error_rate),
@@ -124,7 +125,8 @@ _MISTAKES = [
         "Pixels that are not scored must not be in the number that you divide by, either.", _of_all_pixels
     ),
     Mistake(
-        "Where two classes are equally common, the lower index is asked for, whichever comes first in the tile.",
+        "Where two classes are equally common, the lower index is asked for, "
+        "whichever comes first in the tile.",
         _first_seen,
     ),
 ]

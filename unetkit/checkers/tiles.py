@@ -136,18 +136,21 @@ _MISTAKES = [
         "Rows count downwards while y grows upwards: which sign has `e`, and why does it have one?", _upwards
     ),
     Mistake(
-        "A pixel reaches from one whole number to the next: what is the number of a pixel whose middle lies at 1.5?",
+        "A pixel reaches from one whole number to the next: "
+        "what is the number of a pixel whose middle lies at 1.5?",
         _nearest,
     ),
     Mistake(
         "The transform counts from the corner of the first pixel, not from its middle.", _from_the_middle
     ),
     Mistake(
-        "The point is refused, or not, on one of the outer edges: to which pixel does an edge belong, and is that pixel on the tile?",
+        "The point is refused, or not, on one of the outer edges: "
+        "to which pixel does an edge belong, and is that pixel on the tile?",
         _one_more,
     ),
     Mistake(
-        "Between -1 and 0 there is a pixel too, and it is not on the tile: which way does your rounding go below zero?",
+        "Between -1 and 0 there is a pixel too, and it is not on the tile: "
+        "which way does your rounding go below zero?",
         _towards_zero,
     ),
     Mistake(
@@ -155,7 +158,8 @@ _MISTAKES = [
     ),
     Mistake("The tile has an end: compare row and column with the size before you answer.", _unchecked),
     Mistake(
-        "On a map that is turned, x depends on the row as well: it takes both equations to find either number.",
+        "On a map that is turned, x depends on the row as well: "
+        "it takes both equations to find either number.",
         _unturned,
     ),
     Mistake("Pixels need not be square: each axis has its own numbers in the transform.", _one_size),

@@ -103,7 +103,8 @@ _MISTAKES = [
         "Without any layer the output is the image. How many pixels of it does a pixel see?", _last_of_nothing
     ),
     Mistake(
-        "The layers are listed from the image to the output; on which side of a pooling does a convolution see more?",
+        "The layers are listed from the image to the output; "
+        "on which side of a pooling does a convolution see more?",
         _reversed,
     ),
     Mistake("Before the first layer a pixel already sees one pixel: itself.", _from_zero),
@@ -117,7 +118,8 @@ _MISTAKES = [
         "Views add up; they do not multiply. What does the second of two convolutions of 3 add?", _multiplied
     ),
     Mistake(
-        "A stride moves the output of its layer. For which layers do neighbours lie further apart then: for this one, or for those behind it?",
+        "A stride moves the output of its layer. For which layers do neighbours lie further apart then: "
+        "for this one, or for those behind it?",
         _own_stride,
     ),
     Mistake(

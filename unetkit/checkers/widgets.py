@@ -144,7 +144,8 @@ _MISTAKES = [
         "A share of nothing is not 0: 0 would say that there were some, and that all of them failed.", _zero
     ),
     Mistake(
-        "`nan` spreads through everything that is computed from it: the text asks for something else where there is nothing to share.",
+        "`nan` spreads through everything that is computed from it: "
+        "the text asks for something else where there is nothing to share.",
         _nan,
     ),
     Mistake("Without a scored pixel no share has a meaning: say so with an error.", _says_nothing),

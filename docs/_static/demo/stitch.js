@@ -51,18 +51,21 @@ export function batches(windows, most = 2 ** 16) {
   return groups;
 }
 
-// Float32 (N, 3, rows, cols) in [0, 1] from the RGBA bytes of an image; the last row and column are repeated up to the multiple.
-export function networkInput({data, height, width}, windows, multiple) {
+// Float32 (N, bands, rows, cols) from the numbers of an image, `stored` of them a pixel (RGBA: 4). Each band is brought from its range to 0 and 1, and the
+// last row and column are repeated up to the multiple. `values` and `multiple` are in the JSON file that `unetkit export --for web` writes.
+export function networkInput({data, height, width, stored = 4}, windows, {multiple, values: {low, high}}) {
   const [rows, cols] = [windows[0].bottom - windows[0].top, windows[0].right - windows[0].left].map(n => Math.ceil(n / multiple) * multiple);
-  const batch = new Float32Array(windows.length * 3 * rows * cols);
+  const batch = new Float32Array(windows.length * low.length * rows * cols);
   let at = 0;
   for (const {top, bottom, left, right} of windows)
-    for (let band = 0; band < 3; band++)
+    for (let band = 0; band < low.length; band++) {
+      const span = high[band] - low[band];
       for (let row = top; row < top + rows; row++) {
         const line = Math.min(row, bottom - 1) * width;
-        for (let col = left; col < left + cols; col++) batch[at++] = data[4 * (line + Math.min(col, right - 1)) + band] / 255;
+        for (let col = left; col < left + cols; col++) batch[at++] = (data[stored * (line + Math.min(col, right - 1)) + band] - low[band]) / span;
       }
-  return {batch, dims: [windows.length, 3, rows, cols]};
+    }
+  return {batch, dims: [windows.length, low.length, rows, cols]};
 }
 
 // Weight of each pixel along one side of a window: high in the middle, low but not zero at the edge.

@@ -24,7 +24,7 @@ async function predict(settings, id) {
   for (const group of batches(windows)) {
     await turn();
     if (id !== latest) return null;
-    const {batch, dims} = networkInput(image, group, model.multiple);
+    const {batch, dims} = networkInput(image, group, model);
     const {logits} = await session.run({image: new ort.Tensor('float32', batch, dims)});
     stitcher.add(logits.data, group, dims);
     logits.dispose();
