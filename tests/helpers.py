@@ -6,6 +6,9 @@ import io
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +115,24 @@ def report_job(train, test, out, *options):
         for kind in ('image', 'reference'):
             files += [f'--{role}-{kind}', tile / f'{kind}.tif']
     return ['report', *files, '--out', out, '--patch-sizes', '32', *TINY, *options]
+
+
+@contextlib.contextmanager
+def serving(folder):
+    "A server of a folder on this machine; its `asked` lists the requests."
+
+    class Shop(SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            server.asked.append(self.path)
+
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Shop, directory=folder))
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 CHIPS = {part: [f'N-33_{part}_{number}' for number in range(2)] for part in ('train', 'val', 'test')}

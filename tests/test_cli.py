@@ -384,6 +384,9 @@ def test_interrupted_and_continued(folder, tmp_path):
     works(long)
     names = ['long.safetensors', 'long.safetensors.checkpoint']
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+    with mock.patch.object(training, 'train_epoch', then_terminated):
+        _, _, err = shell(*long.split(), '--restart')
+    assert 'the same command without --restart goes on from there' in err
 
 
 def test_closed_pipe():

@@ -259,8 +259,7 @@ def test_qgis_draws_the_map_of_the_program(four_bands, clip, tmp_path):
     halo = read_onnx_metadata(tmp_path / 'q.onnx')['unetkit']['halo']
     inside = np.s_[:-halo, :-halo]
     assert not ((ours != theirs) & ~ties)[inside].any()
-    # each of the two places far outside is one colour, which may be a tie: together 1.3 % of the map
-    assert ties[inside].mean() < 0.02 and np.bincount(ours[inside].ravel()).max() < 0.95 * ours[inside].size
+    assert ties[inside].mean() < 0.01 and np.bincount(ours[inside].ravel()).max() < 0.95 * ours[inside].size
     about = read_onnx_metadata(tmp_path / 'q.onnx')
     assert about['class_names'] == {str(index): name for index, name in enumerate(ISPRS.names)}
     assert about['unetkit']['palette']['colours'] == [list(colour) for colour in ISPRS.colours]

@@ -1,17 +1,14 @@
 "Open data sets from a server on this machine: interrupted, moved, damaged and hostile; and the table of the real ones."
 
 import json
-import threading
 import zipfile
 from dataclasses import replace
-from functools import partial
 from hashlib import md5, sha256
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from helpers import CHIPS, TINY, encoded, members_of_chips, shell
+from helpers import CHIPS, TINY, encoded, members_of_chips, serving, shell
 from unetkit import fetching
 from unetkit.datasets import image_pairs
 from unetkit.fetching import SETS, fetch
@@ -25,36 +22,28 @@ def shop(tmp_path, monkeypatch):
     folder = tmp_path / 'shop'
     folder.mkdir()
 
-    class Shop(SimpleHTTPRequestHandler):
-        def log_message(self, *words):
-            server.asked.append(self.path)
+    with serving(folder) as server:
+        monkeypatch.setenv('no_proxy', '127.0.0.1')
 
-    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Shop, directory=folder))
-    server.asked = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv('no_proxy', '127.0.0.1')
+        def offer(name, number, members, addresses=('{}',)):
+            with zipfile.ZipFile(folder / f'{name}_{number}.zip', 'w') as archive:
+                for member, data in members.items():
+                    archive.writestr(member, data)
+            return offer_bytes(name, number, (folder / f'{name}_{number}.zip').read_bytes(), addresses)
 
-    def offer(name, number, members, addresses=('{}',)):
-        with zipfile.ZipFile(folder / f'{name}_{number}.zip', 'w') as archive:
-            for member, data in members.items():
-                archive.writestr(member, data)
-        return offer_bytes(name, number, (folder / f'{name}_{number}.zip').read_bytes(), addresses)
+        def offer_bytes(name, number, data, addresses=('{}',)):
+            (folder / f'{name}_{number}.zip').write_bytes(data)
+            url = f'http://127.0.0.1:{server.server_port}/{name}_{number}.zip'
+            one = SETS[name]
+            old = one.archives[number]
+            total = (sha256 if len(old.checksum) == 64 else md5)(data).hexdigest()
+            where = tuple(address.format(url) for address in addresses)
+            new = replace(old, addresses=where, checksum=total, size=old.size and len(data))
+            archives = (*one.archives[:number], new, *one.archives[number + 1 :])
+            monkeypatch.setitem(SETS, name, replace(one, archives=archives))
 
-    def offer_bytes(name, number, data, addresses=('{}',)):
-        (folder / f'{name}_{number}.zip').write_bytes(data)
-        url = f'http://127.0.0.1:{server.server_port}/{name}_{number}.zip'
-        one = SETS[name]
-        old = one.archives[number]
-        total = (sha256 if len(old.checksum) == 64 else md5)(data).hexdigest()
-        where = tuple(address.format(url) for address in addresses)
-        new = replace(old, addresses=where, checksum=total, size=old.size and len(data))
-        archives = (*one.archives[:number], new, *one.archives[number + 1 :])
-        monkeypatch.setitem(SETS, name, replace(one, archives=archives))
-
-    server.offer, server.offer_bytes = offer, offer_bytes
-    yield server
-    server.shutdown()
-    server.server_close()
+        server.offer, server.offer_bytes = offer, offer_bytes
+        yield server
 
 
 def test_the_table():

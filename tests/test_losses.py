@@ -308,6 +308,29 @@ def test_every_name_gives_its_loss(batch):
         near(make_loss(name, WEIGHTS)(logits, targets), value)
 
 
+@pytest.mark.parametrize('weights', [None, WEIGHTS])
+def test_label_smoothing_is_a_soft_target(batch, weights):
+    "The truth spread over the classes, written out as probabilities, and given to torch."
+    logits, targets = batch
+    scored = targets != 255
+    soft = 0.9 * F.one_hot(targets.where(scored, 0), 5).movedim(-1, 1).float() + 0.1 / 5
+    charge = F.cross_entropy(logits, soft, weights, reduction='none')
+    expected = charge[scored].mean()
+    name = 'cross_entropy' if weights is None else 'weighted_cross_entropy'
+    near(make_loss(name, weights, 0.1)(logits, targets), expected)
+    if weights is None:
+        both = dice_loss(logits, targets) + expected
+        near(make_loss('dice_cross_entropy', label_smoothing=0.1)(logits, targets), both)
+    assert abs(expected - make_loss(name, weights)(logits, targets)) > 1e-3
+
+
+@pytest.mark.parametrize('loss', ['focal', 'dice', lambda logits, targets: logits.mean()])
+def test_losses_without_label_smoothing(loss):
+    able = 'cross_entropy, weighted_cross_entropy, dice_cross_entropy'
+    with pytest.raises(ValueError, match=f'label_smoothing must be 0 .*, got 0.1: choose one of {able}'):
+        make_loss(loss, WEIGHTS, 0.1)
+
+
 @pytest.mark.parametrize('name', LOSSES)
 def test_weights_of_1_are_no_weights(batch, name):
     without = cross_entropy if name == 'weighted_cross_entropy' else make_loss(name)

@@ -128,7 +128,7 @@ def test_one_size_only():
 @pytest.mark.slow
 def test_compiled_gradients():
     "Gradients agree to the last digits, and so do running means, on which the trial batch has left no trace."
-    plain = prepare(UNet(3, 5, width=8, depth=2, batch_norm=True), 'cpu').train()
+    plain = prepare(UNet(3, 5, width=8, depth=2, normalisation='batch'), 'cpu').train()
     twin, found = copy.deepcopy(plain), []
     batch, targets = batch_of(plain), torch.randint(0, 5, (4, 32, 32))
     forward = compiled(twin, tuple(batch.shape))

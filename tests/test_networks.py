@@ -123,7 +123,7 @@ def test_reach_by_gradients(depth, up):
 
 
 def test_view_by_gradients():
-    probe = UNet(1, 1, width=1, depth=3, batch_norm=True)
+    probe = UNet(1, 1, width=1, depth=3, normalisation='batch')
     views = [measured_view(probe, 160, pixel) for pixel in range(80, 88)]
     assert views == [seen_by(longest_route(3), pixel) for pixel in range(80, 88)]
     assert max(last - first + 1 for first, last in views) == receptive_field(3)

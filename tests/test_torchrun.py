@@ -42,7 +42,7 @@ from unetkit.unet import UNet
 
 EVEN = {"order": dict(shuffle=True), "turns": dict(shuffle=True, augment=True), "crops": dict(crops=True), "focus": dict(crops=True, focus=1)}
 UNEVEN = {"odd batches": dict(batch_size=7), "a strip without labels": dict(strip=True), "dice": dict(loss="dice"), "large batch": dict(batch_size=100),
-          "batch norm": dict(batch_norm=True)}
+          "batch norm": dict(normalisation="batch")}
 
 class Double:
     "Batches in float64."
@@ -50,13 +50,13 @@ class Double:
     def __len__(self): return len(self.batches)
     def __iter__(self): return ((batch.double(), targets) for batch, targets in self.batches)
 
-def descended(batch_size=6, strip=False, loss=None, batch_norm=False, **how):
+def descended(batch_size=6, strip=False, loss=None, normalisation="none", **how):
     "Weights and validation losses of two epochs of plain gradient descent in float64, on 20 windows."
     scene = synthetic_scene(128, 160, seed=1)
     if strip: scene.labels[20:50] = 255
     windows, pairs = grid_windows([scene.size], 32, 32), to_device([scene])
     seed_everything(0)
-    model = UNet(3, 5, width=4, depth=2, batch_norm=batch_norm).double()
+    model = UNet(3, 5, width=4, depth=2, normalisation=normalisation).double()
     train, valid = OwnPart(Double(Batches(pairs, windows, batch_size, **how))), Double(Batches(pairs, windows, 8, once=True))
     loss_fn = make_loss(loss) if loss else lambda logits, targets: F.cross_entropy(logits, targets, ignore_index=255)
     run = list(epochs(model, train, valid, loss_fn, torch.optim.SGD(model.parameters(), 0.05), 2, forward=in_step(model)))

@@ -41,7 +41,7 @@ def test_start_weights():
 
 def test_blocks():
     by_hand = (9 * 3 + 1) * 8 + (9 * 8 + 1) * 8
-    normed = DoubleConv(3, 8, batch_norm=True)
+    normed = DoubleConv(3, 8, normalisation='batch')
     assert numel(DoubleConv(3, 8)) == by_hand
     assert numel(normed) == by_hand - 2 * 8 + 4 * 8  # two biases go, two scales and two shifts come
     assert [type(layer).__name__ for layer in normed] == ['Conv2d', 'BatchNorm2d', 'ReLU'] * 2

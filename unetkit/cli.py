@@ -9,7 +9,6 @@ __all__ = ['RECIPES', 'USUAL_READING', 'COMMANDS', 'GROUPS', 'report_runs', 'rep
 # %% ../nbs/library/cli.ipynb #c003-e33638f3
 from collections.abc import Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from keyword import iskeyword
@@ -55,7 +54,7 @@ from .products import areas as measure_areas
 from .raster import map_path, open_image, style_file, write_image, write_style
 from .references import legend
 from .palettes import write_palette
-from .rules import listening, one_line, one_of
+from .rules import one_line, one_of, remark
 from .scale import check_raster, confidence_file, evaluate_raster, map_files, predict_raster
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
@@ -246,7 +245,9 @@ def train(
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
     freeze: str = "",  # Part that keeps the weights it begins with: encoder
     log: str = "",  # CSV file with a row per epoch, written after each
-    calibrate: bool = False,  # Fit a temperature on the validation windows, so that probabilities match shares
+    # Fit a temperature on the validation windows, so that probabilities match shares; it is fitted on
+    # single windows: where predict averages several (--tta, --method blend) it is applied after the average
+    calibrate: bool = False,
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read
@@ -268,12 +269,15 @@ def train(
     with _writing(files if first else [], inputs, overwrite):
         if first:
             _print_classes("training", counts, classes, tiles)
-        if init or freeze:  # refused before a checkpoint is removed
-            with listening(lambda text: None):
-                copy(pipeline).epochs(tiles, None, counts, valid, init or None, freeze)
-        before = _stands(Path(out), checkpoint, restart, overwrite, settings) if first else 0
-        run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze)
+        anew = restart or (overwrite and first and _is_finished(Path(out), checkpoint))
+        run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze, anew)
+        before = _stands(Path(out), checkpoint, anew or overwrite, settings) if first else 0
         for epoch in track(run, settings.epochs):
+            if calibrate and not pipeline.split:
+                raise ValueError(
+                    f"{checkpoint} does not say which windows were left for validation, and --calibrate needs windows "
+                    "that were not trained on: begin anew with --restart, or leave out --calibrate"
+                )
             if log and first:
                 pipeline.history.write(log)
             if epoch.number == before:
@@ -286,17 +290,21 @@ def train(
         if _is_done(out, pipeline, calibrate):
             print(_nothing_left(out, pipeline), flush=True)
             return
+        if not (calibrate or anew):
+            _say_uncalibrated(out, pipeline)
         pipeline.save(out)
         print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         print(f"kept {checkpoint}, from which more --epochs go on; only they need it", flush=True)
 
 
-def _stands(out, checkpoint, restart, overwrite, settings):
+def _is_finished(out, checkpoint):
+    "Is there a model, and a checkpoint that is not of a later run that was interrupted?"
+    return out.exists() and is_ours(out) and checkpoint.exists() and not _is_newer(checkpoint, out)
+
+
+def _stands(out, checkpoint, replaces, settings):
     "After how many epochs a run goes on; 0 if it begins anew, or if nothing is left to do."
-    finished = out.exists() and is_ours(out) and checkpoint.exists() and not _is_newer(checkpoint, out)
-    if restart or (overwrite and finished):
-        _remove([checkpoint])
-    elif out.exists() and not checkpoint.exists() and not overwrite:
+    if out.exists() and not checkpoint.exists() and not replaces:
         print(
             f"{out} has no checkpoint beside it: training begins anew, and a new model will replace it",
             flush=True,
@@ -310,17 +318,33 @@ def _is_newer(one, other):
     return one.stat().st_mtime_ns > other.stat().st_mtime_ns
 
 
-def _is_done(out, pipeline, calibrate):
-    "Is there a model of this run already, with all of its epochs?"
+def _header_of(out):
+    "The header of a model file; an empty one where there is none that can be read."
     try:
-        there = load_tensors(out)[1]
+        return load_tensors(out)[1]
     except (OSError, ValueError):
-        return False
+        return {}
+
+
+def _is_done(out, pipeline, calibrate):
+    "Is there a model of this run already, with all of its epochs? Its weights are these, and keep their temperature."
+    there = _header_of(out)
     ours = json.loads(
         json.dumps(model_header(pipeline.palette, pipeline.settings, pipeline.values, pipeline.history))
     )
-    same = all(there.get(name) == ours[name] for name in ("palette", "history"))
-    return same and (not calibrate or there.get("temperature", 1) == pipeline.temperature)
+    if any(there.get(name) != ours[name] for name in ("palette", "history")):
+        return False
+    if not calibrate:
+        pipeline.temperature = there.get("temperature", 1.0)
+    same_use = there["settings"].get("method") == ours["settings"]["method"]
+    return same_use and there.get("temperature", 1) == pipeline.temperature
+
+
+def _say_uncalibrated(out, pipeline):
+    "Say that a model loses its temperature, because its weights are others now."
+    old = _header_of(out).get("temperature", 1)
+    if pipeline.temperature == 1 and old != 1:
+        remark(f"{out} was calibrated (temperature {old}), its new weights are not: give --calibrate again")
 
 
 def _nothing_left(out, pipeline):
@@ -425,6 +449,10 @@ def predict(
                 style_file(
                     file
                 ).unlink()  # of an earlier map, whose colours and names it would give to this one
+            elif style_file(file).exists():
+                remark(
+                    f"{style_file(file)} is there, from which QGIS takes names and colours for this map too"
+                )
             if outlines:
                 write_polygons(outlines, file, pipeline.palette, confidence=sure, min_area=min_area)
                 print(f"wrote {outlines}", flush=True)
@@ -551,6 +579,8 @@ def export(
         if for_ == "web":
             write_facts(out)
     kind, size = "probabilities" if how["probabilities"] else "logits", Path(out).stat().st_size / 1e6
+    if pipeline.temperature != 1:
+        kind = f"calibrated (temperature {pipeline.temperature:g}) {kind}"
     print(f"wrote {out}: {size:.2f} MB, {kind} of {pipeline.palette.num_classes} classes", flush=True)
     if for_:
         print(export_advice(out, for_), flush=True)
@@ -809,14 +839,11 @@ def _stoppable(arrived):
             signal.signal(number, _USUAL[number])
 
 # %% ../nbs/library/cli.ipynb #c051-34f8a362
-def _interrupted(name, number=signal.SIGINT):
+def _interrupted(name, rest, number=signal.SIGINT):
     "Say what an interrupted command leaves behind, and return the exit code."
+    again = "the same command without --restart" if "--restart" in rest else "the same command"
     work = {"report": "epochs", "train": "epochs", "predict": "blocks", "fetch": "downloads"}.get(name)
-    kept = (
-        f"finished {work} are kept, the same command goes on from there"
-        if work
-        else "nothing half-written is left"
-    )
+    kept = f"finished {work} are kept, {again} goes on from there" if work else "nothing half-written is left"
     word = "terminated" if number == signal.SIGTERM else "interrupted"
     return _complain(f"{name}: {word}; {kept}", 128 + number)
 
@@ -873,7 +900,7 @@ def main(
         return _reader_gone()
     except (Exception, KeyboardInterrupt) as error:
         if arrived or isinstance(error, KeyboardInterrupt):
-            return _interrupted(name, *arrived[:1])
+            return _interrupted(name, rest, *arrived[:1])
         if not _bad_input(error):
             raise
         return _complain(f"{name}: error: {_sentence(error)}", 2)

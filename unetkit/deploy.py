@@ -119,6 +119,7 @@ def _for_unetkit(pipeline, tile_size, probabilities):
         "halo": _halo(model),
         "tile_size": tile_size,
         "output": "probabilities" if probabilities else "logits",
+        "divided_by": pipeline.temperature,
     }
 
 # %% ../nbs/library/deploy.ipynb #d040-check
@@ -156,7 +157,7 @@ def export_onnx(
     | None = None,  # Side of the only square that the file takes, in pixels; any size when None
     probabilities: bool = False,  # Put a softmax behind the logits, for programs that expect probabilities?
     resolution: float | None = None,  # Side of a pixel on the ground, in centimetres, if it is to be noted
-) -> Path:  # The file: `image` float32 (N, C, H, W) in [0, 1] -> `logits` or `probabilities` (N, K, H, W)
+) -> Path:  # The file: `image` float32 (N, C, H, W) in [0, 1] -> `logits` (over the temperature) or `probabilities` (N, K, H, W)
     "Write a trained network and what its user must know as one ONNX file."
     check_export(pipeline, tile_size, resolution)
     about = _for_deepness(pipeline, tile_size, resolution)
@@ -168,15 +169,15 @@ def export_onnx(
     return Path(path)
 
 
-class _Probabilities(nn.Module):
-    "A softmax behind logits that are divided by a temperature."
+class _Calibrated(nn.Module):
+    "Logits divided by a temperature, so that their softmax is the calibrated probabilities."
 
     def __init__(self, temperature):
         super().__init__()
         self.temperature = temperature
 
     def forward(self, logits):
-        return (logits if self.temperature == 1 else logits / self.temperature).softmax(1)
+        return logits / self.temperature
 
 
 class _Clip(nn.Module):
@@ -189,7 +190,11 @@ class _Clip(nn.Module):
 def _onnx(model, about, tile_size, probabilities, clip=False, temperature=1.0):
     "Return the content of an ONNX file: a network, and a note of JSON texts."
     network = deepcopy(model).cpu().float().eval()
-    layers = [_Clip()] * clip + [network] + [_Probabilities(temperature)] * probabilities
+    layers = [_Clip()] * clip + [network]
+    if temperature != 1:
+        layers.append(_Calibrated(temperature))
+    if probabilities:
+        layers.append(nn.Softmax(1))
     side = tile_size or 4 * model.multiple
     example = torch.zeros(1, model.in_channels, side, side)
     out, content = "probabilities" if probabilities else "logits", io.BytesIO()

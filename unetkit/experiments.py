@@ -21,11 +21,13 @@ from .batches import Batches
 from .calibration import fit_temperature, pixels_of
 from .datasets import LazyTile, Source
 from .jobs import batch_change, check_job, check_tiles, focus_class, origin, place_windows, say_few
+from .jobs import windows_sum
 from .labels import Palette
 from .losses import class_weights, make_loss
-from .machine import OwnPart, in_step, track
+from .machine import OwnPart, in_step, rank_and_world, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
+from .optimisers import Cycle, make_optimizer
 from .pipelines import TrainedModel, as_tiles
 from .raster import map_path, write_label_map
 from .rules import IGNORE_INDEX, remark
@@ -33,7 +35,7 @@ from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
-from .training import make_optimizer, seed_everything
+from .training import seed_everything
 from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
@@ -72,7 +74,7 @@ def epochs(
     valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
     init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
     freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
-    fresh: bool = False,  # Forget the model that this pipeline has?
+    fresh: bool = False,  # Forget the model that this pipeline has, and remove the checkpoint?
 ) -> Iterator[Epoch]:  # A record per epoch; after the last the best weights are in the model
     "Train a model on tiles, one epoch at a time; a pipeline that has a model goes on with it."
     s, tiles = self.settings, as_tiles(tiles)
@@ -84,19 +86,21 @@ def epochs(
     try:
         self.make(tiles)
         about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
-        about = self.begin(before, about, init, freeze, fresh, checkpoint)
         train_batches, valid_batches = self.batches(tiles, valid)
+        about["windows"] = windows_sum(train_batches.windows, valid_batches and valid_batches.windows)
+        about = self.begin(before, about, init, freeze, fresh, checkpoint)
         if valid_batches is None:
             remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
         elif valid is None:
             say_few(train_batches.windows, valid_batches.windows)
-        loss_fn = make_loss(s.loss, class_weights(counts, s.weights).to(self.device))
+        weights = class_weights(counts, s.weights).to(self.device)
+        loss_fn = make_loss(s.loss, weights, s.label_smoothing)
         run = training.epochs(
             self.model,
             OwnPart(train_batches),
             valid_batches,
             loss_fn=loss_fn,
-            optimizer=make_optimizer(self.model, s.lr),
+            optimizer=make_optimizer(self.model, s.lr, s.optimiser, s.weight_decay),
             epochs=s.epochs + self.trained_before,
             patience=s.patience,
             dtype=self.dtype,
@@ -105,18 +109,23 @@ def epochs(
             forward=in_step(self.forward()),
             keep=s.keep,
             memory=self.memory,
+            cycle=Cycle(s.lr, s.schedule, s.warmup),
+            average=s.average,
         )
     except BaseException:  # what was refused leaves the model as it was
         vars(self).update(vars(before))
         raise
-    return _noted(self, run, valid_batches, loss_fn, counts)
+    if fresh and checkpoint and rank_and_world()[0] == 0:
+        Path(checkpoint).unlink(missing_ok=True)
+    return _noted(self, run, valid_batches, loss_fn, counts, about)
 
 
-def _noted(pipeline, run, valid_batches, loss_fn, counts):
+def _noted(pipeline, run, valid_batches, loss_fn, counts, about):
     "The epochs of a run, each noted in the history of a pipeline; at the end, what validation says of classes."
     try:
         for epoch in run:
             pipeline.history.append(epoch)
+            pipeline.split = about.get("windows", "")
             yield epoch
     except Exception:  # what failed is not gone on with
         pipeline.memory = {}
@@ -147,7 +156,7 @@ def fit(
     valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
     init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
     freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
-    fresh: bool = False,  # Forget the model that this pipeline has?
+    fresh: bool = False,  # Forget the model that this pipeline has, and remove the checkpoint?
 ) -> ModelPipeline:  # Itself, trained
     "Train a model on tiles; a second call goes on for as many epochs more."
     run = self.epochs(tiles, checkpoint, counts, valid, init, freeze, fresh)
@@ -166,12 +175,26 @@ def calibrate(
     | Sequence[Tile]
     | None = None,  # Its validation tiles; a part of the training tiles when None
 ) -> ModelPipeline:  # Itself, with a `temperature`
-    "Fit the temperature of the probabilities on the validation windows; the most probable classes stay."
+    """Fit the temperature of the probabilities on the validation windows; the most probable classes stay.
+
+    It is fitted on the logits of single windows. Where a map averages several of them (`tta`, method blend) it is applied
+    after the average, which is less sure than its parts: a lower temperature might fit there."""
     self.needs_model()
-    _, batches = self.batches(as_tiles(tiles), None if valid is None else as_tiles(valid))
+    learnt, batches = self.batches(as_tiles(tiles), None if valid is None else as_tiles(valid))
     if batches is None:
         raise ValueError(
             "calibration needs validation windows, and validation is 0: keep a part of the tiles"
+        )
+    found = windows_sum(learnt.windows, batches.windows)
+    if self.split and found != self.split:
+        raise ValueError(
+            f"the validation windows are not those of this model's training (checksum {found}, then {self.split}): "
+            "give the tiles and validation tiles of the training, or train the model again"
+        )
+    if not self.split:
+        remark(
+            "this model does not say which windows it was trained on: if the validation windows were among them, "
+            "its probabilities stay too sure"
         )
     pairs = ((training.compute_logits(self.model, batch, self.dtype), labels) for batch, labels in batches)
     self.model.eval()

@@ -44,7 +44,7 @@ from .pipelines import TrainedModel
 from .references import legend
 from .vectors import VECTORS
 from .plots import show_labels, show_tile
-from .outputs import MARK, atomic_path
+from .outputs import SIGNED, atomic_path
 from .raster import Georeference, lay_onto, open_image
 from .rules import listening, one_line, remark
 from .scale import as_pipeline, check_raster
@@ -260,14 +260,12 @@ def seconds_per_step(
     dtype = pick_precision(settings.precision, device)
     p = settings.patch_size
     with torch.random.fork_rng():
-        network = make_network(
-            settings.network, in_channels, num_classes, width=settings.width, depth=settings.depth
-        )
+        network = make_network(settings.network, in_channels, num_classes, **settings.architecture)
         network = prepare(network, device, wants_channels_last(settings.width, device, dtype))
         batch = torch.rand(settings.batch_size, in_channels, p, p, device=device)
         targets = torch.randint(num_classes, (settings.batch_size, p, p), device=device)
         loss_fn = make_loss(settings.loss, torch.ones(num_classes, device=device))
-        optimizer = make_optimizer(network, settings.lr)
+        optimizer = make_optimizer(network, settings.lr, settings.optimiser, settings.weight_decay)
         times, start = [], time.perf_counter()
         while len(times) < 2 or time.perf_counter() - start < seconds:
             begin = time.perf_counter()
@@ -387,7 +385,7 @@ class Inspection:
         title = f'unetkit inspect: {one_line(_title(self.images), 60)}'
         lines = [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{MARK}">',
+            f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{SIGNED}">',
             f'<title>{escape(title)}</title><style>{STYLE}</style></head><body>',
             f'<header><h1>{escape(title)}</h1></header><main>',
         ]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCENE_SIZE', 'CANDIDATES', 'RARE', 'FEW', 'built_in', 'checksum', 'check_tiles', 'check_bands', 'split_windows',
            'place_windows', 'check_focus', 'focus_class', 'batch_change', 'check_job', 'say_few', 'origin',
-           'model_header', 'read_header']
+           'windows_sum', 'model_header', 'read_header']
 
 # %% ../nbs/library/jobs.ipynb #jobs-c24a6f1d
 from collections.abc import Sequence
@@ -351,7 +351,10 @@ def _check_classes(seen, scored, held, names):
         raise ValueError(f"the training windows hold one class only ({only}): {remedy}")
     missing = [names[k] for k in np.flatnonzero(held & ~seen)]
     if missing:
-        remark(f"not seen in training, because it lies in the validation windows only: {', '.join(missing)}")
+        listed = ", ".join(missing)
+        remark(
+            f"not seen in training, because it lies only in validation windows or too near to them: {listed}"
+        )
 
 
 def _check_depth(runs):
@@ -362,6 +365,13 @@ def _check_depth(runs):
         raise ValueError(
             f"depth {depth} halves a window {depth} times: patch size {largest} allows at most {most}"
         )
+    for settings in runs:
+        if settings.normalisation == "batch" and settings.patch_size <= 2**settings.depth:
+            raise ValueError(
+                f"normalisation batch needs more than one pixel at the lowest level, and depth {settings.depth} "
+                f"halves {settings.patch_size} pixels to one: choose a smaller depth, a larger patch_size, or "
+                "normalisation channel"
+            )
 
 
 def _check_network(settings):
@@ -434,6 +444,15 @@ def origin(
         about["values"] = values.as_dict()
     return about if valid is None else about | {"validation pixels": [checksum(tile) for tile in valid]}
 
+
+def windows_sum(
+    learnt: Windows,  # Training windows
+    kept: Windows | None,  # Validation windows; None without validation
+) -> str:  # CRC-32 of their places, eight hexadecimal digits
+    "Tell a split from others: with the same settings, another version may split in another way."
+    sides = [list(_places(side)) for side in (learnt, kept) if side is not None]
+    return f"{crc32(repr(sides).encode()):08x}"
+
 # %% ../nbs/library/jobs.ipynb #jobs-282457c9
 def model_header(
     palette: Palette,  # Classes and their colours
@@ -487,7 +506,7 @@ def read_header(
 
 
 _HEADER = set(
-    "format version network args unet palette settings values images history temperature init freeze".split()
+    "format version network args unet palette settings values images history temperature init freeze windows".split()
 )
 
 

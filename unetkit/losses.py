@@ -51,12 +51,14 @@ def weighted_cross_entropy(
     targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Weight of each class, (K,), >= 0; None: all 1
     normalisation: str = 'pixels',  # Divide by the scored 'pixels' or by the sum of their 'weights'
+    label_smoothing: float = 0.0,  # Share of the truth that is spread evenly over all classes, 0 to below 1
 ) -> torch.Tensor:  # Scalar, float32, >= 0
     "Average weight times -log of the probability of the true class over the scored pixels."
     one_of('normalisation', normalisation, ('pixels', 'weights'))
     logits = logits.float()
     weights = logits.new_ones(logits.shape[1]) if weights is None else weights.to(logits)
-    total = F.cross_entropy(logits, targets, weights, ignore_index=IGNORE_INDEX, reduction='sum')
+    how = dict(ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing)
+    total = F.cross_entropy(logits, targets, weights, reduction='sum', **how)
     scored = targets != IGNORE_INDEX
     if normalisation == 'pixels':
         return total / scored.sum().clamp(min=1)
@@ -127,18 +129,21 @@ def cross_entropy(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
     targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Not used
+    label_smoothing: float = 0.0,  # Share of the truth that is spread evenly over all classes, 0 to below 1
 ) -> torch.Tensor:  # Scalar, float32, >= 0
     "Average -log of the probability of the true class over the scored pixels."
-    return weighted_cross_entropy(logits, targets)
+    return weighted_cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
 def dice_cross_entropy(
     logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
     targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
     weights: torch.Tensor | None = None,  # Weight of each class in the mean of dice, (K,), >= 0; None: all 1
+    label_smoothing: float = 0.0,  # Of the cross entropy, 0 to below 1
 ) -> torch.Tensor:  # Scalar, float32, >= 0
     "Add dice and plain cross entropy."
-    return dice_loss(logits, targets, weights) + cross_entropy(logits, targets)
+    smoothed = cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    return dice_loss(logits, targets, weights) + smoothed
 
 
 LOSSES = {
@@ -154,11 +159,24 @@ def make_loss(
     loss: str
     | Callable,  # A name in `LOSSES`, or a function of logits, targets and, if it has them, `weights`
     weights: torch.Tensor | None = None,  # Weight of each class, (K,); needed by 'weighted_cross_entropy'
+    label_smoothing: float = 0.0,  # Share of the truth that is spread over all classes, 0 to below 1
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:  # Of logits (N, K, H, W) and targets (N, H, W)
     "Choose a loss and give it its weights, ready for the training loop."
     if not callable(loss):
         loss = LOSSES[one_of('loss', loss, LOSSES, 'or pass a function of logits and targets')]
     if loss is weighted_cross_entropy and weights is None:
         raise ValueError("weighted_cross_entropy needs weights: pass class_weights(counts)")
-    takes_weights = 'weights' in inspect.signature(loss).parameters
-    return partial(loss, weights=weights) if takes_weights else loss
+    options = {'weights': weights} if _takes(loss, 'weights') else {}
+    if label_smoothing:
+        options['label_smoothing'] = label_smoothing
+        if not _takes(loss, 'label_smoothing'):
+            able = ', '.join(name for name, one in LOSSES.items() if _takes(one, 'label_smoothing'))
+            raise ValueError(
+                f"label_smoothing must be 0 with this loss, got {label_smoothing:g}: choose one of {able}"
+            )
+    return partial(loss, **options) if options else loss
+
+
+def _takes(loss, name):
+    "Has a loss a parameter of this name?"
+    return name in inspect.signature(loss).parameters

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from . import __version__
 from .machine import on_first
 from .networks import NETWORKS, network_name
-from .rules import number, one_line, one_of, whole
+from .rules import number, one_line, one_of, remark, whole
 from .outputs import atomic_path
 
 # %% ../nbs/library/models.ipynb #models-fee126e1
@@ -125,9 +125,13 @@ def load_model(
 ) -> tuple[nn.Module, dict]:  # The network in evaluation mode, and the header
     "Rebuild a network and load its weights."
     tensors, about = load_tensors(path)
-    if "unet" in about:  # the header of the first models
-        about = {"network": "unet", "args": about["unet"]} | about
+    if "epochs" in about and "stopper" in about:
+        raise ValueError(
+            f"{path} is a checkpoint, from which only its own training goes on, and no model: "
+            f"give the model file, such as {str(path).removesuffix('.checkpoint')}"
+        )
     try:
+        about = _present(about)
         build = NETWORKS[one_of("network", about["network"], NETWORKS)]
         _check_arguments(build, about["args"])
         with torch.device("meta"), _NoDraws():
@@ -140,6 +144,16 @@ def load_model(
             f"{path} does not hold a network of this version ({one_line(error, 160)}): {remedy_for(about)}"
         ) from None
     return model.eval(), about
+
+
+def _present(about):
+    "A header whose network is named, with the arguments that it has in this version."
+    if "unet" in about:  # the header of the first models
+        about = {"network": "unet", "args": about["unet"]} | about
+    args = dict(about["args"])
+    if "batch_norm" in args:  # a choice of two, until there were more
+        args["normalisation"] = {False: "none", True: "batch"}[args.pop("batch_norm")]
+    return about | {"args": args}
 
 
 class _NoDraws(TorchFunctionMode):
@@ -306,6 +320,8 @@ def run_state(
     tensors = {"rng": torch.get_rng_state()}
     tensors |= {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in run.best.items()}
+    if run.average is not None:
+        tensors |= {f"average.{name}": value for name, value in run.average.state_dict().items()}
     for i, state in run.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
     about = {
@@ -314,6 +330,8 @@ def run_state(
         "stopper": asdict(run.stopper),
         "rng": run.train.rng.bit_generator.state,
     }
+    if run.cycle is not None:
+        about["cycle"] = [run.cycle.first, run.cycle.last]
     return tensors, about
 
 
@@ -340,9 +358,20 @@ def _read_checkpoint(path, settings, epochs):
     then = about["settings"]
     if "keep" in settings:
         then = {"keep": "loss"} | then  # earlier versions had no other criterion
+    if "windows" in settings and "windows" not in then:
+        remark(
+            f"{path} is of a version that did not note its split: if that was another one, some of the validation "
+            "windows were trained on, and their scores flatter; begin anew (--restart) to be sure"
+        )
+        then = {"windows": settings["windows"]} | then
     different = first_difference(then, settings)
     if different:
         name, then, now = different
+        if name == "windows":
+            raise ValueError(
+                f"the validation windows are not those of the run in {path} (checksum {now}, then {then}), another "
+                "version split the tiles: begin anew (--restart), or go on with that version"
+            )
         raise ValueError(
             f"the checkpoint {path} is of another run: {name} was {then!r} and is "
             f"{now!r}; use the same settings to go on, or delete it (--restart) to start anew"
@@ -377,13 +406,15 @@ def _no_checkpoint(path, why):
 def load_checkpoint(
     path: str | Path,  # File that `save_checkpoint` wrote; nothing happens if there is none
     run,  # The `training.Run` to continue: model, optimiser, stopper, history, best weights
-    settings: dict,  # What the run depends on; a checkpoint with other settings raises `ValueError`
-    epochs: int,  # Epochs asked for; a checkpoint that holds more raises `ValueError`
-) -> None:  # Nothing; the run is changed
+    settings: dict,  # What the run depends on; "windows" is taken out if the checkpoint does not know them
+    epochs: int,  # Epochs asked for
+) -> None:  # Nothing; the run is changed, or `ValueError` raised for other settings or more epochs
     "Put a run where its checkpoint left it."
     found = _read_checkpoint(path, settings, epochs)
     if found is None:
         return
+    if "windows" not in found[1]["settings"]:  # nor will the files that are written from now on
+        settings.pop("windows", None)
     try:
         restore_run(run, *found)
     except Exception as error:  # a header can hold anything
@@ -396,16 +427,29 @@ def restore_run(
     about: dict,  # Likewise
 ) -> None:  # Nothing; the run is changed, or an error is raised where the state is not of this network
     "Put a run where another one stood."
-    weights, best = (_part(tensors, part) for part in ("model.", "best."))
+    weights, best, average = (_part(tensors, part) for part in ("model.", "best.", "average."))
     for state in (weights, best):
         _check_weights(run.model.state_dict(), state)
+    _check_weights({} if run.average is None else run.average.state_dict(), average)
     run.history = History.read(about["epochs"], run.history.keep)
     run.stopper = replace(run.stopper, **about["stopper"] | {"patience": run.stopper.patience})
     run.optimizer.load_state_dict(_optimizer_state(run.optimizer, _part(tensors, "optimizer.")))
     run.train.rng.bit_generator.state = about["rng"]
     torch.set_rng_state(tensors["rng"])
     run.model.load_state_dict(weights)
+    if run.average is not None:
+        run.average.load_state_dict(average)
+    if run.cycle is not None:
+        run.cycle.first, run.cycle.last = _cycle(about)
     run.best = best
+
+
+def _cycle(about):
+    "First and last epoch of the learning rates of a run; an earlier version had none."
+    first, last = about.get("cycle", (0, 0))
+    if not 0 <= whole("cycle", first, 0) <= len(about["epochs"]) <= whole("cycle", last, 0) and last:
+        raise ValueError(f"the cycle {first} to {last} does not hold epoch {len(about['epochs'])}")
+    return first, last
 
 
 def _part(tensors, name):
@@ -455,6 +499,7 @@ def take_weights(
     kept = f"{len(layers - changed)} of {len(layers)} layers are" if changed else "every layer is"
     said = _about_head(classes, rows) if heads else []
     said += _about_stem(bands, slices) if stems else []
+    said += _about_names(*bands)
     return "; ".join([f"{kept} kept", *said])
 
 
@@ -494,10 +539,22 @@ def _same_names(new, old):
 
 
 def _same_bands(new, old):
-    "For each new band the index of the same old one, or None: by name where all have one, else by place."
-    if all(all(names) and len(set(names)) == len(names) for names in (new, old)):
-        return _same_names(new, old)
-    return [index if index < len(old) else None for index in range(len(new))]
+    """For each new band the index of the same old one, or None.
+
+    By place where those of one model have no names. Else by name, and bands without a name are paired in their order
+    among themselves: which of the named ones they are is not guessed."""
+    new, old = map(_unique, (new, old))
+    if not any(new) or not any(old):
+        return [index if index < len(old) else None for index in range(len(new))]
+    nameless = iter([index for index, name in enumerate(old) if not name])
+    same = _same_names(new, old)
+    return [index if name else next(nameless, None) for name, index in zip(new, same)]
+
+
+def _unique(names):
+    "Names, without those that stand there twice."
+    names = list(names)
+    return [name if names.count(name) == 1 else "" for name in names]
 
 
 def _for_bands(value, axis, slices):
@@ -531,6 +588,17 @@ def _about_stem(bands, slices):
     if len(bands[0]) == len(bands[1]):
         text = f"the first layer is fitted to the bands {_listed(bands[0])}"
     return [text + (f", {_listed(fresh)} with the mean of the old ones" if fresh else "")]
+
+
+def _about_names(new, old):
+    "How bands were paired, in parts of a sentence, where some have no name."
+    new, old = map(_unique, (new, old))
+    unnamed = [not all(names) for names in (new, old)]
+    if any(unnamed) and any(new) and any(old):
+        return ["bands are paired by name, and those without one in their order"]
+    if any(unnamed) and (any(new) or any(old)):
+        return ["bands are paired by place, because those of one model have no names"]
+    return []
 
 
 def _listed(names):

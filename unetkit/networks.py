@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .encoders import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from .receptive import route_field
 from .rules import one_of
-from .unet import UNet, longest_route, receptive_field, seen_by
+from .unet import ChannelNorm, UNet, longest_route, receptive_field, seen_by
 
 # %% ../nbs/library/networks.ipynb #networ-0e6e798d
 NETWORKS = {  # Name -> class; `NETWORKS[name](in_channels=..., num_classes=..., ...)` builds one
@@ -166,7 +166,7 @@ def _transparent(model):
         for name, layer in parent.named_children():
             if isinstance(layer, nn.MaxPool2d):
                 setattr(parent, name, nn.AvgPool2d(layer.kernel_size))
-            elif isinstance(layer, nn.ReLU6):  # whose derivative is 0 for large values
+            elif isinstance(layer, (ChannelNorm, nn.ReLU6)):  # whose derivatives can all be 0
                 setattr(parent, name, nn.Identity())
     return model
 

@@ -25,7 +25,7 @@ from .plots import plot_confusion, plot_history, show_triptych
 from .records import environment
 from .report import accuracy_table, class_table, has_published_classes, model_name, percent
 from .tiles import Tile
-from .outputs import MARK, atomic_path
+from .outputs import SIGNED, atomic_path
 from .raster import names_file, write_label_map
 
 # %% ../nbs/library/pages.ipynb #pages-a98471c2
@@ -72,7 +72,7 @@ def scores_document(
         settings_of_model = result.pipeline.settings.as_dict()
         models.append(result_record(result) | {"settings": settings_of_model, "history": history})
     facts = environment(first.device, first.dtype)
-    return {"program": MARK, "settings": settings, "environment": facts, "models": models}
+    return {"program": SIGNED, "settings": settings, "environment": facts, "models": models}
 
 # %% ../nbs/library/pages.ipynb #pages-51e5624a
 _COLUMNS = (
@@ -224,7 +224,7 @@ def report_html(
     "Write the report as one HTML page."
     lines = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{MARK}">',
+        f'<meta name="viewport" content="width=device-width"><meta name="generator" content="{SIGNED}">',
         f"<title>unetkit report</title><style>{STYLE}</style></head><body>",
         "<header><h1>U-Net on aerial tiles: patch sizes compared</h1>",
         f"<p>{escape(headline(document))}</p></header><main>",

@@ -55,6 +55,7 @@ class TrainedModel:
             1.0  # What logits are divided by before they become probabilities; see `calibration`
         )
         self.memory = {}  # where the last training ended
+        self.split = ""  # Checksum of the windows of the training (`jobs.windows_sum`); empty if unknown
         self.least = None  # (K,) least probability with which each class is given; None: 0 for all
         self.gaps = []  # What validation at the end of a training had to say of classes
         self.file = ""  # Name of the file that the model was read from
@@ -71,10 +72,10 @@ class TrainedModel:
     ) -> None:
         "Start with a new network and an empty history."
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
-        network = make_network(s.network, bands, classes, width=s.width, depth=s.depth)
+        network = make_network(s.network, bands, classes, **s.architecture)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
-        self.temperature, self.file = 1.0, ""
+        self.temperature, self.file, self.split = 1.0, "", ""
 
     def begin(
         self,
@@ -110,12 +111,17 @@ class TrainedModel:
         elif borrows:
             file = self.model.weights_file()
             self.begun["init"] = {"name": file.name, "checksum": file.stem.rpartition("-")[2]}
-        if checkpoint and Path(checkpoint).exists():
+        if checkpoint and Path(checkpoint).exists() and not fresh:
             return about
+        if borrows:
+            remark(self._borrow())
         if source is not None:
             remark(self._take_weights(source, own=not init))
-        elif borrows:
-            remark(self._borrow())
+            if source.temperature != 1:
+                remark(
+                    f"its temperature of {source.temperature:g} is not taken over, because the weights change: "
+                    "calibrate the model again after the training"
+                )
         return about
 
     def _borrow(self):
@@ -208,6 +214,8 @@ class TrainedModel:
         header = model_header(self.palette, self.settings, self.values, self.history)
         if self.temperature != 1:
             header["temperature"] = self.temperature
+        if self.split:
+            header["windows"] = self.split
         return save_model(path, self.model, header | self.begun)
 
     @classmethod
@@ -224,6 +232,7 @@ class TrainedModel:
         palette, settings, history, values = read_header(path, about, model)
         self = cls(palette, settings, device=device, precision=precision)
         self.model, self.history = prepare(model, self.device), history
+        self.split = about.get("windows", "")
         self.values, self.file, self.begun = values, Path(path).name, _begun(path, about)
         self.temperature = number(
             f"the temperature in {path}",

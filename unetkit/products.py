@@ -32,7 +32,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .metrics import Scores
 from .palettes import Palette
-from .outputs import MARK, atomic_path, work_folder
+from .outputs import MARK, SIGNED, atomic_path, work_folder
 from .raster import Georeference, Raster, check_file, check_grid, write_image
 from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 
@@ -214,7 +214,7 @@ def _crs_member(georeference):
 
 def _write_geojson(path, features, raster):
     "Write features as GeoJSON, one a line; without a place, coordinates are columns and rows of an image of that size."
-    about = {'type': 'FeatureCollection', 'program': MARK, 'crs': _crs_member(raster.georeference)}
+    about = {'type': 'FeatureCollection', 'program': SIGNED, 'crs': _crs_member(raster.georeference)}
     if raster.georeference is None:
         about['image_size'] = {'rows': raster.size[0], 'columns': raster.size[1]}
     with open(path, 'w', encoding='utf-8') as file:
@@ -372,7 +372,7 @@ def write_scores(
 ) -> Path:  # `path`
     "Write scores with their confusion matrix."
     with atomic_path(path) as temporary:
-        document = {'program': MARK} | scores.as_dict()
+        document = {'program': SIGNED} | scores.as_dict()
         temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding='utf-8')
     return Path(path)
 

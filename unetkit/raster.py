@@ -6,7 +6,8 @@
 __all__ = ['DRIVERS', 'PLAIN', 'MAX_PIXELS', 'TYPES', 'Georeference', 'ground_resolution', 'check_file', 'is_remote',
            'max_pixels', 'Raster', 'common_type', 'lay_onto', 'Stack', 'open_image', 'opened', 'read_image',
            'read_window', 'map_path', 'read_reference', 'map_image', 'check_grid', 'write_image', 'write_label_map',
-           'read_label_map', 'names_file', 'style_file', 'write_class_names', 'write_style', 'write_mosaic']
+           'read_label_map', 'names_file', 'outdated_notes', 'style_file', 'write_class_names', 'write_style',
+           'write_mosaic']
 
 # %% ../nbs/library/raster.ipynb #raster-imports
 from collections.abc import Iterable, Sequence
@@ -30,7 +31,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
-from .outputs import MARK, atomic_path, is_ours
+from .outputs import MARK, SIGNED, atomic_path, is_ours
 from .rules import IGNORE_INDEX, one_line, remark
 
 # %% ../nbs/library/raster.ipynb #raster-georeference
@@ -1065,12 +1066,12 @@ def write_label_map(
         raise ValueError(
             f"label map has the class {strangers[0]}, but there are {len(table)} colours: give one per class"
         )
-    array = label_map[..., None]
+    array, outdated = label_map[..., None], outdated_notes(path)
     _write_geotiff(path, array, _profile(array, georeference, nodata=IGNORE_INDEX), table)
+    for notes in outdated:
+        notes.unlink()
     if names is not None:
         write_class_names(path, names)
-    elif names_file(path).is_file() and is_ours(names_file(path)):
-        names_file(path).unlink()  # of an older map
     return Path(path)
 
 
@@ -1096,6 +1097,16 @@ def names_file(
     return Path(f'{path}.aux.xml')
 
 
+def outdated_notes(
+    path: str | Path,  # A map that will be replaced
+) -> list[
+    Path
+]:  # The file with names and statistics of the map that is there, which goes with it; none without one
+    "Find what GDAL, QGIS and this kit noted of an older map."
+    notes = names_file(path)
+    return [notes] if notes.is_file() and is_ours(notes) else []
+
+
 def style_file(
     path: str | Path,  # A label map
 ) -> Path:  # The same with the ending .qml
@@ -1110,7 +1121,7 @@ def write_class_names(
     "Write the names of the classes beside a label map, where GDAL and QGIS find them."
     notes = ElementTree.Element('PAMDataset')
     metadata = ElementTree.SubElement(notes, 'Metadata', domain='unetkit')
-    ElementTree.SubElement(metadata, 'MDI', key='software').text = MARK
+    ElementTree.SubElement(metadata, 'MDI', key='software').text = SIGNED
     band = ElementTree.SubElement(notes, 'PAMRasterBand', band='1')
     categories = ElementTree.SubElement(band, 'CategoryNames')
     for name in names:
@@ -1125,7 +1136,7 @@ def write_style(
 ) -> Path:  # The file beside the map; see `style_file`
     "Write the names and colours of the classes as a style that QGIS applies when it opens the map."
     style = ElementTree.Element('qgis', version='3.22', styleCategories='Symbology')
-    style.append(ElementTree.Comment(MARK))
+    style.append(ElementTree.Comment(SIGNED))
     pipe = ElementTree.SubElement(style, 'pipe')
     how = {'type': 'paletted', 'band': '1', 'opacity': '1', 'alphaBand': '-1'}
     renderer = ElementTree.SubElement(pipe, 'rasterrenderer', how)
@@ -1181,6 +1192,7 @@ def write_mosaic(
 ) -> Path:  # `path`
     "Write pieces as a cloud-optimised GeoTIFF with overviews; 255 is no data, the memory is that of a piece."
     count, resampling = (1, 'mode') if names is None else (len(names), 'average')
+    outdated = outdated_notes(path)
     with atomic_path(path) as temporary, _strict():
         plain = temporary.with_suffix('.rough')
         try:
@@ -1207,4 +1219,6 @@ def write_mosaic(
             for left in plain.parent.glob(f'{plain.stem}.*'):  # the library's own temporary files too
                 if left != temporary:
                     left.unlink()
+    for notes in outdated:
+        notes.unlink()
     return Path(path)

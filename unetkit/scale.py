@@ -39,6 +39,7 @@ from unetkit.raster import (
     names_file,
     open_image,
     opened,
+    outdated_notes,
     write_class_names,
     write_image,
     write_mosaic,
@@ -300,7 +301,10 @@ def _write_map(folder, out, windows, bands, raster, **look):
     pieces = ((kept, _read_block(folder, number)[..., bands]) for number, (_, kept) in enumerate(windows))
     temporary = folder / f'.{out.name}'
     write_mosaic(temporary, raster.size, pieces, georeference=raster.georeference, **look)
+    outdated = outdated_notes(out)
     temporary.replace(out)
+    for notes in outdated:
+        notes.unlink()
 
 # %% ../nbs/library/scale.ipynb #s057
 def _track(blocks, windows, todo):

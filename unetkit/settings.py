@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 import math
 
-from .losses import LOSSES, SCHEMES
+from .losses import LOSSES, SCHEMES, make_loss
 from .machine import PRECISIONS
 from .models import CRITERIA
 from .networks import NETWORKS
+from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
 from .rules import number, one_of, whole
 from .stitching import METHODS
+from .unet import NORMALISATIONS
 
 # %% ../nbs/library/settings.ipynb #settin-cfc96ac0
 KINDS = {  # Kinds of settings, and what the help of the command line calls them
@@ -61,12 +63,28 @@ class Settings:
     network: str | Callable = setting("unet", "network", choices=NETWORKS)  # What turns images into logits
     width: int = setting(16, "network", low=1)  # Channels of the first block; 64 in the standard U-Net
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
+    # After each 3x3 convolution: each channel normalised over the batch, or the channels of each pixel
+    normalisation: str = setting("none", "network", choices=NORMALISATIONS, off="none")
+    residual: bool = setting(False, "network", off=False)  # Add the input of every block to its output
     # What training minimises; dice alone may never find a class that has about 1% of the pixels
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
     # Weight of a class in the loss by its share of the pixels: inverse 1/share, sqrt 1/sqrt(share), median
     # (median of the shares)/share, log 1/log(1.02 + share), none 1
     weights: str | Callable = setting("sqrt", "optimiser", choices=SCHEMES)
-    lr: float = setting(1e-3, "optimiser", above=0)  # Learning rate of Adam
+    # Share of the truth spread evenly over all classes, in training and validation; for cross entropies
+    label_smoothing: float = setting(0.0, "optimiser", above=0, below=1, zero=True, off=0.0)
+    # How weights follow their gradients: adamw is Adam with weight decay
+    optimiser: str = setting("adam", "optimiser", choices=OPTIMISERS, off="adam")
+    lr: float = setting(1e-3, "optimiser", above=0)  # Learning rate, the highest where a schedule changes it
+    # Share of a weight, times the learning rate, lost in each step; not of biases and gains; for adamw
+    weight_decay: float = setting(0.0, "optimiser", above=0, zero=True, off=0.0)
+    # Learning rate over the steps of all epochs; cosine and one_cycle want a patience of as many epochs
+    schedule: str = setting("constant", "optimiser", choices=SCHEDULES, off="constant")
+    # Share of the steps, at the beginning, over which the learning rate rises; for cosine
+    warmup: float = setting(0.0, "optimiser", above=0, below=1, zero=True, off=0.0)
+    # Share of itself that a moving average of the weights keeps in a step, such as 0.99: it is what is
+    # validated and kept; 0 for the weights themselves
+    average: float = setting(0.0, "optimiser", above=0, below=1, zero=True, off=0.0)
     # Which epoch is the best: highest mean F1 on the validation windows, or lowest loss
     keep: str = setting("f1", "optimiser", choices=CRITERIA)
     epochs: int = setting(60, "duration", low=1)  # Passes over the training windows, at most
@@ -84,6 +102,10 @@ class Settings:
                 f"focus must be auto or empty unless crops are drawn, got {self.focus!r}: "
                 "set crops (--crops) too"
             )
+        check_decay(self.optimiser, self.weight_decay)
+        check_schedule(self.schedule, self.warmup)
+        if not str(self.loss).startswith("custom:"):
+            make_loss(self.loss, (), self.label_smoothing)
         if self.scale_jitter and not self.crops:
             raise ValueError(
                 f"scale_jitter must be 0 unless crops are drawn, got {self.scale_jitter:g}: set crops (--crops) too"
@@ -93,6 +115,11 @@ class Settings:
     def step(self) -> int:  # Pixels between training windows: the stride, or the patch size when it is None
         "The stride that is used."
         return self.patch_size if self.stride is None else self.stride
+
+    @property
+    def architecture(self) -> dict:  # Name to value; a normalisation and residual blocks only if wanted
+        "What a network is built with besides bands and classes."
+        return {name: value for name, value in self.decisive("network").items() if name != "network"}
 
     @classmethod
     def read(
@@ -112,10 +139,13 @@ class Settings:
             one.name: _plain(getattr(self, one.name)) for one in fields(self) if one.metadata["kind"] in kinds
         }
 
-    def decisive(self) -> dict:  # Name to value, JSON-ready
+    def decisive(
+        self,
+        *kinds: str,  # Keys of `KINDS`; data, network and optimiser when none is given
+    ) -> dict:  # Name to value, JSON-ready
         "What the epochs of a training depend on; what is off is not noted, and so older checkpoints go on."
         off = {one.name: one.metadata["off"] for one in fields(self) if "off" in one.metadata}
-        noted = self.of_kind("data", "network", "optimiser")
+        noted = self.of_kind(*(kinds or ("data", "network", "optimiser")))
         return {name: value for name, value in noted.items() if name not in off or value != off[name]}
 
     def as_dict(self) -> dict:  # Name to value, JSON-ready

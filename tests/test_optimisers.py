@@ -1,0 +1,319 @@
+"""What changes each step of training: schedule, weight decay, averaged weights, label smoothing, normalisation. Each is compared with an independent
+reference, and a run that was interrupted ends at the weights of an undisturbed one, bit for bit."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from unetkit.batches import Batches, to_device
+from unetkit.experiments import ModelPipeline
+from unetkit.jobs import check_job
+from unetkit.labels import ISPRS
+from unetkit.losses import make_loss
+from unetkit.machine import compiled, prepare
+from unetkit.models import History, load_model, save_tensors
+from unetkit.networks import freeze
+from unetkit.optimisers import Average, Cycle, cosine, make_optimizer
+from unetkit.patches import grid_windows, random_split
+from unetkit.scenes import synthetic_scene
+from unetkit.settings import Settings
+from unetkit.training import epochs, seed_everything, train_epoch, validate
+from unetkit.unet import ChannelNorm, UNet
+
+SCENE = synthetic_scene(128, 160, seed=5)
+WINDOWS = grid_windows([SCENE.size], 32, 32)
+PAIRS = to_device([SCENE])
+LOSS = make_loss('cross_entropy')
+
+
+def equal(one, two):
+    states = one.state_dict(), two.state_dict()
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(states[0][k], states[1][k]) for k in states[0]
+    )
+
+
+def new_run(
+    count=4,
+    normalisation='none',
+    residual=False,
+    schedule=None,
+    warmup=0.0,
+    optimiser='adam',
+    weight_decay=0.0,
+    part='',
+    compile=False,
+    **options,
+):
+    "The model and the epochs of the same run, built afresh every time."
+    seed_everything(0)
+    train, valid = random_split(WINDOWS, 0.2, np.random.default_rng(0))
+    model = prepare(UNet(3, 5, width=4, depth=2, normalisation=normalisation, residual=residual), 'cpu')
+    freeze(model, part)
+    train = Batches(PAIRS, train, 4, shuffle=True, augment=True, channels_last=True)
+    valid = Batches(PAIRS, valid, once=True, channels_last=True)
+    optimizer = make_optimizer(model, 5e-3, optimiser, weight_decay)
+    cycle = Cycle(5e-3, schedule, warmup) if schedule else None
+    if compile:
+        options['forward'] = compiled(model, (4, 3, 32, 32))
+    return model, epochs(model, train, valid, LOSS, optimizer, count, 99, cycle=cycle, **options)
+
+
+INGREDIENTS = {
+    'batch': dict(normalisation='batch'),
+    'channel': dict(normalisation='channel'),
+    'residual': dict(residual=True),
+    'adamw': dict(optimiser='adamw', weight_decay=0.05),
+    'cosine': dict(schedule='cosine', warmup=0.2),
+    'one_cycle': dict(schedule='one_cycle'),
+    'average': dict(average=0.9),
+    'all': dict(
+        normalisation='batch', optimiser='adamw', weight_decay=0.05, schedule='cosine', average=0.9, keep='f1'
+    ),
+    'frozen': dict(normalisation='batch', average=0.9, part='encoder'),
+}
+
+
+@pytest.mark.parametrize('name', INGREDIENTS)
+def test_interrupted(name, tmp_path):
+    "Every ingredient changes the run, and an interruption does not."
+    how = INGREDIENTS[name]
+    undisturbed, run = new_run(**how)
+    first = list(run)
+    plain, run = new_run()
+    assert [epoch.valid_loss for epoch in run] != [epoch.valid_loss for epoch in first]
+    path = tmp_path / 'run.safetensors'
+    for epoch in (run := new_run(checkpoint=path, **how)[1]):
+        if epoch.number == 2:
+            break
+    run.close()
+    resumed, run = new_run(checkpoint=path, **how)
+    second = list(run)
+    assert equal(undisturbed, resumed)
+    assert [(e.train_loss, e.valid_loss) for e in first] == [(e.train_loss, e.valid_loss) for e in second]
+
+
+def rates_of(run):
+    "Epochs of a run, and the learning rate after each."
+    return [(epoch.number, run.gi_frame.f_locals['optimizer'].param_groups[0]['lr']) for epoch in run]
+
+
+def test_a_new_cycle_where_one_is_over(tmp_path):
+    "A cycle that was begun is finished as it was planned; the epochs beyond it are a new one."
+    steps, path = 4, tmp_path / 'run.safetensors'
+    last = lambda done, total: 5e-3 * cosine(done * steps - 1, total * steps)
+    run = new_run(count=4, schedule='cosine', checkpoint=path)[1]
+    assert len(run.gi_frame.f_locals['train']) == steps
+    for epoch in run:
+        if epoch.number == 2:
+            break
+    run.close()
+    more = rates_of(new_run(count=10, schedule='cosine', checkpoint=path)[1])
+    expected = {3: last(3, 4), 4: last(4, 4)} | {4 + n: last(n, 6) for n in range(1, 7)}
+    assert dict(more[2:]) == pytest.approx(expected)
+
+
+def test_a_second_fit_is_a_new_cycle():
+    settings = Settings(
+        patch_size=32,
+        width=4,
+        depth=2,
+        epochs=2,
+        schedule='cosine',
+        precision='float32',
+        device='cpu',
+        focus='',
+    )
+    pipeline = ModelPipeline(ISPRS.ignoring('clutter'), settings).fit(SCENE)
+    assert pipeline.memory['about']['cycle'] == [0, 2]
+    pipeline.fit(SCENE)
+    assert pipeline.memory['about']['cycle'] == [2, 4] and len(pipeline.history) == 4
+
+
+def test_the_rate_of_the_report_is_constant():
+    "Without a schedule nothing is set: the epochs are those of a loop that knows no schedule."
+    plain, run = new_run()
+    expected = [epoch.train_loss for epoch in run]
+    assert expected == [epoch.train_loss for epoch in new_run(schedule='constant')[1]]
+
+
+def test_weight_decay_is_torchs():
+    "Ours leaves vectors alone; on the others it is torch's AdamW, and without decay both are Adam."
+    nets = [UNet(width=4, depth=2) for _ in range(3)]
+    for net in nets[1:]:
+        net.load_state_dict(nets[0].state_dict())
+    matrices = [weight for weight in nets[1].parameters() if weight.ndim > 1]
+    vectors = [weight for weight in nets[1].parameters() if weight.ndim < 2]
+    ours = make_optimizer(nets[0], 1e-2, 'adamw', 0.1), make_optimizer(nets[2], 1e-2, 'adamw')
+    torchs = torch.optim.AdamW(matrices, 1e-2, weight_decay=0.1), torch.optim.Adam(vectors, 1e-2)
+    adam = UNet(width=4, depth=2)
+    adam.load_state_dict(nets[0].state_dict())
+    steps = [
+        (nets[0], ours[:1]),
+        (nets[1], torchs),
+        (nets[2], ours[1:]),
+        (adam, [make_optimizer(adam, 1e-2)]),
+    ]
+    batch, targets = torch.rand(2, 3, 16, 16), torch.randint(0, 5, (2, 16, 16))
+    for net, optimizers in steps:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        LOSS(net(batch), targets).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, two in ((nets[0], nets[1]), (nets[2], adam)):
+        for a, b in zip(one.parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    assert not equal(nets[0], adam)
+
+
+def test_the_average_is_its_definition():
+    "Against the recorded weights of every step, blended in float64; buffers too; the network itself is trained as without."
+    seed_everything(0)
+    model = UNet(3, 5, width=2, depth=2, normalisation='batch')
+    plain, average, expected = copy.deepcopy(model), Average(model, 0.7), None
+    optimizers = make_optimizer(model), make_optimizer(plain)
+    for step in range(15):
+        batches = [(torch.rand(2, 3, 16, 16), torch.randint(0, 5, (2, 16, 16)))]
+        train_epoch(model, batches, LOSS, optimizers[0], average=average)
+        train_epoch(plain, batches, LOSS, optimizers[1])
+        now = {name: value.double() for name, value in model.state_dict().items()}
+        keep = min(0.7, (1 + step) / (10 + step))
+        expected = now if step == 0 else {k: keep * expected[k] + (1 - keep) * now[k] for k in now}
+    assert equal(model, plain)
+    for name, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], atol=1e-5, rtol=1e-5)
+        else:
+            assert value == 15
+
+
+def test_the_averaged_weights_are_validated_shown_and_kept():
+    model, run = new_run(average=0.9, count=5)
+    _, valid = random_split(WINDOWS, 0.2, np.random.default_rng(0))
+    seen, history = [], History()
+    for epoch in run:
+        history.append(epoch)
+        loss = validate(model, Batches(PAIRS, valid, once=True, channels_last=True), LOSS)[0]
+        assert loss == pytest.approx(epoch.valid_loss, abs=1e-6)
+        seen.append(copy.deepcopy(model))
+        live = run.gi_frame.f_locals['run'].average
+        assert equal(model, live.module)
+    assert equal(model, seen[history.best.number - 1])
+    with_average, without = (new_run(average=decay, count=5)[1] for decay in (0.9, 0.0))
+    assert [e.train_loss for e in with_average] == [e.train_loss for e in without]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('normalisation', ['batch', 'channel'])
+def test_compiled(normalisation):
+    "The compiled network takes the same steps, and its average is that of the network."
+    how = dict(normalisation=normalisation, average=0.9, schedule='cosine', count=3)
+    expected = [epoch.valid_loss for epoch in new_run(**how)[1]]
+    found = [epoch.valid_loss for epoch in new_run(compile=True, **how)[1]]
+    assert found == pytest.approx(expected, abs=5e-3)
+
+
+def test_a_pixel_is_normalised_alone():
+    "Against the definition, in every layout and in bfloat16 with statistics in float32."
+    norm = ChannelNorm(6)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    batch = 50 + torch.randn(2, 6, 5, 7)
+    wide = batch.double()
+    spread = (wide.var(1, keepdim=True, unbiased=False) + norm.eps).sqrt()
+    expected = (wide - wide.mean(1, keepdim=True)) / spread * norm.weight.view(1, -1, 1, 1)
+    expected = expected + norm.bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(norm(batch).double(), expected, atol=1e-3, rtol=1e-3)
+    last = norm(batch.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, norm(batch), atol=1e-5, rtol=1e-5)
+    short = batch.bfloat16()
+    wide = short.double()
+    spread = (wide.var(1, keepdim=True, unbiased=False) + norm.eps).sqrt()
+    exact = (wide - wide.mean(1, keepdim=True)) / spread * norm.weight.view(1, -1, 1, 1)
+    exact = exact + norm.bias.view(1, -1, 1, 1)
+    with torch.autocast('cpu', torch.bfloat16):
+        rounded = norm(short).double()
+    assert ((rounded - exact).abs() <= 2**-8 * exact.abs() + 1e-3).all()
+
+
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('normalisation', ['batch', 'channel'])
+def test_windows_are_exact(normalisation, residual):
+    "Outside the reach nothing changes an aligned window, just inside it something does."
+    seed_everything(1)
+    model = UNet(3, 5, width=4, depth=2, normalisation=normalisation, residual=residual).double()
+    for _ in range(3):
+        model.train()(torch.rand(4, 3, 32, 32, dtype=torch.float64))
+    model.eval()
+    image = torch.rand(1, 3, 128, 128, dtype=torch.float64)
+    start, size, reach = 48, 8, model.reach
+    with torch.no_grad():
+        whole = model(image)[..., start : start + size, start : start + size]
+        halo = -(-reach // 4) * 4
+        cut = image[..., start - halo : start + size + halo, start - halo : start + size + halo]
+        window = model(cut)[..., halo : halo + size, halo : halo + size]
+        torch.testing.assert_close(window, whole, atol=1e-12, rtol=0)
+        changes = []
+        for distance in (reach, reach + 1):
+            other = image.clone()
+            other[:, :, start - distance] += 50
+            part = model(other)[..., start : start + size, start : start + size]
+            changes.append((part - whole).abs().max().item())
+    assert changes[0] > 0 and changes[1] == 0
+
+
+@pytest.mark.parametrize('normalisation, layer', [('batch', nn.BatchNorm2d), ('channel', ChannelNorm)])
+def test_blocks_with_a_normalisation(normalisation, layer):
+    model = UNet(width=4, depth=2, normalisation=normalisation)
+    assert sum(isinstance(one, layer) for one in model.modules()) == 2 * (1 + 2 + 2)
+    twin = UNet(**model.settings).eval()
+    twin.load_state_dict(model.eval().state_dict())
+    batch = torch.rand(1, 3, 21, 30)
+    assert torch.equal(twin(batch), model(batch))
+    with pytest.raises(ValueError, match='normalisation must be one of none, batch, channel'):
+        UNet(width=4, normalisation='group')
+
+
+def test_a_residual_block_is_the_sum():
+    model = UNet(width=4, depth=1, residual=True)
+    batch = torch.rand(1, 3, 8, 8)
+    by_hand = model.entry.convs(batch) + F.conv2d(batch, model.entry.shortcut.weight)
+    torch.testing.assert_close(model.entry(batch), by_hand)
+    assert model.bytes_per_pixel() - UNet(width=4, depth=1).bytes_per_pixel() == 4 * 4
+
+
+def test_models_of_earlier_versions(tmp_path):
+    "They say `batch_norm`, true or false, and no settings of this kind."
+    for old, new in ((True, 'batch'), (False, 'none')):
+        model = UNet(3, 5, width=4, depth=2, normalisation=new).eval()
+        args = {k: v for k, v in model.settings.items() if k not in ('normalisation', 'residual')}
+        header = {'network': 'unet', 'args': args | {'batch_norm': old}}
+        path = save_tensors(tmp_path / 'm.safetensors', model.state_dict(), header)
+        again, about = load_model(path)
+        assert again.settings == model.settings and about['args']['normalisation'] == new
+        batch = torch.rand(1, 3, 20, 30)
+        assert torch.equal(again(batch), model(batch))
+    before = {'patch_size': 32, 'loss': 'focal'}
+    read = Settings.read(before)
+    assert (read.normalisation, read.optimiser, read.schedule, read.average) == (
+        'none',
+        'adam',
+        'constant',
+        0.0,
+    )
+
+
+def test_batch_normalisation_of_one_pixel():
+    "A last batch of one window would have a single pixel at the lowest level, which has no variance."
+    settings = Settings(patch_size=16, depth=4, width=1, normalisation='batch')
+    with pytest.raises(ValueError, match='needs more than one pixel .*, and depth 4 halves 16 pixels to one'):
+        check_job([SCENE], None, ISPRS.ignoring('clutter'), [settings])
+    for change in (dict(depth=3), dict(normalisation='channel')):
+        check_job([SCENE], None, ISPRS.ignoring('clutter'), [replace(settings, **change)])
