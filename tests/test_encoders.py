@@ -158,7 +158,8 @@ def test_reach_by_gradients(name, depths):
         probe = make_network(name, 1, 1, width=1, depth=depth)
         rows = 2 * -(-probe.reach // probe.multiple) * probe.multiple + 3 * probe.multiple
         assert measured_reach(probe, rows) == probe.reach
-    probe = make_network(name, 1, 1, width=1, depth=3)
+    probe = make_network(name, 1, 1, width=1, depth=3, normalisation='channel', residual=True)
+    assert measured_reach(probe, 320) == probe.reach
     assert measured_reach(probe, 320, aligned=False) == encoders.route_reach(probe.route, aligned=False)
 
 
@@ -204,7 +205,7 @@ import sys, torch
 from unetkit.encoders import EfficientNetLite0
 
 def peak(): return int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]) * 1024
-net = EfficientNetLite0(width=int(sys.argv[1])).eval().to(memory_format=torch.channels_last)
+net = EfficientNetLite0(width=int(sys.argv[1]), residual=len(sys.argv) > 2).eval().to(memory_format=torch.channels_last)
 small, large = (torch.rand(1, 3, n, n).to(memory_format=torch.channels_last) for n in (64, 640))
 with torch.inference_mode():
     net(small); before = peak(); net(large)
@@ -213,14 +214,14 @@ print((peak() - before) / 640**2)
 
 
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak is read from /proc')
-@pytest.mark.parametrize('width', [4, 16])
-def test_bytes_per_pixel(width):
+@pytest.mark.parametrize('width, more', [(4, []), (16, []), (16, ['residual'])])
+def test_bytes_per_pixel(width, more):
     "As `test_unet.test_bytes_per_pixel`: narrow ways up peak in the encoder, wide ones at the end."
     environment = os.environ | {'MALLOC_MMAP_THRESHOLD_': '1000000'}
-    command = [sys.executable, '-c', PEAK, str(width)]
+    command = [sys.executable, '-c', PEAK, str(width), *more]
     measured = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    activations = EfficientNetLite0(width=width).bytes_per_pixel() - 4 * 11
-    assert activations == 4 * max(52, 5.5 * width)
+    activations = EfficientNetLite0(width=width, residual=bool(more)).bytes_per_pixel() - 4 * 11
+    assert activations == 4 * max(52, (6.5 if more else 5.5) * width)
     assert abs(float(measured.stdout) / activations - 1) < 0.2
 
 

@@ -268,7 +268,7 @@ class EfficientNetUNet(nn.Module):
         "What a prediction holds at its peak, without weights and libraries."
         levels = enumerate(encoder_blocks(self.variant, self.depth))
         down = max(_alive(blocks[0]) / 4 ** max(level, 1) for level, blocks in levels)
-        up = 5.5 * self.width  # in the last `Up`, as for the U-Net
+        up = (6.5 if self.residual else 5.5) * self.width  # in the last `Up`, as for the U-Net
         image_and_logits = 4 * (2 * self.in_channels + self.num_classes)
         return max(down, up) * itemsize + image_and_logits
 
