@@ -245,9 +245,7 @@ def train(
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
     freeze: str = "",  # Part that keeps the weights it begins with: encoder
     log: str = "",  # CSV file with a row per epoch, written after each
-    # Fit a temperature on the validation windows, so that probabilities match shares; it is fitted on
-    # single windows: where predict averages several (--tta, --method blend) it is applied after the average
-    calibrate: bool = False,
+    calibrate: bool = False,  # Fit a temperature on single validation windows, so that probabilities match shares; --tta and blend apply it after their average
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read
@@ -374,6 +372,8 @@ def predict(
     remote: bool = False,  # Read addresses too: https://, s3://, /vsi...
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
+    match: str = "",  # Match the bands to training by statistics of this unlabelled image; as in training if not given
+    norm_statistics: str = "",  # Batch normalisation with statistics of training, or of this unlabelled image
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
     confidence: bool = False,  # Write the class's probability and its margin, to OUT_confidence.tif
     style: bool = False,  # Write OUT.qml as well: names and colours of the classes, which QGIS applies to the map
@@ -392,8 +392,9 @@ def predict(
 ) -> None:  # Nothing; the map is written
     "Write the label map of an image, and what is made of it: polygons, areas, confidence."
     pipeline = ModelPipeline.load(model, device, precision, parse_range(range))
+    use = dict(match=match, norm_statistics=norm_statistics)
     decisions = dict(unknown_below=unknown_below, thresholds=_thresholds(threshold or []))
-    pipeline = pipeline.with_thresholds(**decisions)
+    pipeline = pipeline.with_thresholds(**decisions).with_use(match, norm_statistics)
     parts = [part for part, _ in image_pairs(image)]
     heights = heights_of(parts, height, "")
     for part, own in zip(parts, heights):
@@ -435,6 +436,7 @@ def predict(
                         scheduler=scheduler or None,
                         restart=restart,
                         **decisions,
+                        **use,
                     )
             else:
                 (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
@@ -521,6 +523,8 @@ def evaluate(
     reference: str | None = None,  # Its reference; a CSV file of pairs needs none
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
+    match: str = "",  # Match the bands to training by statistics of this unlabelled image; as in training if not given
+    norm_statistics: str = "",  # Batch normalisation with statistics of training, or of this unlabelled image
     out: str = "",  # JSON file for the scores and their confusion matrix
     overwrite: bool = False,  # Replace a file that unetkit did not write
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
@@ -531,6 +535,7 @@ def evaluate(
     "Score a model on labelled tiles."
     _check_reference(image, reference)
     pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
+    pipeline = pipeline.with_use(match, norm_statistics)
     files = [out] if out else []
     with _writing(files, [model, *_inputs(image), reference, reading.height], overwrite):
         scores = _scored(pipeline, image, reference, reading, method, tta, _bytes(memory))

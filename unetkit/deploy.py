@@ -137,6 +137,12 @@ def check_export(
         number(
             "resolution", resolution, above=0, remedy="give centimetres, or leave it out if it is not known"
         )
+    s = pipeline.settings
+    if (s.match, s.norm_statistics) != ('none', 'training'):
+        remark(
+            f"the maps of this model use the unlabelled image (match {s.match}, norm_statistics "
+            f"{s.norm_statistics}); those of the exported network do not"
+        )
     _package('onnx', 'write')
 
 

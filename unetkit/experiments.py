@@ -213,8 +213,11 @@ def predict(
     *,
     unknown_below: float | None = None,  # Least probability of every class; what has none is unknown (255)
     thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
+    match: str | None = None,  # Match the bands of the image to training; that of the settings when None
+    norm_statistics: str | None = None,  # Those of training, or of the image; that of the settings when None
 ) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data or is unknown; or `out`
     "Map a tile or an image file."
+    self = self.with_use(match, norm_statistics)
     method, out = method or self.settings.method, None if out is None else map_path(out)
     image = image.read() if isinstance(image, LazyTile) else image
     if out is not None and method == "exact" and not isinstance(image, Tile):
@@ -222,6 +225,7 @@ def predict(
         return predict_raster(self, image, out, tta=tta, **wanted)
     self = self.with_thresholds(unknown_below, thresholds)
     tile = image if isinstance(image, Tile) else read_tile(image)
+    self = self.for_image(tile)
     self.check_image(tile)
     label_map = predict_tile(
         self.predictor(tta),

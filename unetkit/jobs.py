@@ -441,7 +441,7 @@ def origin(
         "pixels": [checksum(tile) for tile in tiles],
     }
     if values is not None and not values.plain:
-        about["values"] = values.as_dict()
+        about["values"] = replace(values, quantiles=()).as_dict()  # which follow from the pixels
     return about if valid is None else about | {"validation pixels": [checksum(tile) for tile in valid]}
 
 
