@@ -465,7 +465,7 @@ def model_header(
         "palette": asdict(palette),
         "settings": settings.as_dict(),
         "values": values.as_dict(),
-        "history": [asdict(epoch) for epoch in history],
+        "history": history.untimed(),
     }
 
 # %% ../nbs/library/jobs.ipynb #jobs-1af4bede
