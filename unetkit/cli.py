@@ -243,7 +243,7 @@ def train(
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Begin anew, whatever the checkpoint of an earlier run holds
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
-    freeze: str = "",  # Part that keeps the weights of --init: encoder
+    freeze: str = "",  # Part that keeps the weights it begins with: encoder
     log: str = "",  # CSV file with a row per epoch, or a folder for TensorBoard (runs/); written after each
     calibrate: bool = False,  # Fit a temperature on single validation windows, so that probabilities match shares; --tta and blend apply it after their average
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write

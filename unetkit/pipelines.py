@@ -104,13 +104,21 @@ class TrainedModel:
             return then
         self.memory = {}
         source = init or (None if fresh or before.model is None else before)
-        if part and source is None:
+        borrows = source is None and hasattr(self.model, "borrowed")
+        if part and source is None and not borrows:
             raise ValueError("freeze keeps the weights that a model begins with: give one (--init)")
         freeze(self.model, part)
         self.begun = {"freeze": part} if part else {}
         if source is not None:
             self.begun["init"] = {"name": source.file, "checksum": source.fingerprint()}
-        if source is not None and (fresh or not (checkpoint and Path(checkpoint).exists())):
+        elif borrows:
+            file = self.model.weights_file()
+            self.begun["init"] = {"name": file.name, "checksum": file.stem.rpartition("-")[2]}
+        if checkpoint and Path(checkpoint).exists() and not fresh:
+            return about
+        if borrows:
+            remark(self._borrow())
+        if source is not None:
             remark(self._take_weights(source, own=not init))
             if source.temperature != 1:
                 remark(
@@ -118,6 +126,13 @@ class TrainedModel:
                     "calibrate the model again after the training"
                 )
         return about
+
+    def _borrow(self):
+        "Give the encoder the weights that its network begins with; a sentence about it."
+        encoder = self.model.borrowed()
+        bands = [self.values.bands or [""] * self.model.in_channels, encoder.bands]
+        kept = take_weights(self.model.encoder, encoder, ((), ()), bands)
+        return f"the encoder begins with weights learned on ImageNet ({self.begun['init']['name']}): {kept}"
 
     def _take_weights(self, source, own):
         "Copy what fits of another model; a sentence about it."
