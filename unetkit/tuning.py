@@ -31,6 +31,7 @@ from .jobs import check_job, check_tiles, checksum, place_windows
 from .machine import LossNotFinite, track
 from .metrics import Scores
 from .models import checkpoint_stands, first_difference
+from .networks import make_network
 from .outputs import atomic_path, claim
 from .palettes import Palette, read_palette
 from .patches import GUARD
@@ -55,11 +56,17 @@ CANDIDATES = {  # Name -> settings that differ from the recommended recipe
     "patch 32": {"patch_size": 32},
     "patch 128": {"patch_size": 128},
     "width 32": {"width": 32},
-    "patch 32, width 32": {"patch_size": 32, "width": 32},
     "no class weights": {"weights": "none"},
     "dice and cross entropy": {"loss": "dice_cross_entropy"},
-    "focal loss": {"loss": "focal"},
     "no class in focus": {"focus": ""},
+    "batch normalisation": {"normalisation": "batch"},
+    "AdamW, cosine, average": {
+        "optimiser": "adamw",
+        "weight_decay": 0.01,
+        "schedule": "cosine",
+        "average": 0.99,
+    },
+    "pretrained": {"network": "efficientnet_lite0"},
     "report, patch 32": {"patch_size": 32} | {name: getattr(REPORT, name) for name in _REPORT},
 }
 DECIDED = "epochs", "patience", "validation", "split"  # Settings that follow from the time and the ground
@@ -452,12 +459,11 @@ class _Race:
 
     def whole(self, name):
         "Epochs that a candidate would have in the end if it won, by the first measurement."
-        epoch, rounds, alive, total = (
-            self.rates[name] * self.paces[name],
-            count_rounds(len(self.runs)),
-            len(self.runs),
-            0,
-        )
+        epoch, rounds = self.rates[name] * self.paces[name], count_rounds(len(self.runs))
+        epoch /= (
+            1.1 if self.clock else 1
+        )  # a schedule that is planned too long ends with a small rate all the same
+        alive, total = len(self.runs), 0
         for _ in range(rounds):
             total += max(1, _times(ROUNDS * self.seconds / rounds / alive, epoch))
             alive = -(-alive // 2)
@@ -741,6 +747,7 @@ def _fitting(ground, palette, runs):
         try:
             with listening(said.setdefault):
                 counts = check_job(ground.train, None, palette, [one], ground.valid)
+                _check_network(one, ground, palette)
             fit[name] = one
         except ValueError as error:
             out[name] = one_line(error)
@@ -749,6 +756,15 @@ def _fitting(ground, palette, runs):
     for text in said:
         remark(text)
     return fit, counts, out
+
+
+def _check_network(settings, ground, palette):
+    "Raise `ValueError` for a network that cannot be built, or whose weights to begin with are not there."
+    bands = ground.train[0].in_channels
+    with torch.device("meta"):
+        network = make_network(settings.network, bands, palette.num_classes, **settings.architecture)
+    if hasattr(network, "weights_file"):
+        network.weights_file()
 
 
 def _batches(settings, ground):
@@ -860,6 +876,8 @@ def _finish(race, base, runs, out, data):
     winner, left = race.rounds()
     last, done = count_rounds(len(race.runs)) + 1, race.done(winner)
     more = _times(race.left(winner), race.cost(winner))
+    if race.runs[winner].schedule != "constant":  # beyond its end a schedule would begin anew
+        more = min(more, race.whole(winner) - done)
     if more > 0:
         part = race.part(last, winner, done + more, f"the rest, {winner}: ", timed=True)
         if part.fault:
@@ -892,7 +910,7 @@ def _finish(race, base, runs, out, data):
 def _plain(paced, settings):
     "The same model without the pace of its epochs."
     model = ModelPipeline(paced.palette, settings, paced.limits)
-    for name in ("model", "history", "values", "gaps", "split"):
+    for name in ("model", "history", "values", "gaps", "split", "begun"):
         setattr(model, name, getattr(paced, name))
     return model
 
