@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'USUAL_READING', 'COMMANDS', 'GROUPS', 'report_runs', 'rep
 
 # %% ../nbs/library/cli.ipynb #c003-e33638f3
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from keyword import iskeyword
@@ -45,7 +45,7 @@ from .inspection import inspect as inspect_files
 from .jobs import built_in, check_job, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
-from .models import checkpoint_stands, load_tensors
+from .models import checkpoint_stands, forget_seconds, load_tensors
 from .outputs import check_output, claim, is_ours
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
@@ -243,8 +243,8 @@ def train(
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Begin anew, whatever the checkpoint of an earlier run holds
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
-    freeze: str = "",  # Part that keeps the weights of --init: encoder
-    log: str = "",  # CSV file with a row per epoch, written after each
+    freeze: str = "",  # Part that keeps the weights it begins with: encoder
+    log: str = "",  # CSV file with a row per epoch, or a folder for TensorBoard (runs/); written after each
     calibrate: bool = False,  # Fit a temperature on single validation windows, so that probabilities match shares; --tta and blend apply it after their average
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
@@ -262,7 +262,9 @@ def train(
     checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
     if not out:
         raise ValueError("--out is empty: give the name of a file")
-    files = _all_different([Path(name) for name in (out, log, checkpoint) if name])
+    writes_events = bool(log) and (log.endswith(("/", os.sep)) or Path(log).is_dir())
+    events, table = (_event_writer(), "") if writes_events else (None, log)
+    files = _all_different([Path(name) for name in (out, table, checkpoint) if name])
     files.remove(checkpoint)
     with _writing(files if first else [], inputs, overwrite):
         if first:
@@ -270,18 +272,23 @@ def train(
         anew = restart or (overwrite and first and _is_finished(Path(out), checkpoint))
         run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze, anew)
         before = _stands(Path(out), checkpoint, anew or overwrite, settings) if first else 0
-        for epoch in track(run, settings.epochs):
-            if calibrate and not pipeline.split:
-                raise ValueError(
-                    f"{checkpoint} does not say which windows were left for validation, and --calibrate needs windows "
-                    "that were not trained on: begin anew with --restart, or leave out --calibrate"
-                )
-            if log and first:
-                pipeline.history.write(log)
-            if epoch.number == before:
-                print(f"training goes on from {checkpoint}", flush=True)
+        # TensorBoard forgets what a run of this name left in the folder: all epochs are handed over again
+        with events(Path(log, Path(out).stem), purge_step=1) if events and first else nullcontext() as writer:
+            for epoch in track(run, settings.epochs):
+                if calibrate and not pipeline.split:
+                    raise ValueError(
+                        f"{checkpoint} does not say which windows were left for validation, and --calibrate needs "
+                        "windows that were not trained on: begin anew with --restart, or leave out --calibrate"
+                    )
+                if writer:
+                    _write_events(writer, epoch)
+                elif table and first:
+                    pipeline.history.write(table)
+                if epoch.number == before:
+                    print(f"training goes on from {checkpoint}", flush=True)
         if not first:
             return
+        forget_seconds(checkpoint)
         if calibrate:
             pipeline.calibrate(tiles, valid)
             print(f"calibrated: temperature {pipeline.temperature:g}")
@@ -293,6 +300,31 @@ def train(
         pipeline.save(out)
         print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         print(f"kept {checkpoint}, from which more --epochs go on; only they need it", flush=True)
+
+
+def _event_writer():
+    "The class that writes TensorBoard's event files."
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "--log with a folder writes for TensorBoard: pip install 'unetkit[tensorboard]', or give a .csv file"
+        ) from None
+    return SummaryWriter
+
+
+def _write_events(writer, epoch):
+    "Hand an epoch to TensorBoard."
+    scores = {
+        "loss/train": epoch.train_loss,
+        "loss/validation": epoch.valid_loss,
+        "validation/accuracy": epoch.valid_accuracy,
+        "validation/mean_f1": epoch.valid_f1,
+    }
+    for tag, value in scores.items():
+        if value is not None:
+            writer.add_scalar(tag, value, epoch.number)
+    writer.flush()
 
 
 def _is_finished(out, checkpoint):
@@ -326,6 +358,9 @@ def _header_of(out):
 
 def _is_done(out, pipeline, calibrate):
     "Is there a model of this run already, with all of its epochs? Its weights are these, and keep their temperature."
+    trained = any(epoch.seconds is not None for epoch in pipeline.history)
+    if trained:  # a checkpoint whose model is written has no clock
+        return False
     there = _header_of(out)
     ours = json.loads(
         json.dumps(model_header(pipeline.palette, pipeline.settings, pipeline.values, pipeline.history))

@@ -211,6 +211,9 @@ def _onnx(model, about, tile_size, probabilities, clip=False, temperature=1.0):
             torch.jit.TracerWarning,
         ):  # the older exporter; fixed sizes are wanted
             warnings.simplefilter("ignore", warning)
+        warnings.filterwarnings(
+            "ignore", "Constant folding"
+        )  # it says that a file is not as short as possible
         torch.onnx.export(
             nn.Sequential(*layers) if len(layers) > 1 else network,
             (example,),

@@ -35,7 +35,6 @@ from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
-from .training import seed_everything
 from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
@@ -81,10 +80,9 @@ def epochs(
     valid = None if valid is None else as_tiles(valid)
     if counts is None:
         counts = check_job(tiles, None, self.palette, [s], valid)
-    seed_everything(s.seed)
     before = copy(self)
     try:
-        self.make(tiles)
+        chance = self.make(tiles)
         about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
         train_batches, valid_batches = self.batches(tiles, valid)
         about["windows"] = windows_sum(train_batches.windows, valid_batches and valid_batches.windows)
@@ -111,6 +109,7 @@ def epochs(
             memory=self.memory,
             cycle=Cycle(s.lr, s.schedule, s.warmup),
             average=s.average,
+            chance=chance,
         )
     except BaseException:  # what was refused leaves the model as it was
         vars(self).update(vars(before))
@@ -304,5 +303,5 @@ def _run(name, pipeline, train, test, counts, checkpoints):
     start = time.perf_counter()
     label_maps = [pipeline.predict(tile) for tile in test]
     scores = pipeline.evaluate(test, label_maps)
-    seconds = sum(epoch.seconds for epoch in pipeline.history) + time.perf_counter() - start
+    seconds = sum(epoch.seconds or 0 for epoch in pipeline.history) + time.perf_counter() - start
     return Result(str(name), pipeline, label_maps, scores, seconds)

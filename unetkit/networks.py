@@ -15,12 +15,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .encoders import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
+from .receptive import route_field
 from .machine import compute_logits
 from .rules import one_of
 from .unet import ChannelNorm, UNet, longest_route, receptive_field, seen_by
 
 # %% ../nbs/library/networks.ipynb #networ-0e6e798d
-NETWORKS = {"unet": UNet}  # Name -> class; `NETWORKS[name](in_channels=..., num_classes=..., ...)` builds one
+NETWORKS = {  # Name -> class; `NETWORKS[name](in_channels=..., num_classes=..., ...)` builds one
+    "unet": UNet,
+    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite1": EfficientNetLite1,
+    "efficientnet_lite2": EfficientNetLite2,
+}
 
 ASKED = ("in_channels", "num_classes", "multiple", "reach", "settings", "bytes_per_pixel")
 
@@ -162,13 +169,14 @@ def count_flops(
 
 # %% ../nbs/library/networks.ipynb #networ-63130d50
 def measured_view(
-    model: UNet,  # Any U-Net; it is not changed
-    size: int,  # Side of the square test image, in pixels; room for the receptive field on both sides
-    pixel: int,  # Row and column of the output pixel, 0 to size - 1
+    model: nn.Module,  # A network of `NETWORKS`; it is not changed
+    size: int,  # Rows of the test image, in pixels; room for the receptive field on both sides
+    pixel: int | slice,  # Row of the output pixels, 0 to size - 1, or several
 ) -> tuple[int, int]:  # First and last input row with a derivative that is not 0
-    "Find the input rows that the output pixel (`pixel`, `pixel`) depends on by autograd."
-    image = torch.ones(1, model.in_channels, size, size, dtype=torch.float64, requires_grad=True)
-    score = _transparent(model)(image)[0, :, pixel, pixel].sum()
+    "Find the input rows that one or several rows of output pixels depend on by autograd; the image is one cell wide."
+    shape = 1, model.in_channels, size, model.multiple
+    image = torch.ones(shape, dtype=torch.float64, requires_grad=True)
+    score = _transparent(model)(image)[0, :, pixel].sum()
     rows = torch.autograd.grad(score, image)[0][0].abs().sum(dim=(0, 2)).nonzero().flatten()
     return rows[0].item(), rows[-1].item()
 
@@ -178,30 +186,37 @@ def _transparent(model):
     model = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.fill_(1 / parameter[0].numel())
-    for down in model.downs:
-        down[0] = nn.AvgPool2d(2)
-    for block in list(model.modules()):
-        for name, layer in block.named_children():
-            if isinstance(layer, ChannelNorm):  # equal channels would all become 0
-                setattr(block, name, nn.Identity())
+    for parent in list(model.modules()):
+        if isinstance(parent, nn.BatchNorm2d):
+            parent.reset_running_stats()
+        for name, layer in parent.named_children():
+            if isinstance(layer, nn.MaxPool2d):
+                setattr(parent, name, nn.AvgPool2d(layer.kernel_size))
+            elif isinstance(layer, (ChannelNorm, nn.ReLU6)):  # whose derivatives can all be 0
+                setattr(parent, name, nn.Identity())
     return model
 
 
+def _route(model):
+    "The steps of the longest route through a network."
+    return longest_route(model.depth, model.up) if isinstance(model, UNet) else model.route
+
+
 def measured_reach(
-    model: UNet,  # Any U-Net, best with width 1 or 2; it is not changed
-    size: int,  # Side of the square test image, in pixels
+    model: nn.Module,  # A network of `NETWORKS`, best with width 1 or 2; it is not changed
+    size: int,  # Rows of the test image, in pixels
     aligned: bool = True,  # As for `unet.reach`
 ) -> int:  # Distance, in pixels
     "Find the reach of a network by autograd instead of arithmetic."
     start = size // 2 // model.multiple * model.multiple
-    pixels = range(start, start + model.multiple)
-    seen = [measured_view(model, size, pixel) for pixel in pixels]
-    top, bottom = min(first for first, _ in seen), max(last for _, last in seen)
+    end = start + model.multiple
+    top, bottom = measured_view(model, size, slice(start, end))
     if top == 0 or bottom == size - 1:
         raise ValueError(
             f"a test image of {size} pixels is too small to measure depth {model.depth}: "
-            f"use {2 * receptive_field(model.depth, model.up)} or more"
+            f"use {2 * route_field(_route(model))} or more"
         )
     if aligned:
-        return max(pixels[0] - top, bottom - pixels[-1])
-    return max(max(pixel - first, last - pixel) for pixel, (first, last) in zip(pixels, seen))
+        return max(start - top, bottom - (end - 1))
+    seen = [(pixel, *measured_view(model, size, pixel)) for pixel in range(start, end)]
+    return max(max(pixel - first, last - pixel) for pixel, first, last in seen)

@@ -20,7 +20,7 @@ from .batches import as_batch
 from .datasets import LazyTile
 from .jobs import model_header, read_header
 from .palettes import Palette, read_palette
-from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
+from .machine import Chance, compiled, pick_device, pick_precision, prepare, rank_and_world
 from .machine import wants_channels_last
 from .models import History, first_difference, load_model, remedy_for, save_model, take_weights
 from .networks import freeze, make_network, measured_norms
@@ -70,13 +70,15 @@ class TrainedModel:
     def make(
         self,
         tiles: Sequence[Tile | LazyTile],  # Training tiles: their bands and values are those of the model
-    ) -> None:
+    ) -> Chance:  # What the weights were drawn from; dropout draws on
         "Start with a new network and an empty history."
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
-        network = make_network(s.network, bands, classes, **s.architecture)
+        with Chance(s.seed) as chance:
+            network = make_network(s.network, bands, classes, **s.architecture)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
         self.temperature, self.file, self.split = 1.0, "", ""
+        return chance
 
     def begin(
         self,
@@ -102,13 +104,21 @@ class TrainedModel:
             return then
         self.memory = {}
         source = init or (None if fresh or before.model is None else before)
-        if part and source is None:
+        borrows = source is None and hasattr(self.model, "borrowed")
+        if part and source is None and not borrows:
             raise ValueError("freeze keeps the weights that a model begins with: give one (--init)")
         freeze(self.model, part)
         self.begun = {"freeze": part} if part else {}
         if source is not None:
             self.begun["init"] = {"name": source.file, "checksum": source.fingerprint()}
-        if source is not None and (fresh or not (checkpoint and Path(checkpoint).exists())):
+        elif borrows:
+            file = self.model.weights_file()
+            self.begun["init"] = {"name": file.name, "checksum": file.stem.rpartition("-")[2]}
+        if checkpoint and Path(checkpoint).exists() and not fresh:
+            return about
+        if borrows:
+            remark(self._borrow())
+        if source is not None:
             remark(self._take_weights(source, own=not init))
             if source.temperature != 1:
                 remark(
@@ -116,6 +126,13 @@ class TrainedModel:
                     "calibrate the model again after the training"
                 )
         return about
+
+    def _borrow(self):
+        "Give the encoder the weights that its network begins with; a sentence about it."
+        encoder = self.model.borrowed()
+        bands = [self.values.bands or [""] * self.model.in_channels, encoder.bands]
+        kept = take_weights(self.model.encoder, encoder, ((), ()), bands)
+        return f"the encoder begins with weights learned on ImageNet ({self.begun['init']['name']}): {kept}"
 
     def _take_weights(self, source, own):
         "Copy what fits of another model; a sentence about it."
@@ -309,14 +326,14 @@ class TrainedModel:
         if "freeze" in self.begun:
             lines += [f"kept the weights of its {one_line(self.begun['freeze'])}"]
         if self.history:
-            lines += ["epoch  train loss  validation loss  accuracy  mean F1  seconds"]
+            lines += ["epoch  train loss  validation loss  accuracy  mean F1"]
             remarks = {epoch.number: what for what, epoch in self.history.others.items()}
             remarks[self.history.best.number] = "kept"
         for epoch in self.history:
             loss = "-" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}"
             accuracy, f1 = map(_percent, (epoch.valid_accuracy, epoch.valid_f1))
             line = f"{epoch.number:5}  {epoch.train_loss:10.3f}  {loss:>15}  {accuracy:>8}  {f1:>7}"
-            lines += [f"{line}  {epoch.seconds:7.1f}  {remarks.get(epoch.number, '')}".rstrip()]
+            lines += [f"{line}  {remarks.get(epoch.number, '')}".rstrip()]
         return "\n".join(lines)
 
     def with_limits(
