@@ -775,7 +775,8 @@ def fetch(
 
 # %% ../nbs/library/cli.ipynb #c034-94722ce3
 COMMANDS = {
-    f.__name__: f for f in (report, inspect, palette, fetch, train, tune, info, predict, evaluate, export, scene)
+    f.__name__: f
+    for f in (report, inspect, palette, fetch, train, tune, info, predict, evaluate, export, scene)
 }
 
 # %% ../nbs/library/cli.ipynb #c036-b8929f12
@@ -948,7 +949,13 @@ def _stoppable(arrived):
 def _interrupted(name, rest, number=signal.SIGINT):
     "Say what an interrupted command leaves behind, and return the exit code."
     again = "the same command without --restart" if "--restart" in rest else "the same command"
-    work = {"report": "epochs", "train": "epochs", "tune": "epochs", "predict": "blocks", "fetch": "downloads"}.get(name)
+    work = {
+        "report": "epochs",
+        "train": "epochs",
+        "tune": "epochs",
+        "predict": "blocks",
+        "fetch": "downloads",
+    }.get(name)
     kept = f"finished {work} are kept, {again} goes on from there" if work else "nothing half-written is left"
     word = "terminated" if number == signal.SIGTERM else "interrupted"
     return _complain(f"{name}: {word}; {kept}", 128 + number)
