@@ -174,8 +174,8 @@ def read_tensors(path):
 
 
 def epochs(folder):
-    "Epochs that a checkpoint or a model remembers; the seconds tell an epoch from the same one trained again."
-    found = set()
+    "Epochs that a checkpoint or a model remembers; the seconds tell an epoch from the same one trained again. A finished training has none."
+    found = {}
     for path in visible(folder):
         if '.safetensors' in path.name:
             run = re.sub(
@@ -183,8 +183,13 @@ def epochs(folder):
             )  # the same for a checkpoint and its model
             about = read_tensors(path)[1]
             for epoch in about.get('epochs', about.get('history')):
-                found.add((run, epoch['number'], epoch['seconds']))
-    return found
+                found.setdefault((run, epoch['number']), set()).add(epoch.get('seconds'))
+    return {(*key, second) for key, times in found.items() for second in times - {None} or {None}}
+
+
+def lost(before, pieces):
+    "What was there before and is not there any more, or was made again."
+    return {piece for piece in before - pieces if (*piece[:-1], None) not in pieces}
 
 
 def blocks(folder):
@@ -334,7 +339,7 @@ def look(nursery, task, folder, before):
     "Every visible file is whole, no piece from before is lost or made twice, and what was said to be finished is kept."
     contents(folder)
     pieces = task.pieces(folder)
-    assert before <= pieces, f'lost: {before - pieces}'
+    assert not lost(before, pieces)
     assert task.said(nursery.printed()) <= len(pieces), 'said to be finished, but not kept'
     assert len({piece[:-1] for piece in pieces}) == len(pieces)
     return pieces
@@ -346,7 +351,7 @@ def finish(nursery, job, folder, before=frozenset(), *options):
     ended = nursery.run([*task.words(folder), *options])
     assert (ended, nursery.said(), hidden(folder)) == (0, '', set())
     assert contents(folder) == job.whole
-    assert before <= task.pieces(folder) or not task.kept
+    assert not (task.kept and lost(before, task.pieces(folder)))
 
 
 # Killed while it writes

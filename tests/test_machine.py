@@ -13,11 +13,13 @@ from torch import distributed as dist
 from unetkit import machine
 from unetkit.losses import LOSSES, class_weights, make_loss
 from unetkit.machine import (
+    Chance,
     OneSize,
     OwnPart,
     compiled,
     compute_logits,
     in_step,
+    may_draw,
     on_first,
     pick_precision,
     prepare,
@@ -204,3 +206,51 @@ def test_processor_of_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cpu, 'get_capabilities', dict, raising=False)
     assert not machine.computes_bfloat16('cpu')
     assert os.environ.get('UNETKIT_BFLOAT16') is None
+
+
+def test_a_network_that_draws_is_not_compiled(capsys):
+    "One that draws nothing is asked once; the kit's own is not asked."
+    dropping, quiet = (
+        torch.nn.Sequential(UNet(width=2, depth=1), torch.nn.Dropout(0.5)),
+        UNet(width=2, depth=1),
+    )
+    assert (may_draw(dropping), may_draw(quiet)) == (True, False)
+    before, state = copy.deepcopy(dropping.state_dict()), torch.get_rng_state()
+    assert compiled(dropping, (2, 3, 16, 16)) is dropping
+    assert 'the network draws random numbers while it trains: it is not compiled' in capsys.readouterr().err
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in dropping.state_dict().items())
+
+
+def test_every_way_to_draw():
+    "What torch's layers and functions draw on a processor comes from the generator that they are lent."
+    nn, before = torch.nn, torch.get_rng_state()
+    with Chance(1) as chance:
+        batch = torch.randn(2, 3, 8, 8)
+        nn.Dropout2d()(batch)
+        nn.AlphaDropout()(batch)
+        nn.RReLU()(batch)
+        nn.FractionalMaxPool2d(2, output_size=2)(batch)
+        nn.TransformerEncoderLayer(8, 2)(batch[0])
+        nn.functional.gumbel_softmax(batch)
+        nn.init.trunc_normal_(batch)
+        nn.init.orthogonal_(torch.empty(3, 3))
+        torch.randint(5, (2,)), torch.randint(2, 5, (2,)), torch.randperm(4), torch.rand(2)
+        torch.multinomial(torch.ones(4), 2), torch.normal(0.0, 1.0, (2,)), torch.poisson(torch.ones(3))
+        draws = chance.draws
+        torch.rand(2, generator=torch.Generator())  # the caller's own
+    assert chance.draws == draws > 15
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_of_a_gpu():
+    "Its operator takes no generator; what stands for it drops as many, and has the same gradient."
+    batch = torch.ones(10_000, requires_grad=True)
+    with Chance():
+        found, kept = torch.native_dropout(batch, 0.25, True)
+        assert torch.equal(torch.native_dropout(batch, 0.25, False)[0], batch)
+        assert not torch.native_dropout(batch, 1.0, True)[0].any()
+    found.sum().backward()
+    assert torch.equal(batch.grad, found.detach()) and torch.equal(found != 0, kept)
+    assert abs(kept.float().mean().item() - 0.75) < 5 * (0.75 * 0.25 / 10_000) ** 0.5
+    torch.testing.assert_close(found.max().item(), 1 / 0.75)

@@ -3,13 +3,17 @@
 import csv
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +25,21 @@ from rasterio.features import rasterize
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from unetkit import jobs, scale, training
+from unetkit import inspection, jobs, scale, training
 from unetkit.datasets import read_labelled, window_classes
 from unetkit.deploy import export_onnx, onnx_predictor
-from unetkit.experiments import ModelPipeline
+from unetkit.experiments import ModelPipeline, compare
 from unetkit.jobs import place_windows
 from unetkit.labels import ISPRS, open_labels
 from unetkit.losses import make_loss
 from unetkit.machine import LossNotFinite, seed_everything
 from unetkit.metrics import Scores
-from unetkit.models import FORMAT, Epoch, History, load_tensors, take_weights
+from unetkit.models import FORMAT, Epoch, History, load_tensors, save_tensors, take_weights
+from unetkit.networks import NETWORKS
 from unetkit.palettes import Palette
 from unetkit.patches import blocked_split, grid_windows, random_split
 from unetkit.plots import plot_history
+from unetkit.products import write_polygons
 from unetkit.raster import Raster, read_image, read_label_map, write_image
 from unetkit.rules import Remark
 from unetkit.scale import evaluate_raster, predict_raster
@@ -158,9 +164,9 @@ def pair_of(place):
 
 
 def same_weights(one, other):
-    "Do two model files hold the same weights, and histories that differ in nothing but the seconds?"
+    "Do two model files hold the same weights, and the same history?"
     (weights, about), (others, there) = load_tensors(one), load_tensors(other)
-    records = [[record | {'seconds': 0} for record in file['history']] for file in (about, there)]
+    records = [file['history'] for file in (about, there)]
     return records[0] == records[1] and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
@@ -916,7 +922,7 @@ def test_each_epoch_says_its_mean_f1(place, tmp_path):
     with open(log, newline='') as file:
         logged = [float(row['valid_f1']) for row in csv.DictReader(file)]
     assert logged == [epoch.valid_f1 for epoch in ModelPipeline.load(tmp_path / 'm.safetensors').history]
-    assert 'accuracy  mean F1  seconds' in succeeds('info', tmp_path / 'm.safetensors')
+    assert 'accuracy  mean F1\n' in succeeds('info', tmp_path / 'm.safetensors')
 
 
 # Without validation, and with little to learn from (rows 8 and 9)
@@ -1385,6 +1391,227 @@ def test_the_style_of_an_older_map_goes(trained, place, tmp_path):
     assert (tmp_path / 'map.qml').exists()
     succeeds(*words)
     assert not (tmp_path / 'map.qml').exists()
+
+
+# The caller's chance is the caller's
+
+
+def states():
+    "Where the global generators of Python, NumPy and PyTorch stand."
+    python, (kind, keys, *rest) = random.getstate(), np.random.get_state()
+    return python, kind, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
+
+
+def seed_globally(seed):
+    "Put the global generators somewhere."
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def bytes_of(pipeline):
+    "The weights of a model, as bytes by name."
+    return {name: value.numpy().tobytes() for name, value in pipeline.model.state_dict().items()}
+
+
+class Dropping(UNet):
+    "A network of one's own that draws while it trains."
+
+    def __init__(self, in_channels=3, num_classes=5, width=4, depth=2):
+        super().__init__(in_channels, num_classes, width, depth)
+        self.dropout = torch.nn.Dropout2d(0.5)
+        self.scale = torch.nn.Parameter(torch.rand(1))
+
+    def forward(self, batch):
+        return super().forward(self.dropout(batch) * self.scale)
+
+    @property
+    def settings(self):
+        names = 'in_channels', 'num_classes', 'width', 'depth'
+        return {name: getattr(self, name) for name in names}
+
+
+@pytest.fixture
+def dropping(monkeypatch):
+    monkeypatch.setitem(NETWORKS, 'dropping', Dropping)
+    return dict(TINY, network='dropping')
+
+
+STREET = synthetic_scene(96, 96, seed=1)
+
+
+def test_what_a_run_leaves_of_the_global_generators(tmp_path, dropping):
+    "Splitting, training, calibrating, mapping, saving, loading and inspecting neither move them nor look at them."
+    made = []
+    for seed in (1, 2):
+        seed_globally(seed)
+        before = states()
+        for settings in (TINY, dropping):
+            place_windows(Settings(**settings), [STREET])
+            checkpoint = tmp_path / f'{seed}{settings.get("network")}.checkpoint'
+            pipeline = ModelPipeline(ISPRS, **settings).fit(STREET, checkpoint)
+            pipeline.calibrate(STREET)
+            label_map = pipeline.predict(STREET, tta=True)
+            pipeline.evaluate(STREET)
+            pipeline.save(tmp_path / 'model.safetensors')
+            again = ModelPipeline.load(tmp_path / 'model.safetensors', 'cpu', 'float32')
+            assert bytes_of(again) == bytes_of(pipeline)
+            made.append((bytes_of(pipeline), label_map.tobytes(), pipeline.temperature))
+            inspection.seconds_per_step(pipeline.settings, 3, 5, 0.01)
+        assert states() == before
+    assert made[:2] == made[2:]
+
+
+def test_a_seed_means_the_weights_that_it_meant():
+    "A run begins with the weights that torch draws after its seed was set globally."
+    pipeline = ModelPipeline(ISPRS, **TINY, seed=3)
+    pipeline.make([STREET])
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        usual = UNet(3, 6, width=4, depth=2)
+    assert all(torch.equal(a, b) for a, b in zip(pipeline.model.parameters(), usual.parameters()))
+
+
+def test_dropout_goes_on_where_it_stopped(tmp_path, dropping):
+    "A network that draws while it trains: interrupted after an epoch, or not, the weights are equal."
+    whole = ModelPipeline(ISPRS, **dropping).fit(STREET)
+    part = ModelPipeline(ISPRS, **dropping).epochs(STREET, tmp_path / 'run.checkpoint')
+    next(part)
+    part.close()
+    seed_globally(5)
+    rest = ModelPipeline(ISPRS, **dropping).fit(STREET, tmp_path / 'run.checkpoint')
+    assert bytes_of(rest) == bytes_of(whole)
+    other = ModelPipeline(ISPRS, **dropping | dict(seed=1)).fit(STREET)
+    assert bytes_of(other) != bytes_of(whole)
+
+
+def test_models_in_threads(dropping):
+    "Several at a time become what each becomes alone, while the caller's own draws go on undisturbed."
+    runs = [dict(TINY), dict(TINY, seed=1), dict(TINY, width=5), dropping]
+    alone = [bytes_of(ModelPipeline(ISPRS, **run).fit(STREET)) for run in runs]
+    seed_globally(9)
+    expected, before = torch.stack([torch.rand(()) for _ in range(2000)]), states()
+    seed_globally(9)
+    with ThreadPoolExecutor(len(runs)) as pool:
+        trained = [pool.submit(ModelPipeline(ISPRS, **run).fit, STREET) for run in runs]
+        drawn = torch.stack([torch.rand(()) for _ in range(2000)])
+        together = [bytes_of(one.result()) for one in trained]
+    assert together == alone and states() == before and torch.equal(drawn, expected)
+
+
+# Files without clocks
+
+
+def test_equal_runs_leave_equal_files(place, tmp_path):
+    "Two trainings with one seed, two maps with all that goes with them, and two exports, byte for byte."
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    for folder in (first, second):
+        folder.mkdir()
+        model, image = folder / 'm.safetensors', place / 'scene/image.tif'
+        succeeds('train', *pair_of(place), '--out', model, *SMALL)
+        extra = ['--confidence', '--probabilities', '--style', '--areas', folder / 'areas.csv']
+        plain = ['--device', 'cpu', '--precision', 'float32']
+        succeeds('predict', model, image, '--out', folder / 'map.tif', *extra, *plain)
+        ModelPipeline.load(model, 'cpu', 'float32').predict(image, folder / 'patches.tif', 'patches')
+        for ending in ('.geojson', '.gpkg') if find_spec('pyogrio') else ('.geojson',):
+            write_polygons(folder / f'polygons{ending}', folder / 'map.tif', ISPRS)
+        if find_spec('onnx'):
+            succeeds('export', model, '--out', folder / 'm.onnx')
+        time.sleep(1.1)
+    names = sorted(path.name for path in first.iterdir())
+    assert len(names) >= 10 and names == sorted(path.name for path in second.iterdir())
+    different = [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()]
+    assert different == []
+
+
+def test_a_run_in_two_parts_leaves_the_files_of_one(place, tmp_path):
+    "More epochs go on after those that are there; the table knows the time of the new ones only."
+    for count in (1, 3):
+        line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', count]
+        succeeds(*line, '--log', tmp_path / 'run.csv')
+    # the checkpoint says in addition with which epoch a cycle of learning rates began
+    assert (tmp_path / 'm.safetensors').read_bytes() == (place / 'model.safetensors').read_bytes()
+    with open(tmp_path / 'run.csv', newline='') as file:
+        assert [bool(row['seconds']) for row in csv.DictReader(file)] == [False, True, True]
+    history = ModelPipeline.load(tmp_path / 'm.safetensors').history
+    assert {epoch.seconds for epoch in history} == {None}
+
+
+def test_models_with_seconds_are_read(place, tmp_path):
+    "Those of before; a time that is no number is refused."
+
+    def timed(seconds):
+        return lambda about: [epoch.update(seconds=seconds) for epoch in about['history']]
+
+    old = ModelPipeline.load(changed(place / 'model.safetensors', tmp_path / 'old.safetensors', timed(2.5)))
+    assert {epoch.seconds for epoch in old.history} == {2.5}
+    with pytest.raises(ValueError, match="seconds of epoch 1 must be a finite number, got '2'"):
+        ModelPipeline.load(changed(place / 'model.safetensors', tmp_path / 'bad.safetensors', timed('2')))
+
+
+def test_a_report_in_two_parts_adds_their_seconds(tmp_path):
+    "A checkpoint of a run that has not ended knows its times."
+    runs = {'a': Settings(**TINY)}
+    checkpoint = tmp_path / 'checkpoint_a.safetensors'
+    run = ModelPipeline(ISPRS, runs['a']).epochs(STREET, checkpoint)
+    next(run)
+    run.close()
+    tensors, about = load_tensors(checkpoint)
+    about['epochs'][0]['seconds'] += 1000
+    save_tensors(checkpoint, tensors, about)
+    (result,) = compare(STREET, STREET, ISPRS, runs, tmp_path)
+    assert 1000 < result.seconds < 1500
+
+
+# TensorBoard
+
+
+def scalars(folder):
+    "What TensorBoard shows of a run: pairs of epoch and value by name."
+    accumulator = pytest.importorskip(
+        'tensorboard.backend.event_processing.event_accumulator',
+        reason='the extra [tensorboard] is not installed',
+    )
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    return {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()['scalars']}
+
+
+def test_log_for_tensorboard(place, tmp_path):
+    "A folder gets event files; a run that goes on, and one that begins anew, are shown once."
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    succeeds(*line, '--epochs', 2, '--log', f'{tmp_path}/runs/')
+    for options in ([], ['--restart']):
+        time.sleep(1.1)  # the names of event files hold the second, by which they are ordered
+        succeeds(*line, *options, '--log', tmp_path / 'runs')
+        found = scalars(tmp_path / 'runs/m')
+        history = ModelPipeline.load(tmp_path / 'm.safetensors').history
+        names = {
+            'loss/train': 'train_loss',
+            'loss/validation': 'valid_loss',
+            'validation/accuracy': 'valid_accuracy',
+            'validation/mean_f1': 'valid_f1',
+        }
+        assert found.keys() == names.keys()
+        for tag, name in names.items():
+            assert [step for step, _ in found[tag]] == [1, 2, 3]
+            kept = np.float32([getattr(epoch, name) for epoch in history])
+            assert np.array_equal(np.float32([value for _, value in found[tag]]), kept)
+    assert [path.name for path in (tmp_path / 'runs').iterdir()] == ['m']
+
+
+def test_log_for_tensorboard_without_validation(place, tmp_path):
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--validation', 0]
+    code, _, _ = shell(*line, '--log', f'{tmp_path}/runs/')
+    assert code == 0 and scalars(tmp_path / 'runs/m').keys() == {'loss/train'}
+
+
+def test_log_without_tensorboard(place, tmp_path, monkeypatch):
+    "One line before anything is trained or removed."
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    code, out, err = shell(*line, '--log', f'{tmp_path}/runs/')
+    assert (code, err.count('\n')) == (2, 1) and "pip install 'unetkit[tensorboard]'" in err
+    assert 'epoch' not in out and not list(tmp_path.iterdir())
 
 
 def test_a_model_that_is_no_longer_calibrated_says_so(place, tmp_path):

@@ -244,7 +244,7 @@ def test_repeated_bit_for_bit(folder):
     )
     assert weights.keys() == weights_again.keys()
     assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
-    histories = ([{**epoch, 'seconds': 0} for epoch in header['history']] for header in (about, about_again))
+    histories = (header['history'] for header in (about, about_again))
     assert next(histories) == next(histories)
 
 

@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'USUAL_READING', 'COMMANDS', 'GROUPS', 'report_runs', 'rep
 
 # %% ../nbs/library/cli.ipynb #c003-e33638f3
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from keyword import iskeyword
@@ -45,7 +45,7 @@ from .inspection import inspect as inspect_files
 from .jobs import built_in, check_job, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
-from .models import checkpoint_stands, load_tensors
+from .models import checkpoint_stands, forget_seconds, load_tensors
 from .outputs import check_output, claim, is_ours
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
@@ -243,11 +243,9 @@ def train(
     out: str = "model.safetensors",  # Model file to write
     restart: bool = False,  # Begin anew, whatever the checkpoint of an earlier run holds
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
-    freeze: str = "",  # Part that keeps the weights of --init: encoder
-    log: str = "",  # CSV file with a row per epoch, written after each
-    # Fit a temperature on the validation windows, so that probabilities match shares; it is fitted on
-    # single windows: where predict averages several (--tta, --method blend) it is applied after the average
-    calibrate: bool = False,
+    freeze: str = "",  # Part that keeps the weights it begins with: encoder
+    log: str = "",  # CSV file with a row per epoch, or a folder for TensorBoard (runs/); written after each
+    calibrate: bool = False,  # Fit a temperature on single validation windows, so that probabilities match shares; --tta and blend apply it after their average
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
     reading: Reading = USUAL_READING,  # How files are read
@@ -264,7 +262,9 @@ def train(
     checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
     if not out:
         raise ValueError("--out is empty: give the name of a file")
-    files = _all_different([Path(name) for name in (out, log, checkpoint) if name])
+    writes_events = bool(log) and (log.endswith(("/", os.sep)) or Path(log).is_dir())
+    events, table = (_event_writer(), "") if writes_events else (None, log)
+    files = _all_different([Path(name) for name in (out, table, checkpoint) if name])
     files.remove(checkpoint)
     with _writing(files if first else [], inputs, overwrite):
         if first:
@@ -272,18 +272,23 @@ def train(
         anew = restart or (overwrite and first and _is_finished(Path(out), checkpoint))
         run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze, anew)
         before = _stands(Path(out), checkpoint, anew or overwrite, settings) if first else 0
-        for epoch in track(run, settings.epochs):
-            if calibrate and not pipeline.split:
-                raise ValueError(
-                    f"{checkpoint} does not say which windows were left for validation, and --calibrate needs windows "
-                    "that were not trained on: begin anew with --restart, or leave out --calibrate"
-                )
-            if log and first:
-                pipeline.history.write(log)
-            if epoch.number == before:
-                print(f"training goes on from {checkpoint}", flush=True)
+        # TensorBoard forgets what a run of this name left in the folder: all epochs are handed over again
+        with events(Path(log, Path(out).stem), purge_step=1) if events and first else nullcontext() as writer:
+            for epoch in track(run, settings.epochs):
+                if calibrate and not pipeline.split:
+                    raise ValueError(
+                        f"{checkpoint} does not say which windows were left for validation, and --calibrate needs "
+                        "windows that were not trained on: begin anew with --restart, or leave out --calibrate"
+                    )
+                if writer:
+                    _write_events(writer, epoch)
+                elif table and first:
+                    pipeline.history.write(table)
+                if epoch.number == before:
+                    print(f"training goes on from {checkpoint}", flush=True)
         if not first:
             return
+        forget_seconds(checkpoint)
         if calibrate:
             pipeline.calibrate(tiles, valid)
             print(f"calibrated: temperature {pipeline.temperature:g}")
@@ -295,6 +300,31 @@ def train(
         pipeline.save(out)
         print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         print(f"kept {checkpoint}, from which more --epochs go on; only they need it", flush=True)
+
+
+def _event_writer():
+    "The class that writes TensorBoard's event files."
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "--log with a folder writes for TensorBoard: pip install 'unetkit[tensorboard]', or give a .csv file"
+        ) from None
+    return SummaryWriter
+
+
+def _write_events(writer, epoch):
+    "Hand an epoch to TensorBoard."
+    scores = {
+        "loss/train": epoch.train_loss,
+        "loss/validation": epoch.valid_loss,
+        "validation/accuracy": epoch.valid_accuracy,
+        "validation/mean_f1": epoch.valid_f1,
+    }
+    for tag, value in scores.items():
+        if value is not None:
+            writer.add_scalar(tag, value, epoch.number)
+    writer.flush()
 
 
 def _is_finished(out, checkpoint):
@@ -328,6 +358,9 @@ def _header_of(out):
 
 def _is_done(out, pipeline, calibrate):
     "Is there a model of this run already, with all of its epochs? Its weights are these, and keep their temperature."
+    trained = any(epoch.seconds is not None for epoch in pipeline.history)
+    if trained:  # a checkpoint whose model is written has no clock
+        return False
     there = _header_of(out)
     ours = json.loads(
         json.dumps(model_header(pipeline.palette, pipeline.settings, pipeline.values, pipeline.history))
@@ -374,6 +407,8 @@ def predict(
     remote: bool = False,  # Read addresses too: https://, s3://, /vsi...
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
+    match: str = "",  # Match the bands to training by statistics of this unlabelled image; as in training if not given
+    norm_statistics: str = "",  # Batch normalisation with statistics of training, or of this unlabelled image
     probabilities: bool = False,  # Write the probability of every class as well, to OUT_probabilities.tif
     confidence: bool = False,  # Write the class's probability and its margin, to OUT_confidence.tif
     style: bool = False,  # Write OUT.qml as well: names and colours of the classes, which QGIS applies to the map
@@ -392,8 +427,9 @@ def predict(
 ) -> None:  # Nothing; the map is written
     "Write the label map of an image, and what is made of it: polygons, areas, confidence."
     pipeline = ModelPipeline.load(model, device, precision, parse_range(range))
+    use = dict(match=match, norm_statistics=norm_statistics)
     decisions = dict(unknown_below=unknown_below, thresholds=_thresholds(threshold or []))
-    pipeline = pipeline.with_thresholds(**decisions)
+    pipeline = pipeline.with_thresholds(**decisions).with_use(match, norm_statistics)
     parts = [part for part, _ in image_pairs(image)]
     heights = heights_of(parts, height, "")
     for part, own in zip(parts, heights):
@@ -435,6 +471,7 @@ def predict(
                         scheduler=scheduler or None,
                         restart=restart,
                         **decisions,
+                        **use,
                     )
             else:
                 (tile,) = read_tiles(part, Reading(height=str(own), remote=remote))
@@ -521,6 +558,8 @@ def evaluate(
     reference: str | None = None,  # Its reference; a CSV file of pairs needs none
     method: str = "exact",  # How windows are stitched: exact, or in memory blend or patches
     tta: bool = False,  # Average over eight orientations (test-time augmentation)
+    match: str = "",  # Match the bands to training by statistics of this unlabelled image; as in training if not given
+    norm_statistics: str = "",  # Batch normalisation with statistics of training, or of this unlabelled image
     out: str = "",  # JSON file for the scores and their confusion matrix
     overwrite: bool = False,  # Replace a file that unetkit did not write
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
@@ -531,6 +570,7 @@ def evaluate(
     "Score a model on labelled tiles."
     _check_reference(image, reference)
     pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
+    pipeline = pipeline.with_use(match, norm_statistics)
     files = [out] if out else []
     with _writing(files, [model, *_inputs(image), reference, reading.height], overwrite):
         scores = _scored(pipeline, image, reference, reading, method, tta, _bytes(memory))

@@ -137,6 +137,12 @@ def check_export(
         number(
             "resolution", resolution, above=0, remedy="give centimetres, or leave it out if it is not known"
         )
+    s = pipeline.settings
+    if (s.match, s.norm_statistics) != ('none', 'training'):
+        remark(
+            f"the maps of this model use the unlabelled image (match {s.match}, norm_statistics "
+            f"{s.norm_statistics}); those of the exported network do not"
+        )
     _package('onnx', 'write')
 
 
@@ -205,6 +211,9 @@ def _onnx(model, about, tile_size, probabilities, clip=False, temperature=1.0):
             torch.jit.TracerWarning,
         ):  # the older exporter; fixed sizes are wanted
             warnings.simplefilter("ignore", warning)
+        warnings.filterwarnings(
+            "ignore", "Constant folding"
+        )  # it says that a file is not as short as possible
         torch.onnx.export(
             nn.Sequential(*layers) if len(layers) > 1 else network,
             (example,),

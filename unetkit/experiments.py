@@ -35,7 +35,6 @@ from .scale import predict_raster
 from .settings import Settings
 from .stitching import predict_tile
 from .tiles import Tile, read_tile
-from .training import seed_everything
 from .values import measure
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
@@ -81,10 +80,9 @@ def epochs(
     valid = None if valid is None else as_tiles(valid)
     if counts is None:
         counts = check_job(tiles, None, self.palette, [s], valid)
-    seed_everything(s.seed)
     before = copy(self)
     try:
-        self.make(tiles)
+        chance = self.make(tiles)
         about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
         train_batches, valid_batches = self.batches(tiles, valid)
         about["windows"] = windows_sum(train_batches.windows, valid_batches and valid_batches.windows)
@@ -110,6 +108,7 @@ def epochs(
             memory=self.memory,
             cycle=Cycle(s.lr, s.schedule, s.warmup),
             average=s.average,
+            chance=chance,
         )
     except BaseException:  # what was refused leaves the model as it was
         vars(self).update(vars(before))
@@ -237,8 +236,11 @@ def predict(
     *,
     unknown_below: float | None = None,  # Least probability of every class; what has none is unknown (255)
     thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
+    match: str | None = None,  # Match the bands of the image to training; that of the settings when None
+    norm_statistics: str | None = None,  # Those of training, or of the image; that of the settings when None
 ) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data or is unknown; or `out`
     "Map a tile or an image file."
+    self = self.with_use(match, norm_statistics)
     method, out = method or self.settings.method, None if out is None else map_path(out)
     image = image.read() if isinstance(image, LazyTile) else image
     if out is not None and method == "exact" and not isinstance(image, Tile):
@@ -246,6 +248,7 @@ def predict(
         return predict_raster(self, image, out, tta=tta, **wanted)
     self = self.with_thresholds(unknown_below, thresholds)
     tile = image if isinstance(image, Tile) else read_tile(image)
+    self = self.for_image(tile)
     self.check_image(tile)
     label_map = predict_tile(
         self.predictor(tta),
@@ -324,5 +327,5 @@ def _run(name, pipeline, train, test, counts, checkpoints):
     start = time.perf_counter()
     label_maps = [pipeline.predict(tile) for tile in test]
     scores = pipeline.evaluate(test, label_maps)
-    seconds = sum(epoch.seconds for epoch in pipeline.history) + time.perf_counter() - start
+    seconds = sum(epoch.seconds or 0 for epoch in pipeline.history) + time.perf_counter() - start
     return Result(str(name), pipeline, label_maps, scores, seconds)

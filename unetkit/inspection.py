@@ -36,7 +36,7 @@ from unetkit.datasets import (
 from .jobs import check_bands, split_windows
 from .labels import Palette, class_counts
 from .losses import make_loss
-from .machine import pick_device, pick_precision, prepare, wants_channels_last
+from .machine import Chance, pick_device, pick_precision, prepare, wants_channels_last
 from .networks import make_network
 from .patches import grid_windows
 from .pages import STYLE, figure_html, table_html
@@ -259,14 +259,15 @@ def seconds_per_step(
     device = pick_device(settings.device)
     dtype = pick_precision(settings.precision, device)
     p = settings.patch_size
-    with torch.random.fork_rng():
+    with Chance() as chance:
         network = make_network(settings.network, in_channels, num_classes, **settings.architecture)
-        network = prepare(network, device, wants_channels_last(settings.width, device, dtype))
         batch = torch.rand(settings.batch_size, in_channels, p, p, device=device)
         targets = torch.randint(num_classes, (settings.batch_size, p, p), device=device)
-        loss_fn = make_loss(settings.loss, torch.ones(num_classes, device=device))
-        optimizer = make_optimizer(network, settings.lr, settings.optimiser, settings.weight_decay)
-        times, start = [], time.perf_counter()
+    network = prepare(network, device, wants_channels_last(settings.width, device, dtype))
+    loss_fn = make_loss(settings.loss, torch.ones(num_classes, device=device))
+    optimizer = make_optimizer(network, settings.lr, settings.optimiser, settings.weight_decay)
+    times, start = [], time.perf_counter()
+    with chance.lent_to(network):
         while len(times) < 2 or time.perf_counter() - start < seconds:
             begin = time.perf_counter()
             train_epoch(network, [(batch, targets)], loss_fn, optimizer, dtype)

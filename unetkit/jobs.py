@@ -20,8 +20,9 @@ from .datasets import LazyTile, Source, ground_counts, label_pieces, labelled_wi
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .machine import pick_device, pick_precision
 from .models import Epoch, History, is_newer, remedy_for
+from .networks import NETWORKS
 from .patches import GUARD, blocked_split, grid_windows, random_split
-from .rules import listening, one_line, remark
+from .rules import listening, one_line, remark, whole
 from .scenes import synthetic_scene
 from .settings import Settings
 from .tiles import Tile
@@ -315,6 +316,7 @@ def check_job(
     check_bands(train, valid or (), "validation")
     _check_depth(runs)
     for settings in runs:
+        _check_network(settings)
         _check_windows([*train, *(valid or ())], test or (), settings)
         check_focus(settings, palette)
         _check_paste(settings, train)
@@ -370,6 +372,16 @@ def _check_depth(runs):
                 f"halves {settings.patch_size} pixels to one: choose a smaller depth, a larger patch_size, or "
                 "normalisation channel"
             )
+
+
+def _check_network(settings):
+    "Raise `ValueError` if a network cannot be so deep, or if the weights that it begins with are not installed."
+    build = NETWORKS.get(settings.network)
+    if hasattr(build, "deepest"):
+        remedy = f"{settings.network} has no more levels"
+        whole("depth", settings.depth, 1, build.deepest, remedy)
+    if hasattr(build, "weights_file"):
+        build.weights_file()
 
 
 def _check_windows(train, test, settings):
@@ -429,7 +441,7 @@ def origin(
         "pixels": [checksum(tile) for tile in tiles],
     }
     if values is not None and not values.plain:
-        about["values"] = values.as_dict()
+        about["values"] = replace(values, quantiles=()).as_dict()  # which follow from the pixels
     return about if valid is None else about | {"validation pixels": [checksum(tile) for tile in valid]}
 
 
@@ -453,7 +465,7 @@ def model_header(
         "palette": asdict(palette),
         "settings": settings.as_dict(),
         "values": values.as_dict(),
-        "history": [asdict(epoch) for epoch in history],
+        "history": history.untimed(),
     }
 
 # %% ../nbs/library/jobs.ipynb #jobs-1af4bede

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'pick_device', 'computes_bfloat16', 'pick_precision', 'compute_logits', 'seed_everything',
            'LossNotFinite', 'check_finite', 'wants_channels_last', 'prepare', 'rank_and_world', 'process_group',
-           'in_step', 'OwnPart', 'on_first', 'OneSize', 'compiled', 'track']
+           'in_step', 'OwnPart', 'on_first', 'OneSize', 'compiled', 'Chance', 'may_draw', 'track']
 
 # %% ../nbs/library/machine.ipynb #machin-737e762d
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 import copy
 import os
@@ -21,6 +21,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from .rules import one_line, one_of, whole
@@ -229,6 +230,13 @@ def on_first(
     return wrapper
 
 # %% ../nbs/library/machine.ipynb #machin-f72bb830
+def _draws(model, batch, dtype):
+    "Does a network draw when it trains on a batch?"
+    with torch.no_grad(), Chance() as trial:
+        compute_logits(model.train(), batch, dtype)
+    return trial.draws > 0
+
+
 class OneSize(nn.Module):
     "A network that runs as a compiled program for batches of one size, and as it is for all others."
 
@@ -258,6 +266,11 @@ def compiled(
     layout = torch.contiguous_format if plain_layout else torch.channels_last
     batch = torch.zeros(shape, device=device).contiguous(memory_format=layout)
     graphs = device.type == "cuda" and rank_and_world()[1] == 1
+    if may_draw(model) and _draws(model, batch, dtype):
+        model.load_state_dict(before)
+        if rank_and_world()[0] == 0:
+            print("the network draws random numbers while it trains: it is not compiled", file=sys.stderr)
+        return model
     program = torch.compile(model, mode="reduce-overhead" if graphs else "default", dynamic=False)
     forward = OneSize(model, program, shape)
     try:
@@ -271,6 +284,121 @@ def compiled(
     model.zero_grad(set_to_none=True)
     return forward
 
+# %% ../nbs/library/machine.ipynb #mach-chance-4
+class Chance(TorchDispatchMode):
+    "Inside `with`, torch draws from generators of this object, in this thread; the global ones stay as they are."
+
+    def __init__(
+        self,
+        seed: int = 0,  # Any whole number from 0 to 2**32 - 1
+    ):
+        super().__init__()
+        self.seed, self.draws = whole("seed", seed, 0, 2**32 - 1), 0
+        self.generators = {"cpu": torch.Generator().manual_seed(seed)}
+
+    @classmethod
+    def _should_skip_dynamo(cls):  # else torch would load its compiler, which takes seconds
+        return False
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:  # True: `torch.compile` in another thread is not held up
+        "Answer a question of torch about this mode."
+        return True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        "Call an operator; one that draws gets a generator."
+        kwargs = kwargs or {}
+        draws = torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
+        generator = self._generator(args, kwargs) if draws else None
+        if generator is None:
+            return func(*args, **kwargs)
+        self.draws += 1
+        if func is torch.ops.aten.native_dropout.default:
+            return _dropped(*args, generator)
+        chosen = _with_generator(func)
+        return func(*args, **kwargs) if chosen is None else chosen(*args, **kwargs | {"generator": generator})
+
+    def state(self) -> dict:  # Tensors by name: "rng" of the processor, "rng.cuda:0" and so on
+        "Where the generators stand."
+        named = {"rng" if device == "cpu" else f"rng.{device}": g for device, g in self.generators.items()}
+        return {name: generator.get_state() for name, generator in named.items()}
+
+    def restore(
+        self,
+        tensors: dict,  # From `state`; other tensors are passed over
+    ) -> None:  # Nothing; the next numbers are those that came after `state`
+        "Put the generators where they stood."
+        for name, value in tensors.items():
+            if name == "rng" or name.startswith("rng."):
+                self._of(name.removeprefix("rng").removeprefix(".") or "cpu").set_state(value.cpu())
+
+    def lent_to(
+        self,
+        model: nn.Module,  # The network as training calls it
+    ):  # A context: this object, or one that does nothing where the network cannot draw
+        "Give a network that trains its own chance, if it may need some."
+        return self if may_draw(model) else nullcontext()
+
+    def _of(self, device):
+        "The generator of a device, by name."
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device]
+
+    def _generator(self, args, kwargs):
+        "The generator of the device on which an operator draws; None for the meta device, which has no numbers."
+        tensors = [value for value in args if isinstance(value, torch.Tensor)]
+        device = tensors[0].device if tensors else torch.device(kwargs.get("device") or "cpu")
+        if device.type == "meta":
+            return None
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        return self._of(str(device))
+
+
+def _with_generator(func):
+    "The form of an operator that takes a generator; None if it has none."
+    if any(argument.name == "generator" for argument in func._schema.arguments):
+        return func
+    for name in (f"{func._overloadname}_generator", "generator"):
+        if name in func.overloadpacket.overloads():
+            return getattr(func.overloadpacket, name)
+    return None
+
+
+def _dropped(batch, p, train, generator):
+    "What the dropout of a GPU gives, which takes no generator: the batch, and which of its numbers were kept."
+    kept = torch.ones_like(batch, dtype=torch.bool)
+    if train is False:
+        return batch.clone(), kept
+    kept.bernoulli_(1 - p, generator=generator)
+    return batch * kept * (0 if p == 1 else 1 / (1 - p)), kept
+
+
+_QUIET = (
+    nn.BatchNorm2d,
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.GroupNorm,
+    nn.Identity,
+    nn.MaxPool2d,
+    nn.ModuleList,
+    nn.ReLU,
+    nn.Sequential,
+    nn.Upsample,
+    DistributedDataParallel,
+)
+
+
+def may_draw(
+    model: nn.Module,  # A network as training calls it
+) -> bool:  # False where it surely does not: it has layers of the kit's U-Net only, or `compiled` has tried
+    "Might a network draw random numbers while it trains?"
+    layers = list(model.modules())
+    if any(isinstance(layer, OneSize) for layer in layers):
+        return False
+    return any(type(layer) not in _QUIET and type(layer).__module__ != "unetkit.unet" for layer in layers)
+
 # %% ../nbs/library/machine.ipynb #machin-ad298484
 def _epoch_scores(epoch):
     "What was measured on the validation windows, as texts."
@@ -279,6 +407,13 @@ def _epoch_scores(epoch):
     scores = [f"validation loss {epoch.valid_loss:.3f}", f"accuracy {epoch.valid_accuracy:.1%}"]
     f1 = getattr(epoch, "valid_f1", None)
     return scores if f1 is None else [*scores, f"mean F1 {f1:.1%}"]
+
+
+def _epoch_time(epoch, total):
+    "How long an epoch took and what that means for the others, as a text; none for an epoch of an earlier run."
+    if epoch.seconds is None:
+        return []
+    return [f"{epoch.seconds:.1f} s, at most {(total - epoch.number) * epoch.seconds:.0f} s left"]
 
 
 def track(
@@ -301,12 +436,11 @@ def track(
             bar.update()
             bar.set_postfix_str(", ".join(scores))
             if speaks and not terminal:
-                left = (total - epoch.number) * epoch.seconds
                 print(
                     f"{label}epoch {epoch.number:2}/{total}",
                     f"train loss {epoch.train_loss:.3f}",
                     *scores,
-                    f"{epoch.seconds:.1f} s, at most {left:.0f} s left",
+                    *_epoch_time(epoch, total),
                     sep="  ",
                     flush=True,
                 )

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CRITERIA', 'save_tensors', 'load_tensors', 'is_newer', 'remedy_for', 'save_model', 'load_model', 'Epoch',
-           'criterion', 'History', 'save_checkpoint', 'run_state', 'first_difference', 'checkpoint_stands',
-           'load_checkpoint', 'restore_run', 'take_weights']
+           'criterion', 'History', 'save_checkpoint', 'run_state', 'first_difference', 'forget_seconds',
+           'checkpoint_stands', 'load_checkpoint', 'restore_run', 'take_weights']
 
 # %% ../nbs/library/models.ipynb #models-cb6e88bd
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
 import json
@@ -22,7 +22,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from . import __version__
-from .machine import on_first
+from .machine import Chance, on_first
 from .networks import NETWORKS, network_name
 from .rules import number, one_line, one_of, remark, whole
 from .outputs import atomic_path
@@ -134,10 +134,11 @@ def load_model(
         about = _present(about)
         build = NETWORKS[one_of("network", about["network"], NETWORKS)]
         _check_arguments(build, about["args"])
-        with torch.device("meta"), _NoDraws():
+        with torch.device("meta"), _NoDraws(), Chance():
             expected = build(**about["args"]).state_dict()
         _check_weights(expected, tensors)
-        model = build(**about["args"])
+        with Chance():  # the weights are replaced, and the global generator is the caller's
+            model = build(**about["args"])
         model.load_state_dict(tensors)
     except Exception as error:  # a header can hold anything
         raise ValueError(
@@ -197,7 +198,7 @@ class Epoch:
     train_loss: float  # Mean over the steps
     valid_loss: float | None  # Mean over the scored validation pixels; None without validation
     valid_accuracy: float | None  # Share of the scored validation pixels, in [0, 1]; None without validation
-    seconds: float  # Time of training and validation
+    seconds: float | None = field(default=None, compare=False)  # Time it took; None if not known
     valid_f1: float | None = (
         None  # Mean F1 of the classes on the validation pixels, in [0, 1]; None if not measured
     )
@@ -258,6 +259,10 @@ class History(list):
         text = f"kept epoch {best.number} (validation accuracy {best.valid_accuracy:.1%}{f1})"
         return "; ".join([text, *(f"{what} at epoch {epoch.number}" for what, epoch in self.others.items())])
 
+    def untimed(self) -> list[dict]:  # A dict per epoch, JSON-ready, without its seconds
+        "The records for a file: equal runs have equal ones."
+        return [{name: value for name, value in asdict(one).items() if name != "seconds"} for one in self]
+
     def write(
         self,
         path: str | Path,  # CSV file to write
@@ -276,7 +281,7 @@ class History(list):
         import pandas
 
         table = pandas.DataFrame([asdict(epoch) for epoch in self]).set_index("number")
-        return table.astype({name: float for name in table.columns if name.startswith("valid_")})
+        return table.astype({name: float for name in table.columns if name.startswith(("valid_", "seconds"))})
 
     @classmethod
     def read(
@@ -292,7 +297,7 @@ class History(list):
             if whole("number of an epoch", epoch.number, remedy=remedy) != expected:
                 raise ValueError(f"epoch {expected} has the number {epoch.number!r}")
             whole(f"steps of epoch {expected}", epoch.steps, 0, remedy=remedy)
-            names = ["train_loss", "seconds"]
+            names = ["train_loss"] if epoch.seconds is None else ["train_loss", "seconds"]
             if epoch.valid_loss is not None:
                 names += ["valid_loss", "valid_accuracy"]
             if epoch.valid_f1 is not None or (epoch.valid_loss is not None and keep == "f1"):
@@ -317,7 +322,7 @@ def run_state(
     settings: dict,  # What the run depends on, JSON-ready
 ) -> tuple[dict, dict]:  # Tensors by name, and the rest as plain data
     "Collect all that the rest of a run depends on."
-    tensors = {"rng": torch.get_rng_state()}
+    tensors = run.chance.state()
     tensors |= {f"model.{name}": value for name, value in run.model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in run.best.items()}
     if run.average is not None:
@@ -345,6 +350,19 @@ def first_difference(
         if then.get(name) != now.get(name):
             return name, then.get(name), now.get(name)
     return None
+
+
+def forget_seconds(
+    path: str | Path,  # The checkpoint of a run that has ended
+) -> None:  # Nothing; the file is written anew if it holds a clock
+    "Take the seconds out of a checkpoint, so that equal runs leave equal files."
+    tensors, about = load_tensors(path)
+    if any("seconds" in epoch for epoch in about["epochs"]):
+        for epoch in about["epochs"]:
+            epoch.pop("seconds", None)
+        times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
+        save_tensors(path, tensors, about)
+        os.utime(path, ns=times)  # it is no newer than the model that was made of it
 
 
 @on_first
@@ -435,7 +453,7 @@ def restore_run(
     run.stopper = replace(run.stopper, **about["stopper"] | {"patience": run.stopper.patience})
     run.optimizer.load_state_dict(_optimizer_state(run.optimizer, _part(tensors, "optimizer.")))
     run.train.rng.bit_generator.state = about["rng"]
-    torch.set_rng_state(tensors["rng"])
+    run.chance.restore(tensors)
     run.model.load_state_dict(weights)
     if run.average is not None:
         run.average.load_state_dict(average)
@@ -523,7 +541,7 @@ def _check_kind(model, source):
 
 def _sized_by(model, size):
     "The weights whose shape depends on the number of classes or of bands, and the axis on which it does."
-    with torch.device("meta"), _NoDraws():
+    with torch.device("meta"), _NoDraws(), Chance():
         one, two = (type(model)(**model.settings | {size: count}).state_dict() for count in (1, 2))
     axes = {}
     for name, weight in one.items():

@@ -16,21 +16,22 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from .batches import as_batch
 from .datasets import LazyTile
 from .jobs import model_header, read_header
 from .palettes import Palette, read_palette
-from .machine import compiled, pick_device, pick_precision, prepare, rank_and_world
+from .machine import Chance, compiled, pick_device, pick_precision, prepare, rank_and_world
 from .machine import wants_channels_last
 from .models import History, first_difference, load_model, remedy_for, save_model, take_weights
-from .networks import freeze, make_network
+from .networks import freeze, make_network, measured_norms
 from .raster import Raster
 from .rules import IGNORE_INDEX, number, one_line, remark
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
-from .tiling import best_core, least_probabilities, logits_to_labels
+from .tiling import best_core, image_tensor, least_probabilities, logits_to_labels
 from .training import make_predictor
-from .values import RESOLUTION, check_values, measure
+from .values import RESOLUTION, check_values, match_values, measure, read_window
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-ef0e5372
 class TrainedModel:
@@ -69,13 +70,15 @@ class TrainedModel:
     def make(
         self,
         tiles: Sequence[Tile | LazyTile],  # Training tiles: their bands and values are those of the model
-    ) -> None:
+    ) -> Chance:  # What the weights were drawn from; dropout draws on
         "Start with a new network and an empty history."
         s, bands, classes = self.settings, tiles[0].in_channels, self.palette.num_classes
-        network = make_network(s.network, bands, classes, **s.architecture)
+        with Chance(s.seed) as chance:
+            network = make_network(s.network, bands, classes, **s.architecture)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
         self.temperature, self.file, self.split = 1.0, "", ""
+        return chance
 
     def begin(
         self,
@@ -101,13 +104,21 @@ class TrainedModel:
             return then
         self.memory = {}
         source = init or (None if fresh or before.model is None else before)
-        if part and source is None:
+        borrows = source is None and hasattr(self.model, "borrowed")
+        if part and source is None and not borrows:
             raise ValueError("freeze keeps the weights that a model begins with: give one (--init)")
         freeze(self.model, part)
         self.begun = {"freeze": part} if part else {}
         if source is not None:
             self.begun["init"] = {"name": source.file, "checksum": source.fingerprint()}
-        if source is not None and (fresh or not (checkpoint and Path(checkpoint).exists())):
+        elif borrows:
+            file = self.model.weights_file()
+            self.begun["init"] = {"name": file.name, "checksum": file.stem.rpartition("-")[2]}
+        if checkpoint and Path(checkpoint).exists() and not fresh:
+            return about
+        if borrows:
+            remark(self._borrow())
+        if source is not None:
             remark(self._take_weights(source, own=not init))
             if source.temperature != 1:
                 remark(
@@ -115,6 +126,13 @@ class TrainedModel:
                     "calibrate the model again after the training"
                 )
         return about
+
+    def _borrow(self):
+        "Give the encoder the weights that its network begins with; a sentence about it."
+        encoder = self.model.borrowed()
+        bands = [self.values.bands or [""] * self.model.in_channels, encoder.bands]
+        kept = take_weights(self.model.encoder, encoder, ((), ()), bands)
+        return f"the encoder begins with weights learned on ImageNet ({self.begun['init']['name']}): {kept}"
 
     def _take_weights(self, source, own):
         "Copy what fits of another model; a sentence about it."
@@ -160,7 +178,58 @@ class TrainedModel:
     ):  # Nothing, or a remark; raises `ValueError` without a model, or for an image that it cannot read
         "Check that an image looks like those of training (`values.check_values`)."
         self.needs_model()
-        check_values(self.values, image)
+        check_values(self.values, image, self.settings.match != "none")
+
+    def with_use(
+        self,
+        match: str | None = None,  # How the bands of an image are matched to training; None or "": as it is
+        norm_statistics: str | None = None,  # Where batch normalisation has its statistics from; likewise
+    ) -> "TrainedModel":  # Itself when both are left out, or a copy that shares the network
+        "The same model for maps that use the statistics of the unlabelled image, or do not."
+        given = {"match": match, "norm_statistics": norm_statistics}
+        changes = {name: value for name, value in given.items() if value}
+        if not changes:
+            return self
+        other = copy(self)
+        other.settings, other.memory = replace(self.settings, **changes), {}
+        return other
+
+    def for_image(
+        self,
+        image: Tile | Raster,  # A tile, or an open image; all of its pixels are read
+    ) -> (
+        "TrainedModel"
+    ):  # Itself unless the settings ask for statistics of the image; else a copy for it alone
+        "Adapt the model to an image as `match` and `norm_statistics` say, and say so."
+        match, norms = self.settings.match, self.settings.norm_statistics
+        if (match, norms) == ("none", "training"):
+            return self
+        self.check_image(image)
+        other, done = self.with_use("none", "training"), []
+        if match != "none":
+            other.values = match_values(self.values, image, match)
+            done.append(f"its bands are matched to those of the training images by their {match}")
+        if norms == "image":
+            other.model = measured_norms(self.model, other._samples(image), self.dtype)
+            done.append("batch normalisation has its statistics")
+        remark(f"{image.name}: {', and '.join(done)}: the map uses the unlabelled image as a whole")
+        return other
+
+    def _samples(self, image):
+        "Batches of windows that are spread over an image, each with windows from everywhere; at most 256 windows."
+        side = min(self.settings.patch_size, *image.size)
+        rows, cols = (np.linspace(0, n - side, min(16, -(-n // side))).astype(int) for n in image.size)
+        places = np.random.default_rng(0).permutation([(row, col) for row in rows for col in cols])
+        batch = []
+        for row, col in places.tolist():
+            pixels, valid = read_window(image, (row, col, side, side))
+            if valid.any():
+                batch.append(as_batch(image_tensor(self.values.scale(pixels, valid), self.device)))
+            if len(batch) == 16:
+                yield torch.stack(batch)
+                batch = []
+        if batch:
+            yield torch.stack(batch)
 
     def prepared(
         self,
@@ -243,6 +312,11 @@ class TrainedModel:
             lines += [f"  a pixel is {values.resolution:.3g} m on the ground"]
         if self.temperature != 1:
             lines += [f"probabilities are calibrated: temperature {self.temperature:g}"]
+        if (s.match, s.norm_statistics) != ("none", "training"):
+            lines += [
+                "maps use the unlabelled image as a whole: "
+                f"match {s.match}, statistics of batch normalisation from {s.norm_statistics}"
+            ]
         changed = {k: v for k, v in s.as_dict().items() if v != Settings().as_dict()[k]}
         text = ", ".join(f"{name} {'none' if value == '' else value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
@@ -252,14 +326,14 @@ class TrainedModel:
         if "freeze" in self.begun:
             lines += [f"kept the weights of its {one_line(self.begun['freeze'])}"]
         if self.history:
-            lines += ["epoch  train loss  validation loss  accuracy  mean F1  seconds"]
+            lines += ["epoch  train loss  validation loss  accuracy  mean F1"]
             remarks = {epoch.number: what for what, epoch in self.history.others.items()}
             remarks[self.history.best.number] = "kept"
         for epoch in self.history:
             loss = "-" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}"
             accuracy, f1 = map(_percent, (epoch.valid_accuracy, epoch.valid_f1))
             line = f"{epoch.number:5}  {epoch.train_loss:10.3f}  {loss:>15}  {accuracy:>8}  {f1:>7}"
-            lines += [f"{line}  {epoch.seconds:7.1f}  {remarks.get(epoch.number, '')}".rstrip()]
+            lines += [f"{line}  {remarks.get(epoch.number, '')}".rstrip()]
         return "\n".join(lines)
 
     def with_limits(

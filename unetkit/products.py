@@ -7,7 +7,7 @@ __all__ = ['POLYGON_FORMATS', 'Ground', 'write_polygons', 'write_scores', 'read_
 
 # %% ../nbs/library/products.ipynb #prod-04
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ import zlib
 import csv
 import json
 import math
+import sqlite3
 import struct
 import tempfile
 import warnings
@@ -261,6 +262,16 @@ def _write_geopackage(path, features, raster):
             except DataSourceError as error:
                 raise OSError(f"cannot write {path.name} ({one_line(error)}): free some space") from error
             batch = list(islice(features, 10000))
+    _stop_clock(path)
+
+
+def _stop_clock(path):
+    "Replace the time of the last change in a GeoPackage, so that equal polygons are equal files."
+    try:
+        with closing(sqlite3.connect(path)) as file, file:
+            file.execute("UPDATE gpkg_contents SET last_change = '1970-01-01T00:00:00.000Z'")
+    except sqlite3.Error as error:
+        raise OSError(f"cannot write {path.name} ({one_line(error)}): free some space") from error
 
 # %% ../nbs/library/products.ipynb #prod-25
 def _decode(raster, num_classes, path):

@@ -358,18 +358,26 @@ def predict_raster(
     restart: bool = False,  # Forget the blocks of an interrupted run?
     unknown_below: float | None = None,  # Least probability of every class; what has none is unknown (255)
     thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
+    match: str | None = None,  # Match the bands of the image to training; that of the settings when None
+    norm_statistics: str | None = None,  # Those of training, or of the image; that of the settings when None
 ) -> Path:  # `out`
     "Map a raster from file to file with the memory of one window; the same call continues after an interruption."
     out, folder = Path(out), Path(f'{out}.blocks')
     pipeline = as_pipeline(model, device, precision)
     model_file = '' if model is pipeline else model
-    pipeline = pipeline.with_thresholds(unknown_below, thresholds)
+    pipeline = pipeline.with_thresholds(unknown_below, thresholds).with_use(match, norm_statistics)
+    if scheduler and pipeline.settings.norm_statistics == 'image':
+        raise ValueError(
+            "workers of a cluster take the statistics of batch normalisation from the model file: "
+            "leave out norm_statistics (--norm-statistics training), or the scheduler"
+        )
     if scheduler and not model_file:
         raise ValueError(
             "workers of a cluster load the model themselves: save the pipeline, and give its file"
         )
     files = map_files(out, probabilities, confidence)
     with opened(image) as raster, claim(files):
+        pipeline = pipeline.for_image(raster)
         wanted = dict(tta=tta, probabilities=probabilities, confidence=confidence)
         job = raster_job(pipeline, raster, model_file, **wanted, memory=memory)
         inputs = {Path(path) for path in (*job.image.split('\n'), job.height, job.model) if path}
@@ -470,10 +478,11 @@ def evaluate_raster(
         with ExitStack() as stack:
             raster = stack.enter_context(open_image(part, height, reading.remote))
             labelled = stack.enter_context(open_labels(own, palette, raster, reading, apart))
+            adapted = pipeline.for_image(raster)
             for read, kept in exact_windows(raster.size, **pipeline.windows(memory)):
                 r0, r1, c0, c1 = kept
                 labels = labelled.read((r0, c0, r1 - r0, c1 - c0))
-                label_map = predict_block(pipeline, raster, read, kept, tta)[..., 0]
+                label_map = predict_block(adapted, raster, read, kept, tta)[..., 0]
                 labels[label_map == IGNORE_INDEX] = IGNORE_INDEX
                 matrix += confusion_matrix(labels, label_map, palette.num_classes)
     return Scores(matrix, palette.names)

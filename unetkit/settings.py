@@ -19,6 +19,7 @@ from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
 from .rules import number, one_of, whole
 from .stitching import METHODS
 from .unet import NORMALISATIONS
+from .values import MATCHES
 
 # %% ../nbs/library/settings.ipynb #settin-cfc96ac0
 KINDS = {  # Kinds of settings, and what the help of the command line calls them
@@ -90,6 +91,11 @@ class Settings:
     epochs: int = setting(60, "duration", low=1)  # Passes over the training windows, at most
     patience: int = setting(20, "duration", low=1)  # Epochs without a better one before stopping
     method: str | Callable = setting("exact", "use", choices=METHODS)  # How maps are stitched
+    # Match the bands of the image to those of training, from the statistics of the unlabelled image: none,
+    # moments (mean and spread) or histogram
+    match: str = setting("none", "use", choices=MATCHES, off="none")
+    # Statistics of batch normalisation: of training, or measured anew on the unlabelled image
+    norm_statistics: str = setting("training", "use", choices=("training", "image"), off="training")
     device: str = setting("auto", "machine")  # auto, cpu or cuda
     precision: str = setting("auto", "machine", choices=PRECISIONS)  # Number format inside the network
     compile: str = setting("auto", "machine", choices=("auto", "on", "off"))  # torch.compile; auto: on a GPU

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .machine import LossNotFinite, check_finite, compute_logits, on_first, seed_everything
+from .machine import Chance, LossNotFinite, check_finite, compute_logits, on_first, seed_everything
 from .metrics import Scores, confusion_matrix
 from .models import Epoch, History, criterion, load_checkpoint
 from .models import restore_run, run_state, save_checkpoint
@@ -120,6 +120,7 @@ class Run:
     history: History = field(default_factory=History)  # One `Epoch` after the other
     cycle: Cycle | None = None  # Learning rates; None: that of the optimiser
     average: Average | None = None  # Averaged weights, which are then validated and kept
+    chance: Chance = field(default_factory=Chance)  # What the network draws from, if it draws
 
 
 def epochs(
@@ -140,12 +141,14 @@ def epochs(
     | None = None,  # Takes the state of the run after each epoch; a run goes on from what it holds
     cycle: Cycle | None = None,  # Learning rates of the steps; None: that of the optimiser
     average: float = 0.0,  # Decay of the averaged weights that are validated and kept; 0: no average
+    chance: Chance | None = None,  # What dropout draws from; that of seed 0 when None
 ) -> Iterator[Epoch]:  # A record per epoch
     "Train with early stopping at the best epoch; its weights are restored at the end."
     whole("epochs", epochs)
     whole("patience", patience)
     first = copy.deepcopy(model.state_dict())
     run = Run(model, optimizer, train, EarlyStopping(patience), first, History(keep=keep), cycle)
+    run.chance = chance or run.chance
     if average:
         run.average = Average(model, average)
     judged = run.average.module if average else model
@@ -166,7 +169,10 @@ def epochs(
             if cycle is not None:
                 cycle.plan(len(run.history), epochs)
                 rates = cycle.rates(epoch, len(train))
-            train_loss = train_epoch(forward or model, train, loss_fn, optimizer, dtype, rates, run.average)
+            with run.chance.lent_to(forward or model):
+                train_loss = train_epoch(
+                    forward or model, train, loss_fn, optimizer, dtype, rates, run.average
+                )
             loss = accuracy = f1 = None
             if valid is not None:
                 loss, scores = validate(judged, valid, loss_fn, dtype)

@@ -59,7 +59,7 @@ from unetkit.plots import (
 from .stitching import predict_tile
 from .tiling import seam_energy
 from .tiles import Tile
-from .machine import pick_device, pick_precision, prepare
+from .machine import Chance, pick_device, pick_precision, prepare
 from .training import make_optimizer, train_epoch
 from .unet import UNet, receptive_field
 from .windows import LEAKS, coverage, leak_codes, plan, share_with
@@ -293,19 +293,14 @@ def step_seconds(
 ) -> float:  # Seconds of one optimiser step on this machine, the median of up to three
     "Measure a step of training; the answer is remembered for each set of arguments."
     device, times = pick_device(), []
-    with torch.random.fork_rng():
-        model = prepare(UNet(in_channels, num_classes, width), device)
-        batch = torch.rand(batch_size, in_channels, patch_size, patch_size, device=device).contiguous(
-            memory_format=torch.channels_last
-        )
-        job = (
-            model,
-            [(batch, torch.zeros(batch_size, patch_size, patch_size, dtype=torch.long, device=device))],
-            make_loss('cross_entropy'),
-            make_optimizer(model),
-        )
-        while len(times) < 2 or len(times) < 4 and sum(times) < 1:
-            times.append(_seconds(lambda: train_epoch(*job, pick_precision(device=device))))
+    with Chance():
+        model = UNet(in_channels, num_classes, width)
+        batch = torch.rand(batch_size, in_channels, patch_size, patch_size, device=device)
+    model, batch = prepare(model, device), batch.contiguous(memory_format=torch.channels_last)
+    targets = torch.zeros(batch_size, patch_size, patch_size, dtype=torch.long, device=device)
+    job = model, [(batch, targets)], make_loss('cross_entropy'), make_optimizer(model)
+    while len(times) < 2 or len(times) < 4 and sum(times) < 1:
+        times.append(_seconds(lambda: train_epoch(*job, pick_precision(device=device))))
     return float(np.median(times[1:]))
 
 # %% ../nbs/library/widgets.ipynb #nce342c86ef7
