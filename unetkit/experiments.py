@@ -172,25 +172,6 @@ def fit(
 
 
 @patch
-def find_lr(
-    self: ModelPipeline,
-    tiles: Tile | Sequence[Tile],  # Training tiles with labels
-    steps: int = 100,  # Steps from a learning rate of 1e-6 to one of 1
-) -> RateTest:  # Rates, losses and a suggestion
-    "Try learning rates on a copy of the network that a training would begin with."
-    s, tiles, trial = self.settings, as_tiles(tiles), copy(self)
-    counts = check_job(tiles, None, self.palette, [s])
-    with torch.random.fork_rng():
-        torch.manual_seed(s.seed)
-        if trial.model is None:
-            trial.make(tiles)
-        batches, _ = trial.batches(tiles)
-        optimizer = make_optimizer(trial.model, s.lr, s.optimiser, s.weight_decay)
-        loss_fn = _loss(trial, counts)
-        return training.find_lr(trial.model, batches, loss_fn, optimizer, steps=steps, dtype=self.dtype)
-
-
-@patch
 def calibrate(
     self: ModelPipeline,
     tiles: Tile | Sequence[Tile],  # The tiles that it was trained on
@@ -224,6 +205,25 @@ def calibrate(
     with torch.inference_mode():
         self.temperature = fit_temperature(*pixels_of(pairs))
     return self
+
+# %% ../nbs/09_experiments.ipynb #c065b-find-lr
+@patch
+def find_lr(
+    self: ModelPipeline,
+    tiles: Tile | Sequence[Tile],  # Training tiles with labels
+    steps: int = 100,  # Steps from a learning rate of 1e-6 to one of 1
+) -> RateTest:  # Rates, losses and a suggestion
+    "Try learning rates on a copy of the network that a training would begin with."
+    s, tiles, trial = self.settings, as_tiles(tiles), copy(self)
+    counts = check_job(tiles, None, self.palette, [s])
+    with torch.random.fork_rng():
+        torch.manual_seed(s.seed)
+        if trial.model is None:
+            trial.make(tiles)
+        batches, _ = trial.batches(tiles)
+        optimizer = make_optimizer(trial.model, s.lr, s.optimiser, s.weight_decay)
+        loss_fn = _loss(trial, counts)
+        return training.find_lr(trial.model, batches, loss_fn, optimizer, steps=steps, dtype=self.dtype)
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
 @patch
