@@ -140,6 +140,7 @@ def test_clone(tmp_path):
 
 
 SHORT = {'train': ' --epochs 1 --width 4 --depth 2'}
+SHORT['tune'] = ' --minutes 0.4 --width 2 --depth 2 --patch-size 32 --batch-size 2'
 SHORT['report'] = SHORT['train'] + ' --patch-sizes 128'
 
 
@@ -162,7 +163,14 @@ def test_shell_lines(folder, printed):
     assert is_map(folder / 'map.tif', folder / 'b.tif')
     for name in ('report.html', 'scores.json', 'scores.csv', 'label_map_128.tif', 'model_128.safetensors'):
         assert (folder / 'report' / name).exists(), name
-    for name in ('chips.safetensors', 'fields.safetensors', 'page.html', 'map.geojson', 'areas.csv'):
+    for name in (
+        'chips.safetensors',
+        'fields.safetensors',
+        'page.html',
+        'map.geojson',
+        'areas.csv',
+        'tuned.safetensors',
+    ):
         assert (folder / name).exists(), name
     (scores,) = [text for line, text in printed.items() if ' evaluate ' in line]
     assert all(name in scores for name in (*ISPRS.names, 'accuracy'))

@@ -15,8 +15,10 @@ from unetkit.jobs import origin
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.models import load_tensors, save_tensors
 from unetkit.networks import NETWORKS
-from unetkit.raster import Georeference, read_label_map, write_image
+from unetkit.pipelines import TrainedModel
+from unetkit.raster import Georeference, open_image, read_label_map, write_image
 from unetkit.rules import Remark
+from unetkit.scale import _from_job, raster_job
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.unet import UNet
@@ -184,3 +186,13 @@ def test_quantiles_do_not_stop_an_older_checkpoint(trained):
     )
     assert set(about['values']) == {'dtypes', 'low', 'high', 'mean', 'std', 'bands', 'resolution'}
     assert 'match' not in about and 'norm_statistics' not in about
+
+
+def test_workers_of_a_cluster_match_as_well(files):
+    model = files / 'model.safetensors'
+    with open_image(files / 'image.tif') as raster:
+        adapted, _ = said(TrainedModel.load(model, 'cpu', 'float32').with_use('histogram').for_image, raster)
+        job = raster_job(adapted, raster, model)
+    worker, image, _ = _from_job(job, 'a thread of its own')
+    image.close()
+    assert worker.values == adapted.values and worker.values.matched

@@ -68,9 +68,11 @@ def _components(labels, ground, wanted, largest):
     for number, place in enumerate(ndimage.find_objects(found), 1):
         wide = tuple(slice(max(one.start - 1, 0), one.stop + 1) for one in place)
         sides = [one.stop - one.start + 2 for one in place]
+        if sizes[number] < SMALLEST or max(sides) > largest:
+            continue
         mask = found[wide] == number
-        if sizes[number] < SMALLEST or max(sides) > largest or list(mask.shape) != sides:
-            continue  # the last: at the border of the tile
+        if list(mask.shape) != sides:
+            continue  # at the border of the tile
         foot = ndimage.binary_dilation(mask, _TOUCHING)
         if (ground[wide] & (labels[wide] != IGNORE_INDEX))[foot].all():
             yield wide, mask, foot & ~mask

@@ -282,6 +282,8 @@ def _objects(palette, source, windows, focus):
         count = int((objects.classes == index).sum())
         found.append(f"{count} of {palette.names[index]}" + (f" onto {', '.join(ground)}" if count else ""))
     text = "; ".join(found) or f"no class has less than {RARE:.0%} of the pixels"
+    if not len(objects):
+        text += "; nothing is pasted (an object beside pixels without a label is not whole)"
     remark(f"copy_paste: objects that lie whole on the training ground: {text}")
     return objects
 
@@ -506,7 +508,7 @@ def read_header(
 
 
 _HEADER = set(
-    "format version network args unet palette settings values images history temperature init freeze windows".split()
+    "format version network args unet palette settings values images history temperature init freeze windows tuning".split()
 )
 
 

@@ -210,6 +210,7 @@ _TABLES = (
     'recipe,patch_size,',
     'class,pixels,area_',
     'number,steps,train_loss,',
+    'candidate,patch_size,width,',
 )  # how the tables of comma-separated values begin
 
 

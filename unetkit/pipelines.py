@@ -61,6 +61,7 @@ class TrainedModel:
         self.gaps = []  # What validation at the end of a training had to say of classes
         self.file = ""  # Name of the file that the model was read from
         self.begun = {}  # What its training began with, for the model file: `init` and `freeze`
+        self.tuning = ""  # What `tuning.tune` says of its choice, if it chose this model
 
     @property
     def channels_last(self) -> bool:  # True where the processor is faster so
@@ -77,7 +78,7 @@ class TrainedModel:
             network = make_network(s.network, bands, classes, **s.architecture)
         self.model = prepare(network, self.device, self.channels_last)
         self.values, self.history, self.gaps = measure(tiles, self.limits), History(keep=s.keep), []
-        self.temperature, self.file, self.split = 1.0, "", ""
+        self.temperature, self.file, self.split, self.tuning = 1.0, "", "", ""
         return chance
 
     def begin(
@@ -270,6 +271,8 @@ class TrainedModel:
             header["temperature"] = self.temperature
         if self.split:
             header["windows"] = self.split
+        if self.tuning:
+            header["tuning"] = self.tuning
         return save_model(path, self.model, header | self.begun)
 
     @classmethod
@@ -294,6 +297,7 @@ class TrainedModel:
             above=0,
             remedy="train the model again",
         )
+        self.tuning = one_line(about.get("tuning", ""), 1000)
         return self.with_limits(limits)
 
     def summary(self) -> str:  # Lines: network, classes, bands, recipe, and a row per epoch
@@ -320,6 +324,8 @@ class TrainedModel:
         changed = {k: v for k, v in s.as_dict().items() if v != Settings().as_dict()[k]}
         text = ", ".join(f"{name} {'none' if value == '' else value}" for name, value in changed.items())
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
+        if self.tuning:
+            lines += [f"tuning: {self.tuning}"]
         if "init" in self.begun:
             name, checksum = (one_line(self.begun["init"][key]) for key in ("name", "checksum"))
             lines += [f"began with the weights of {name or 'a model'}, checksum {checksum}"]
