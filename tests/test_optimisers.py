@@ -2,6 +2,7 @@
 reference, and a run that was interrupted ends at the weights of an undisturbed one, bit for bit."""
 
 import copy
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from unetkit.losses import make_loss
 from unetkit.machine import compiled, prepare
 from unetkit.models import History, load_model, save_tensors
 from unetkit.networks import freeze
-from unetkit.optimisers import Average, Cycle, cosine, make_optimizer
+from unetkit.optimisers import Average, Cycle, cosine, find_lr, make_optimizer
 from unetkit.patches import grid_windows, random_split
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
@@ -29,6 +30,7 @@ SCENE = synthetic_scene(128, 160, seed=5)
 WINDOWS = grid_windows([SCENE.size], 32, 32)
 PAIRS = to_device([SCENE])
 LOSS = make_loss('cross_entropy')
+BATCH, TARGETS = next(iter(Batches(PAIRS, WINDOWS, 8)))
 
 
 def equal(one, two):
@@ -317,3 +319,65 @@ def test_batch_normalisation_of_one_pixel():
         check_job([SCENE], None, ISPRS.ignoring('clutter'), [settings])
     for change in (dict(depth=3), dict(normalisation='channel')):
         check_job([SCENE], None, ISPRS.ignoring('clutter'), [replace(settings, **change)])
+
+
+def states(batches):
+    "Every generator that a range test could move."
+    found = [
+        torch.get_rng_state(),
+        batches.rng.bit_generator.state,
+        random.getstate(),
+        np.random.get_state()[1],
+    ]
+    return repr([one.tolist() if hasattr(one, 'tolist') else one for one in found])
+
+
+@pytest.mark.parametrize('normalisation', ['none', 'batch'])
+def test_a_range_test_leaves_no_trace(normalisation):
+    "Weights, statistics, gradients, the state of the optimiser, the order of the batches and all generators."
+    seed_everything(0)
+    model = UNet(3, 5, width=4, depth=2, normalisation=normalisation)
+    optimizer, batches = make_optimizer(model), Batches(PAIRS, WINDOWS, 4, shuffle=True, augment=True)
+    train_epoch(model, batches, LOSS, optimizer)
+    before = copy.deepcopy((model, optimizer.state_dict())), states(batches)
+    test = find_lr(model, batches, LOSS, optimizer, steps=30)
+    assert equal(model, before[0][0]) and states(batches) == before[1]
+    assert repr(optimizer.state_dict()) == repr(before[0][1])
+    assert test.rates[0] == 1e-6 and len(test.rates) == len(test.losses) <= 30
+
+
+def test_a_range_test_is_a_training():
+    "Against a loop that takes the same steps, and smooths the losses by their definition."
+    seed_everything(0)
+    model = UNet(3, 5, width=4, depth=2)
+    test = find_lr(
+        model, [(BATCH, TARGETS)], LOSS, torch.optim.SGD(model.parameters(), 1.0), 1e-3, 1.0, 20, 0.5
+    )
+    losses = []
+    for rate in np.geomspace(1e-3, 1.0, 20):
+        loss = LOSS(model(BATCH), TARGETS)
+        losses.append(loss.item())
+        for weight, slope in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters()))):
+            weight.data -= rate * slope
+    shares = [0.5 ** np.arange(n)[::-1] for n in range(1, 21)]
+    smooth = [np.average(losses[: len(share)], weights=share) for share in shares]
+    count = len(test.rates)
+    assert count >= 10 and test.losses == pytest.approx(smooth[:count], rel=1e-3)
+    assert count == 20 or not smooth[count] <= 4 * min(smooth[:count])
+    assert test.rates == pytest.approx(np.geomspace(1e-3, 1.0, 20)[:count])
+
+
+def test_a_range_test_of_a_pipeline():
+    settings = Settings(
+        patch_size=32, width=4, depth=2, epochs=1, precision='float32', device='cpu', focus=''
+    )
+    pipeline = ModelPipeline(ISPRS.ignoring('clutter'), settings)
+    before = torch.get_rng_state()
+    test = pipeline.find_lr(SCENE, steps=40)
+    assert pipeline.model is None and pipeline.values is None and torch.equal(before, torch.get_rng_state())
+    assert 1e-5 < test.suggestion < 1
+    assert pipeline.find_lr(SCENE, steps=40) == test
+    fingerprint = pipeline.fit(SCENE).fingerprint()
+    memory = repr(pipeline.memory['about'])
+    assert pipeline.find_lr(SCENE, steps=40) != test
+    assert pipeline.fingerprint() == fingerprint and repr(pipeline.memory['about']) == memory

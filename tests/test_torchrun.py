@@ -40,7 +40,8 @@ from unetkit.scenes import synthetic_scene
 from unetkit.training import epochs, seed_everything
 from unetkit.unet import UNet
 
-EVEN = {"order": dict(shuffle=True), "turns": dict(shuffle=True, augment=True), "crops": dict(crops=True), "focus": dict(crops=True, focus=1)}
+EVEN = {"order": dict(shuffle=True), "turns": dict(shuffle=True, augment=True), "crops": dict(crops=True), "focus": dict(crops=True, focus=1),
+        "average": dict(shuffle=True, average=0.5)}
 UNEVEN = {"odd batches": dict(batch_size=7), "a strip without labels": dict(strip=True), "dice": dict(loss="dice"), "large batch": dict(batch_size=100),
           "batch norm": dict(normalisation="batch")}
 
@@ -50,7 +51,7 @@ class Double:
     def __len__(self): return len(self.batches)
     def __iter__(self): return ((batch.double(), targets) for batch, targets in self.batches)
 
-def descended(batch_size=6, strip=False, loss=None, normalisation="none", **how):
+def descended(batch_size=6, strip=False, loss=None, normalisation="none", average=0.0, **how):
     "Weights and validation losses of two epochs of plain gradient descent in float64, on 20 windows."
     scene = synthetic_scene(128, 160, seed=1)
     if strip: scene.labels[20:50] = 255
@@ -59,7 +60,7 @@ def descended(batch_size=6, strip=False, loss=None, normalisation="none", **how)
     model = UNet(3, 5, width=4, depth=2, normalisation=normalisation).double()
     train, valid = OwnPart(Double(Batches(pairs, windows, batch_size, **how))), Double(Batches(pairs, windows, 8, once=True))
     loss_fn = make_loss(loss) if loss else lambda logits, targets: F.cross_entropy(logits, targets, ignore_index=255)
-    run = list(epochs(model, train, valid, loss_fn, torch.optim.SGD(model.parameters(), 0.05), 2, forward=in_step(model)))
+    run = list(epochs(model, train, valid, loss_fn, torch.optim.SGD(model.parameters(), 0.05), 2, forward=in_step(model), average=average))
     count = torch.tensor(max(len(batch) for batch, _ in train))
     weights = {name: value.detach() for name, value in model.named_parameters()}
     return weights | {"windows": count, "losses": torch.tensor([[e.valid_loss, e.valid_accuracy] for e in run], dtype=torch.float64)}

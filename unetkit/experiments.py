@@ -27,7 +27,7 @@ from .losses import class_weights, make_loss
 from .machine import OwnPart, in_step, rank_and_world, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
-from .optimisers import Cycle, make_optimizer
+from .optimisers import Cycle, RateTest, make_optimizer
 from .pipelines import TrainedModel, as_tiles
 from .raster import map_path, write_label_map
 from .rules import IGNORE_INDEX, remark
@@ -91,8 +91,7 @@ def epochs(
             remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
         elif valid is None:
             say_few(train_batches.windows, valid_batches.windows)
-        weights = class_weights(counts, s.weights).to(self.device)
-        loss_fn = make_loss(s.loss, weights, s.label_smoothing)
+        loss_fn = _loss(self, counts)
         run = training.epochs(
             self.model,
             OwnPart(train_batches),
@@ -117,6 +116,12 @@ def epochs(
     if fresh and checkpoint and rank_and_world()[0] == 0:
         Path(checkpoint).unlink(missing_ok=True)
     return _noted(self, run, valid_batches, loss_fn, counts, about)
+
+
+def _loss(pipeline, counts):
+    "The loss that the settings of a pipeline name, with the weights of the classes."
+    s = pipeline.settings
+    return make_loss(s.loss, class_weights(counts, s.weights).to(pipeline.device), s.label_smoothing)
 
 
 def _noted(pipeline, run, valid_batches, loss_fn, counts, about):
@@ -200,6 +205,25 @@ def calibrate(
     with torch.inference_mode():
         self.temperature = fit_temperature(*pixels_of(pairs))
     return self
+
+# %% ../nbs/09_experiments.ipynb #c065b-find-lr
+@patch
+def find_lr(
+    self: ModelPipeline,
+    tiles: Tile | Sequence[Tile],  # Training tiles with labels
+    steps: int = 100,  # Steps from a learning rate of 1e-6 to one of 1
+) -> RateTest:  # Rates, losses and a suggestion
+    "Try learning rates on a copy of the network that a training would begin with."
+    s, tiles, trial = self.settings, as_tiles(tiles), copy(self)
+    counts = check_job(tiles, None, self.palette, [s])
+    with torch.random.fork_rng():
+        torch.manual_seed(s.seed)
+        if trial.model is None:
+            trial.make(tiles)
+        batches, _ = trial.batches(tiles)
+        optimizer = make_optimizer(trial.model, s.lr, s.optimiser, s.weight_decay)
+        loss_fn = _loss(trial, counts)
+        return training.find_lr(trial.model, batches, loss_fn, optimizer, steps=steps, dtype=self.dtype)
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
 @patch

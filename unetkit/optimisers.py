@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'SCHEDULES', 'check_decay', 'make_optimizer', 'constant', 'cosine', 'one_cycle', 'check_schedule',
-           'Cycle', 'set_rate', 'Average', 'shown']
+           'Cycle', 'set_rate', 'Average', 'shown', 'RateTest', 'find_lr', 'steepest']
 
 # %% ../nbs/library/optimisers.ipynb #optimi-81190a2c
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 import copy
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from .rules import number, one_of
+from .machine import compute_logits
+from .rules import number, one_of, whole
 
 # %% ../nbs/library/optimisers.ipynb #optimi-3b63380f
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}  # Name -> class
@@ -188,3 +191,87 @@ def shown(
         yield
     finally:
         model.load_state_dict(live)
+
+# %% ../nbs/library/optimisers.ipynb #optimi-rate-2
+@dataclass(frozen=True)
+class RateTest:
+    "What happened while the learning rate grew."
+
+    rates: list[float]  # Learning rate of each step
+    losses: list[float]  # Smoothed loss of each step, before its weights were changed
+    suggestion: float | None  # Rate at which the loss falls most steeply; None where it never falls
+
+
+def find_lr(
+    model: nn.Module,  # The network, on its device; it stays as it is
+    batches: Iterable,  # Training batches: float32 (N, C, H, W), int64 (N, H, W); begun anew where they end
+    loss_fn: Callable,  # (logits, targets) -> scalar
+    optimizer: torch.optim.Optimizer,  # Holds the weights of `model`; it stays as it is
+    low: float = 1e-6,  # First learning rate, above 0
+    high: float = 1.0,  # Last one, above `low`
+    steps: int = 100,  # Steps from the first to the last, at least 10
+    smoothing: float = 0.9,  # Share of itself that the smoothed loss keeps in a step, at least 0, below 1
+    dtype: torch.dtype = torch.float32,  # Number format inside the network
+) -> RateTest:  # Rates, losses and a suggestion
+    "Let the learning rate of a copy grow exponentially, and find where the loss falls most steeply."
+    low, high = number("low", low, above=0), number("high", high, above=low)
+    steps, smoothing = whole("steps", steps, 10), number("smoothing", smoothing, above=-1e-9, below=1)
+    model, optimizer = copy.deepcopy((model, optimizer))  # together: the optimiser holds the copy's weights
+    model.train()
+    rates, losses, total, mass = [], [], 0.0, 0.0
+    with _same_order(batches), torch.random.fork_rng():
+        for step, (batch, targets) in enumerate(islice(_endless(batches), steps)):
+            rate = low * (high / low) ** (step / (steps - 1))
+            loss = loss_fn(compute_logits(model, batch, dtype), targets)
+            total = smoothing * total + (1 - smoothing) * loss.item()
+            mass = smoothing * mass + (1 - smoothing)
+            if not total / mass <= 4 * min(losses, default=math.inf):
+                break
+            rates.append(rate)
+            losses.append(total / mass)
+            set_rate(optimizer, rate)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return RateTest(rates, losses, steepest(rates, losses))
+
+
+def steepest(
+    rates: list[float],  # Learning rates, ascending, above 0
+    losses: list[float],  # Smoothed loss at each
+) -> float | None:  # A rate; None where the loss does not fall for three rates
+    "Fit a line to each decade of rates before the lowest loss; the middle of the steepest."
+    lowest = int(np.argmin(losses)) + 1 if losses else 0
+    if lowest < 3:
+        return None
+    logs, values = np.log10(rates[:lowest]), np.array(losses[:lowest])
+    starts = np.flatnonzero(logs + 1 <= logs[-1])
+    found = []
+    for start in starts if len(starts) else [0]:
+        part = slice(start, np.searchsorted(logs, logs[start] + 1, "right"))
+        found.append((np.polyfit(logs[part], values[part], 1)[0], 10 ** logs[part].mean()))
+    slope, middle = min(found)
+    return float(middle) if slope < 0 else None
+
+
+def _endless(batches):
+    "Batches, begun anew where they end."
+    while True:
+        found = False
+        for pair in batches:
+            found = True
+            yield pair
+        if not found:
+            raise ValueError("there is no training batch: a range test needs at least one")
+
+
+@contextmanager
+def _same_order(batches):
+    "Leave the generator of some batches as it was."
+    rng = getattr(batches, "rng", None)
+    state = None if rng is None else rng.bit_generator.state
+    try:
+        yield
+    finally:
+        if rng is not None:
+            rng.bit_generator.state = state

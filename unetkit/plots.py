@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['IGNORED', 'RIGHT', 'WRONG', 'EDGE', 'WIDTH', 'HOUSE', 'house_style', 'thumbnail', 'show_tile', 'show_labels',
            'show_errors', 'show_windows', 'show_triptych', 'show_pairs', 'plot_confusion', 'plot_history', 'show_unet',
-           'plot_curves', 'show_views', 'plot_intervals']
+           'plot_curves', 'plot_rates', 'show_views', 'plot_intervals']
 
 # %% ../nbs/library/plots.ipynb #c003-cdefdd36
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
@@ -510,6 +510,23 @@ def plot_curves(
                 range(1, len(run) + 1), run, color=colour, linewidth=1.6, label=name if index == 0 else None
             )
     ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    ax.legend()
+    return ax
+
+# %% ../nbs/library/plots.ipynb #pn-rates
+@house_style()
+def plot_rates(
+    rates: Sequence[float],  # Learning rates, ascending, above 0
+    losses: Sequence[float],  # Smoothed loss at each
+    suggestion: float | None = None,  # Rate to mark; None for no mark
+    ax=None,  # Matplotlib axes to draw on; new ones when None
+) -> plt.Axes:  # The axes
+    "Plot the loss over learning rates on a logarithmic axis, and mark one rate."
+    ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 3.4))[1]
+    ax.plot(rates, losses, color='#1b6ca8', linewidth=1.6, label='smoothed loss')
+    ax.set(xscale='log', xlabel='learning rate', ylabel='loss')
+    if suggestion is not None:
+        ax.axvline(suggestion, color='#d1495b', linestyle='--', label=f'steepest fall: {suggestion:.1e}')
     ax.legend()
     return ax
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['train_epoch', 'validate', 'EarlyStopping', 'Run', 'epochs', 'make_predictor', 'Epoch', 'History', 'LossNotFinite',
-           'make_optimizer', 'seed_everything']
+           'find_lr', 'make_optimizer', 'seed_everything']
 
 # %% ../nbs/07_training.ipynb #c003-c5a5ce34
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,10 +22,10 @@ from .machine import Chance, LossNotFinite, check_finite, compute_logits, on_fir
 from .metrics import Scores, confusion_matrix
 from .models import Epoch, History, criterion, load_checkpoint
 from .models import restore_run, run_state, save_checkpoint
-from .optimisers import Average, Cycle, make_optimizer, set_rate, shown
+from .optimisers import Average, Cycle, find_lr, make_optimizer, set_rate, shown
 from .rules import IGNORE_INDEX, whole
 
-_all_ = ["Epoch", "History", "LossNotFinite", "make_optimizer", "seed_everything"]
+_all_ = ["Epoch", "History", "LossNotFinite", "find_lr", "make_optimizer", "seed_everything"]
 
 # %% ../nbs/07_training.ipynb #c035-56500acb
 def train_epoch(

@@ -45,7 +45,7 @@ class ChannelNorm(nn.LayerNorm):
         batch: torch.Tensor,  # Activations (N, C, H, W)
     ) -> torch.Tensor:  # Activations (N, C, H, W)
         "Normalise over the channels."
-        return super().forward(batch.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(batch.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 NORMALISATIONS = {'none': nn.Identity, 'batch': nn.BatchNorm2d, 'channel': ChannelNorm}  # Name -> layer
