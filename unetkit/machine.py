@@ -426,7 +426,9 @@ _OWN = ("unetkit.encoders", "unetkit.unet")  # modules whose layers draw nothing
 
 def may_draw(
     model: nn.Module,  # A network as training calls it
-) -> bool:  # False where it surely does not: it has layers of the kit's networks only, or `compiled` has tried
+) -> (
+    bool
+):  # False where it surely does not: it has layers of the kit's networks only, or `compiled` has tried
     "Might a network draw random numbers while it trains?"
     layers = list(model.modules())
     if any(isinstance(layer, OneSize) for layer in layers):
