@@ -48,7 +48,7 @@ from .jobs import built_in, check_job, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
-from .outputs import check_output, claim, is_ours
+from .outputs import check_output, claim, is_ours, make_folder
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
@@ -675,6 +675,8 @@ def export(
     if for_:
         how = export_settings(pipeline, one_of("--for", for_, PROGRAMS, "choose one"), **how)
     check_export(pipeline, how["tile_size"], how["resolution"])
+    if out:
+        make_folder(out)
     files = [Path(out), facts_path(out)] if out and for_ == "web" else [out]
     with _writing(_all_different(files), [model], overwrite):
         export_onnx(pipeline, out, **how)

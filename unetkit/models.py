@@ -84,7 +84,7 @@ def _refuse_pickle(path):
         )
 
 # %% ../nbs/library/models.ipynb #models-146d34fb
-FORMAT = 2  # Of model files; it rises when an older unetkit could misread a newer file
+FORMAT = 3  # Of model files; it rises when an older unetkit could misread a newer file
 
 
 def is_newer(
@@ -115,11 +115,22 @@ def save_model(
         "format": FORMAT,
         "version": __version__,
         "network": network_name(model),
-        "args": model.settings,
+        "args": _arguments(model),
     }
     return save_tensors(path, model.state_dict(), header | about)
 
 # %% ../nbs/library/models.ipynb #models-27024ab2
+_LATER = ("normalisation", "residual")  # arguments that older versions do not know
+
+
+def _arguments(model):
+    "What rebuilds a network; what older versions do not know is left out where it is as usual."
+    known = signature(type(model)).parameters
+    return {
+        k: v for k, v in model.settings.items() if k not in _LATER or k not in known or v != known[k].default
+    }
+
+
 def load_model(
     path: str | Path,  # File written by `save_model`
 ) -> tuple[nn.Module, dict]:  # The network in evaluation mode, and the header
@@ -525,18 +536,25 @@ def _check_kind(model, source):
     "Raise `ValueError` unless two networks differ in nothing but their classes and bands."
     kinds = []
     for one in (source, model):
-        about = {"network": type(one).__name__} | one.settings
+        about = {"network": _name(one)} | one.settings
         kinds.append(
             {name: value for name, value in about.items() if name not in ("in_channels", "num_classes")}
         )
     different = first_difference(*kinds)
     if different:
         name, theirs, own = different
-        option = f" (--{name} {theirs})" if name in ("width", "depth") else ""
+        option = f" (--{name} {theirs})" if name in ("network", "width", "depth", "normalisation") else ""
+        if name == "residual":
+            option = f" (--{'residual' if theirs else 'no-residual'})"
         raise ValueError(
             f"the model to begin with has {name} {theirs}, the new one {own}: its weights fit a network of the "
             f"same kind only; choose {name} {theirs}{option}, or begin without it"
         )
+
+
+def _name(model):
+    "The name of a network, or of its class where it has none."
+    return network_name(model) if type(model) in NETWORKS.values() else type(model).__name__
 
 
 def _sized_by(model, size):
