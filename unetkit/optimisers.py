@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from .machine import compute_logits
-from .rules import number, one_of, whole
+from .rules import number, one_of, remark, whole
 
 # %% ../nbs/library/optimisers.ipynb #optimi-3b63380f
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}  # Name -> class
@@ -124,8 +124,13 @@ class Cycle:
         done: int,  # Finished epochs
         epochs: int,  # Epochs at most
     ) -> None:  # Nothing; the cycle is changed if it is over
-        "Begin a new cycle where one is over."
+        "Begin a new cycle where one is over, and say so if its rates are not constant."
         if done >= self.last:
+            if done and self.schedule != "constant":
+                remark(
+                    f"a new cycle of the schedule {self.schedule} begins after epoch {done}, so {epochs} epochs in two "
+                    f"parts are not {epochs} at once: for those begin anew (--restart)"
+                )
             self.first, self.last = done, epochs
 
     def rates(
