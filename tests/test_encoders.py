@@ -23,7 +23,7 @@ from unetkit.encoders import VARIANTS, Encoder, EfficientNetLite0, read_weights,
 from unetkit.experiments import ModelPipeline
 from unetkit.jobs import check_job
 from unetkit.labels import ISPRS
-from unetkit.machine import seed_everything
+from unetkit.machine import may_draw, seed_everything
 from unetkit.models import load_model, load_tensors, save_model
 from unetkit.networks import NETWORKS, count_flops, freeze, make_network, measured_reach
 from unetkit.raster import read_image, read_label_map, write_image
@@ -410,3 +410,8 @@ def test_sixteen_bits_and_four_bands(place, tmp_path):
 
 def test_names():
     assert set(NETS) == set(VARIANTS) and set(NETS) < set(NETWORKS)
+
+
+def test_these_networks_draw_nothing():
+    "So they train without the detour that finds draws."
+    assert not any(may_draw(NETWORKS[name](width=2, depth=2)) for name in NETS)

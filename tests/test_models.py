@@ -348,3 +348,20 @@ def test_a_checkpoint_with_a_strange_tensor(checkpoint, name):
     save_tensors(path, tensors | {name: torch.zeros(7)}, about)
     with pytest.raises(ValueError, match='is no checkpoint of this network .*delete it'):
         load_checkpoint(path, new_run(), {'lr': 1e-3}, 5)
+
+
+@pytest.mark.parametrize(
+    'new, old, pairs',
+    [
+        (['', '', '', 'height'], ['red', 'green', 'blue'], [0, 1, 2, None]),
+        (['height', '', '', ''], ['red', 'green', 'blue'], [None, 0, 1, 2]),
+        (['red', 'green', 'blue'], ['', '', '', 'height'], [0, 1, 2]),
+        (['', '', 'height'], ['red', '', 'height'], [1, None, 2]),
+        (['', 'height'], ['', 'red'], [0, None]),
+        (['red', 'height'], ['green', 'blue'], [None, None]),
+        (['', '', ''], ['red', 'green', 'blue'], [0, 1, 2]),
+    ],
+)
+def test_bands_without_a_name(new, old, pairs):
+    "A name that only one model knows does not change what becomes of the others."
+    assert models._same_bands(new, old) == pairs

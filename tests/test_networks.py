@@ -7,6 +7,7 @@ from torch import nn
 from unetkit import networks
 from unetkit.models import load_model, save_model
 from unetkit.networks import (
+    freeze,
     count_flops,
     count_parameters,
     make_network,
@@ -142,3 +143,8 @@ def test_reach_by_max_pooling():
         changed = (model(image) != dark)[0, 0].any(dim=1).nonzero()
         distances.append((changed - pixel).abs().max().item())
     assert max(distances) == reach(4, aligned=False)
+
+
+def test_the_part_to_freeze_is_named():
+    with pytest.raises(ValueError, match="freeze must be one of encoder, got 'head'"):
+        freeze(UNet(width=2, depth=1), 'head')

@@ -400,7 +400,7 @@ def test_other_bands(old, new, expected):
     assert ('bands are paired by' in said) is (any(unnamed) and any(map(any, names))), said
 
 
-def add_one(model, train, loss_fn, optimizer, dtype):
+def add_one(model, train, loss_fn, optimizer, dtype, *rest):
     "An epoch that adds 1 to each weight that is trained."
     with torch.no_grad():
         for weight in model.parameters():
@@ -830,7 +830,7 @@ def test_dice_and_cross_entropy_find_what_is_rare(loss):
     assert iou == 0 if loss == 'dice' else iou > 0.99
 
 
-def only_background(model, train, loss_fn, optimizer, dtype):
+def only_background(model, train, loss_fn, optimizer, dtype, *rest):
     "An epoch after which the network finds the first class everywhere."
     with torch.no_grad():
         *_, head = (layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))

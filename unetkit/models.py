@@ -560,13 +560,25 @@ def _same_bands(new, old):
     """For each new band the index of the same old one, or None.
 
     By place where those of one model have no names. Else by name, and bands without a name are paired in their order
-    among themselves: which of the named ones they are is not guessed."""
+    among themselves: which of the named ones they are is not guessed. Where no name is common to both, and one model
+    has a name for each of its bands, the bands without one stand in their order for those: a height that was added
+    leaves the colours as they were."""
     new, old = map(_unique, (new, old))
     if not any(new) or not any(old):
         return [index if index < len(old) else None for index in range(len(new))]
+    nameless = "" in (*new, *old)
+    if nameless and set(new) & set(old) <= {""}:
+        return _in_place_of(new, old)
     nameless = iter([index for index, name in enumerate(old) if not name])
     same = _same_names(new, old)
     return [index if name else next(nameless, None) for name, index in zip(new, same)]
+
+
+def _in_place_of(new, old):
+    "For each new band an index, in the order of the bands; where those of one model all have names, of the others."
+    ours, theirs = ([i for i, name in enumerate(names) if not name] for names in (new, old))
+    rest = iter(theirs or range(len(old)))
+    return [next(rest, None) if index in (ours or range(len(new))) else None for index in range(len(new))]
 
 
 def _unique(names):

@@ -70,8 +70,9 @@ def freeze(
     part: str,  # One of `PARTS`; nothing is frozen for ""
 ) -> None:  # Nothing; raises `ValueError` for a network that does not say what its encoder is
     "Keep a part of a network from learning, with the statistics of its batch normalisations."
-    if not one_of("freeze", part, PARTS):
+    if part == "":
         return
+    one_of("freeze", part, PARTS[1:])
     encoder = [model.entry, *model.downs] if isinstance(model, UNet) else [getattr(model, "encoder", None)]
     if encoder == [None]:
         raise ValueError(f"a {type(model).__name__} has no attribute encoder: leave freeze out (--freeze)")
