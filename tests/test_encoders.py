@@ -25,7 +25,7 @@ from unetkit.jobs import check_job
 from unetkit.labels import ISPRS
 from unetkit.machine import may_draw, seed_everything
 from unetkit.models import load_model, load_tensors, save_model
-from unetkit.networks import NETWORKS, count_flops, freeze, make_network, measured_reach
+from unetkit.networks import NETWORKS, count_flops, freeze, make_network, measured_norms, measured_reach
 from unetkit.raster import read_image, read_label_map, write_image
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
@@ -311,6 +311,22 @@ def test_too_deep():
     tile = synthetic_scene(96, 96, seed=1)
     with pytest.raises(ValueError, match=r'depth must be in \[1, 5\], got 6: efficientnet_lite0 has no more'):
         check_job([tile], None, ISPRS, [Settings(network='efficientnet_lite0', depth=6)])
+
+
+@LITE0
+@pytest.mark.parametrize('normalisation', ['none', 'channel'])
+def test_one_pixel_at_the_lowest_level(normalisation, tmp_path):
+    "The encoder is normalised by batches whatever the way up is: a last batch of one window has no variance there."
+    settings = Settings(network='efficientnet_lite0', patch_size=16, normalisation=normalisation)
+    tile = synthetic_scene(96, 96, seed=1)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match='needs more than one pixel .*depth 4 halves 16 pixels to one'):
+        check_job([tile], None, ISPRS, [settings])
+    check_job([tile], None, ISPRS, [replace(settings, depth=3, split='random')])
+    assert torch.equal(torch.get_rng_state(), state)
+    model = make_network('efficientnet_lite0', 3, 5, width=2, depth=3)
+    with pytest.raises(ValueError, match='more pixels than a window of 8 x 8 .*--norm-statistics training'):
+        measured_norms(model, [torch.rand(1, 3, 8, 8)])
 
 
 def test_a_frozen_encoder_stays():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCENE_SIZE', 'CANDIDATES', 'RARE', 'FEW', 'built_in', 'checksum', 'check_tiles', 'check_bands', 'split_windows',
            'place_windows', 'check_focus', 'focus_class', 'batch_change', 'check_job', 'say_few', 'say_recipe',
-           'origin', 'windows_sum', 'model_header', 'read_header']
+           'check_network', 'origin', 'windows_sum', 'model_header', 'read_header']
 
 # %% ../nbs/library/jobs.ipynb #jobs-c24a6f1d
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from .datasets import LazyTile, Source, ground_counts, label_pieces, labelled_wi
 from .datasets import window_classes
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .machine import pick_device, pick_precision, rank_and_world
-from .models import Epoch, History, is_newer, remedy_for
-from .networks import NETWORKS, batch_norms
+from .models import Epoch, History, blueprint, is_newer, remedy_for
+from .networks import NETWORKS, NO_BATCH_NORM, has_batch_norm, make_network
 from .patches import GUARD, blocked_split, grid_windows, random_split
 from .rules import listening, one_line, remark, whole
 from .scenes import synthetic_scene
@@ -321,7 +321,7 @@ def check_job(
     check_bands(train, valid or (), "validation")
     _check_depth(runs)
     for settings in runs:
-        _check_network(settings)
+        check_network(settings, train[0].in_channels, palette.num_classes)
         _check_windows([*train, *(valid or ())], test or (), settings)
         check_focus(settings, palette)
         _check_paste(settings, train)
@@ -362,7 +362,7 @@ def say_recipe(
     if settings.scale_jitter:
         _say_narrow(settings, tiles, learnt)
     world = rank_and_world()[1]
-    if world > 1 and batch_norms(model):
+    if world > 1 and has_batch_norm(model):
         remark(
             f"each of {world} processes normalises its own part of a batch, about {settings.batch_size / world:.3g} "
             "windows, so the result is not that of one process: a larger batch_size makes the difference small"
@@ -411,23 +411,38 @@ def _check_depth(runs):
         raise ValueError(
             f"depth {depth} halves a window {depth} times: patch size {largest} allows at most {most}"
         )
-    for settings in runs:
-        if settings.normalisation == "batch" and settings.patch_size <= 2**settings.depth:
-            raise ValueError(
-                f"normalisation batch needs more than one pixel at the lowest level, and depth {settings.depth} "
-                f"halves {settings.patch_size} pixels to one: choose a smaller depth, a larger patch_size, or "
-                "normalisation channel"
-            )
 
 
-def _check_network(settings):
-    "Raise `ValueError` if a network cannot be so deep, or if the weights that it begins with are not installed."
-    build = NETWORKS.get(settings.network)
+def check_network(
+    settings: Settings,  # Network, patch size and use of a run
+    in_channels: int,  # Bands of the images
+    num_classes: int,  # Classes
+) -> None:  # Nothing; raises `ValueError` for a network that cannot be built, trained or used like that
+    "Ask the network of a run, built without its numbers, before any time is spent on it."
+    build = settings.network if callable(settings.network) else NETWORKS.get(settings.network)
     if hasattr(build, "deepest"):
         remedy = f"{settings.network} has no more levels"
         whole("depth", settings.depth, 1, build.deepest, remedy)
     if hasattr(build, "weights_file"):
         build.weights_file()
+    if build is None:  # of a file: `custom:` and a name
+        return
+    sizes = {"in_channels": in_channels, "num_classes": num_classes}
+    try:
+        network = blueprint(make_network, network=build, **sizes, **settings.architecture)
+    except ValueError:
+        raise
+    except Exception:  # a network of the caller's own may need numbers: it is built when training begins
+        return
+    batch_norm, side = has_batch_norm(network), settings.patch_size
+    if settings.norm_statistics == "image" and not batch_norm:
+        raise ValueError(NO_BATCH_NORM)
+    if batch_norm and side <= network.multiple:  # a last batch may be one window, and a value has no variance
+        remedy = ", or normalisation channel" if settings.network == "unet" else ""
+        raise ValueError(
+            "batch normalisation needs more than one pixel at the lowest level of the network, and depth "
+            f"{settings.depth} halves {side} pixels to one: choose a smaller depth or a larger patch_size{remedy}"
+        )
 
 
 def _check_windows(train, test, settings):
