@@ -493,6 +493,7 @@ def predict(
     decisions = dict(unknown_below=unknown_below, thresholds=_thresholds(threshold or []))
     pipeline = pipeline.with_thresholds(**decisions).with_use(match, norm_statistics)
     parts = [part for part, _ in image_pairs(image)]
+    pipeline.say_parts(len(parts))
     heights = heights_of(parts, height, "")
     for part, own in zip(parts, heights):
         with open_image(part, own, remote) as raster:
@@ -633,6 +634,7 @@ def evaluate(
     _check_reference(image, reference)
     pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
     pipeline = pipeline.with_use(match, norm_statistics)
+    pipeline.say_parts(len(image_pairs(image, reference, reading.pairs, "test")))
     files = [out] if out else []
     with _writing(files, [model, *_inputs(image), reference, reading.height], overwrite):
         scores = _scored(pipeline, image, reference, reading, method, tta, _bytes(memory))

@@ -21,7 +21,7 @@ from .batches import Batches
 from .calibration import fit_temperature, pixels_of
 from .datasets import LazyTile, Source
 from .jobs import batch_change, check_job, check_tiles, focus_class, origin, place_windows, say_few
-from .jobs import windows_sum
+from .jobs import say_recipe, windows_sum
 from .labels import Palette
 from .losses import class_weights, make_loss
 from .machine import OwnPart, in_step, rank_and_world, track
@@ -91,6 +91,7 @@ def epochs(
             remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
         elif valid is None:
             say_few(train_batches.windows, valid_batches.windows)
+        say_recipe(s, self.model, tiles, train_batches.windows, scored=valid_batches is not None)
         loss_fn = _loss(self, counts)
         run = training.epochs(
             self.model,
