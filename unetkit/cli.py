@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from keyword import iskeyword
 from pathlib import Path
+from zlib import crc32
 import argparse
 import io
 import json
@@ -49,6 +50,7 @@ from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palet
 from .machine import process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
 from .outputs import check_output, claim, is_ours, make_folder
+from .outputs import MARK, atomic_path
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
@@ -273,6 +275,8 @@ def train(
         if first:
             _print_classes("training", counts, classes, tiles)
         anew = restart or (overwrite and first and _is_finished(Path(out), checkpoint))
+        if events and first:
+            _own_events(Path(log, Path(out).stem), out)
         run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze, anew)
         before = _stands(Path(out), checkpoint, anew or overwrite, settings) if first else 0
         # TensorBoard forgets what a run of this name left in the folder: all epochs are handed over again
@@ -323,6 +327,20 @@ def _event_writer():
             "--log with a folder writes for TensorBoard: pip install 'unetkit[tensorboard]', or give a .csv file"
         ) from None
     return SummaryWriter
+
+
+def _own_events(folder, out):
+    "Note of which model the events in a folder are; raise `ValueError` where they are of another."
+    note = folder / "model.txt"
+    text = f"{MARK}: the events of model {crc32(str(Path(out).resolve()).encode()):08x}\n"
+    there = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    if there and not (note.is_file() and note.read_bytes() == text.encode()):
+        raise ValueError(
+            f"{folder} holds events of another model than {out}, which TensorBoard would no longer show: "
+            "choose another folder (--log) or another name (--out), or remove it"
+        )
+    with atomic_path(note) as temporary:
+        temporary.write_bytes(text.encode())
 
 
 def _write_events(writer, epoch):
