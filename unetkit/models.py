@@ -421,10 +421,11 @@ def _read_checkpoint(path, settings, epochs):
 
 
 def _off(name):
-    "What a run depends on where it is not noted: the value of a setting that is off, or none."
+    "What a run depends on where it does not note it: the value of a setting that is off, or no other model."
     from unetkit.settings import Settings  # which needs this module
 
-    return next((one.metadata.get("off", "none") for one in fields(Settings) if one.name == name), "none")
+    off = {one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata}
+    return (off | {"init": "none", "freeze": "none"}).get(name)
 
 
 def checkpoint_stands(
