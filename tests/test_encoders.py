@@ -23,9 +23,9 @@ from unetkit.encoders import VARIANTS, Encoder, EfficientNetLite0, read_weights,
 from unetkit.experiments import ModelPipeline
 from unetkit.jobs import check_job
 from unetkit.labels import ISPRS
-from unetkit.machine import seed_everything
+from unetkit.machine import may_draw, seed_everything
 from unetkit.models import load_model, load_tensors, save_model
-from unetkit.networks import NETWORKS, count_flops, freeze, make_network, measured_reach
+from unetkit.networks import NETWORKS, count_flops, freeze, make_network, measured_norms, measured_reach
 from unetkit.raster import read_image, read_label_map, write_image
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
@@ -313,6 +313,22 @@ def test_too_deep():
         check_job([tile], None, ISPRS, [Settings(network='efficientnet_lite0', depth=6)])
 
 
+@LITE0
+@pytest.mark.parametrize('normalisation', ['none', 'channel'])
+def test_one_pixel_at_the_lowest_level(normalisation, tmp_path):
+    "The encoder is normalised by batches whatever the way up is: a last batch of one window has no variance there."
+    settings = Settings(network='efficientnet_lite0', patch_size=16, normalisation=normalisation)
+    tile = synthetic_scene(96, 96, seed=1)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match='needs more than one pixel .*depth 4 halves 16 pixels to one'):
+        check_job([tile], None, ISPRS, [settings])
+    check_job([tile], None, ISPRS, [replace(settings, depth=3, split='random')])
+    assert torch.equal(torch.get_rng_state(), state)
+    model = make_network('efficientnet_lite0', 3, 5, width=2, depth=3)
+    with pytest.raises(ValueError, match='more pixels than a window of 8 x 8 .*--norm-statistics training'):
+        measured_norms(model, [torch.rand(1, 3, 8, 8)])
+
+
 def test_a_frozen_encoder_stays():
     model = make_network('efficientnet_lite0', 3, 5, width=2, depth=2)
     freeze(model, 'encoder')
@@ -410,3 +426,26 @@ def test_sixteen_bits_and_four_bands(place, tmp_path):
 
 def test_names():
     assert set(NETS) == set(VARIANTS) and set(NETS) < set(NETWORKS)
+
+
+def test_these_networks_draw_nothing():
+    "So they train without the detour that finds draws."
+    assert not any(may_draw(NETWORKS[name](width=2, depth=2)) for name in NETS)
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_the_settings_say_what_the_network_has(name):
+    "Without a choice the way up is normalised over the batch; older checkpoints, which did not note it, go on."
+    settings = Settings(network=name, width=2, depth=2)
+    assert settings.normalisation == settings.as_dict()['normalisation'] == 'batch'
+    assert 'normalisation' not in settings.decisive()
+    assert settings == replace(settings, normalisation='none') == Settings.read({'network': name} | SMALLEST)
+    channel = replace(settings, normalisation='channel')
+    assert channel.decisive()['normalisation'] == 'channel'
+    for one in (settings, channel):
+        assert make_network(name, 3, 5, **one.architecture).normalisation == one.normalisation
+    assert Settings(network=NETWORKS[name]).normalisation == 'batch'
+    assert Settings().normalisation == Settings(network=lambda **_: None).normalisation == 'none'
+
+
+SMALLEST = {'width': 2, 'depth': 2, 'keep': 'f1'}

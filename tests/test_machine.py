@@ -254,3 +254,69 @@ def test_dropout_of_a_gpu():
     assert torch.equal(batch.grad, found.detach()) and torch.equal(found != 0, kept)
     assert abs(kept.float().mean().item() - 0.75) < 5 * (0.75 * 0.25 / 10_000) ** 0.5
     torch.testing.assert_close(found.max().item(), 1 / 0.75)
+
+
+def drawing_operators():
+    "Every operator of torch that is marked as drawing."
+    packets = [getattr(torch.ops.aten, name) for name in dir(torch.ops.aten)]
+    packets = [packet for packet in packets if hasattr(packet, 'overloads')]
+    found = [getattr(packet, name) for packet in packets for name in packet.overloads()]
+    return [one for one in found if torch.Tag.nondeterministic_seeded in one.tags]
+
+
+def test_every_operator_that_draws():
+    "One takes the generator and else the same arguments, or it is lent the global one; the known ones take it."
+    found = drawing_operators()
+    assert len(found) > 50
+    for one in found:
+        form = machine._with_generator(one)
+        if form is None:
+            assert not any(argument.name == 'generator' for argument in one._schema.arguments)
+            continue
+        names = [argument.name for argument in form._schema.arguments]
+        names.remove('generator')
+        assert names == [a.name for a in one._schema.arguments if a.name != 'generator'], one
+    lent = {one._schema.name.removeprefix('aten::') for one in found if machine._with_generator(one) is None}
+    assert not any(
+        name.rstrip('_') in {'rand', 'randint', 'randperm', 'normal', 'bernoulli'} for name in lent
+    )
+
+
+@pytest.mark.parametrize(
+    'draw',
+    [
+        lambda: torch.randint_like(torch.ones(3), 1, 5),
+        lambda: torch.randint_like(torch.ones(3), 5),
+        lambda: torch.rand(3, out=torch.ones(3)),
+        lambda: torch.randperm(9, out=torch.ones(9, dtype=torch.int64)),
+        lambda: torch.randint(2, 5, (3,), out=torch.ones(3, dtype=torch.int64)),
+        lambda: torch.rand_like(torch.ones(3)),
+        lambda: torch.ops.aten.dropout.default(torch.ones(99), 0.5, True),
+        lambda: torch.ops.aten.native_dropout.out(
+            torch.ones(99), 0.5, True, out0=torch.ones(99), out1=torch.ones(99, dtype=torch.bool)
+        ),
+    ],
+)
+def test_operators_of_every_form(draw):
+    "They give the numbers that the seed gives, the global generator stays, and they are counted."
+    torch.manual_seed(3)
+    expected = draw()
+    before = torch.get_rng_state()
+    with torch.inference_mode(), Chance(3) as chance:
+        found = draw()
+    assert torch.equal(torch.get_rng_state(), before) and chance.draws > 0
+    for one, other in zip(*((x if isinstance(x, tuple) else (x,)) for x in (found, expected)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_operator_without_a_generator():
+    "It draws from the own one as long as it runs; one that drew nothing is not counted."
+    before = torch.get_rng_state()
+    with Chance(3) as chance:
+        ours = chance.generators['cpu']
+        found = chance._lent(ours, lambda: torch.rand(4), (), {})
+        assert chance.draws == 1
+        chance._lent(ours, lambda: torch.ones(4), (), {})
+        assert chance.draws == 1
+    assert torch.equal(found, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+    assert torch.equal(torch.get_rng_state(), before)

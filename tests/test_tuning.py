@@ -178,13 +178,14 @@ def test_one_block_has_no_interval():
     assert np.isnan(one.low) and '[' not in str(one)
 
 
-def test_a_candidate_whose_loss_is_not_finite(scene, monkeypatch):
+@pytest.mark.parametrize('kind', [LossNotFinite, ValueError])
+def test_a_candidate_that_fails(kind, scene, monkeypatch):
     "It leaves, with the reason in the table; the others go on."
     usual = tuning._Race.train
 
     def train(race, name, *rest):
         if name == 'fast':
-            raise LossNotFinite('the training loss became nan')
+            raise kind('the training loss became nan')
         return usual(race, name, *rest)
 
     monkeypatch.setattr(tuning._Race, 'train', train)

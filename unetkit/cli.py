@@ -48,7 +48,7 @@ from .jobs import built_in, check_job, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
-from .outputs import check_output, claim, is_ours
+from .outputs import check_output, claim, is_ours, make_folder
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
@@ -508,6 +508,7 @@ def predict(
     decisions = dict(unknown_below=unknown_below, thresholds=_thresholds(threshold or []))
     pipeline = pipeline.with_thresholds(**decisions).with_use(match, norm_statistics)
     parts = [part for part, _ in image_pairs(image)]
+    pipeline.say_parts(len(parts))
     heights = heights_of(parts, height, "")
     for part, own in zip(parts, heights):
         with open_image(part, own, remote) as raster:
@@ -648,6 +649,7 @@ def evaluate(
     _check_reference(image, reference)
     pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
     pipeline = pipeline.with_use(match, norm_statistics)
+    pipeline.say_parts(len(image_pairs(image, reference, reading.pairs, "test")))
     files = [out] if out else []
     with _writing(files, [model, *_inputs(image), reference, reading.height], overwrite):
         scores = _scored(pipeline, image, reference, reading, method, tta, _bytes(memory))
@@ -690,6 +692,8 @@ def export(
     if for_:
         how = export_settings(pipeline, one_of("--for", for_, PROGRAMS, "choose one"), **how)
     check_export(pipeline, how["tile_size"], how["resolution"])
+    if out:
+        make_folder(out)
     files = [Path(out), facts_path(out)] if out and for_ == "web" else [out]
     with _writing(_all_different(files), [model], overwrite):
         export_onnx(pipeline, out, **how)

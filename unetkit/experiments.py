@@ -21,7 +21,7 @@ from .batches import Batches
 from .calibration import fit_temperature, pixels_of
 from .datasets import LazyTile, Source
 from .jobs import batch_change, check_job, check_tiles, checksum, focus_class, origin
-from .jobs import place_windows, say_few, windows_sum
+from .jobs import place_windows, say_few, say_recipe, windows_sum
 from .labels import Palette
 from .losses import class_weights, make_loss
 from .machine import LossNotFinite, OwnPart, in_step, rank_and_world, track
@@ -98,6 +98,7 @@ def epochs(
             remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
         elif valid is None:
             say_few(train_batches.windows, valid_batches.windows)
+        say_recipe(s, self.model, tiles, train_batches.windows, scored=valid_batches is not None)
         loss_fn = _loss(self, counts)
         run = training.epochs(
             self.model,
@@ -229,18 +230,23 @@ def find_lr(
     self: ModelPipeline,
     tiles: Tile | Sequence[Tile],  # Training tiles with labels
     steps: int = 100,  # Steps from a learning rate of 1e-6 to one of 1
+    valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
+    init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
+    freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
+    fresh: bool = False,  # Begin with a new network, whatever model this pipeline has?
 ) -> RateTest:  # Rates, losses and a suggestion
-    "Try learning rates on a copy of the network that a training would begin with."
-    s, tiles, trial = self.settings, as_tiles(tiles), copy(self)
-    counts = check_job(tiles, None, self.palette, [s])
-    with torch.random.fork_rng():
-        torch.manual_seed(s.seed)
-        if trial.model is None:
-            trial.make(tiles)
-        batches, _ = trial.batches(tiles)
-        optimizer = make_optimizer(trial.model, s.lr, s.optimiser, s.weight_decay)
-        loss_fn = _loss(trial, counts)
-        return training.find_lr(trial.model, batches, loss_fn, optimizer, steps=steps, dtype=self.dtype)
+    "Try learning rates on a copy of the network that `epochs` would begin with, and a new optimiser."
+    s, tiles = self.settings, as_tiles(tiles)
+    valid = None if valid is None else as_tiles(valid)
+    counts = check_job(tiles, None, self.palette, [s], valid)
+    before, trial = copy(self), copy(self)
+    before.memory = {}  # no training goes on
+    chance = trial.make(tiles)
+    batches, _ = trial.batches(tiles, valid)
+    trial.begin(before, {}, before if init is self else init, freeze, fresh)
+    optimizer = make_optimizer(trial.model, s.lr, s.optimiser, s.weight_decay)
+    how = dict(steps=steps, dtype=self.dtype, chance=chance)
+    return training.find_lr(trial.model, batches, _loss(trial, counts), optimizer, **how)
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
 @patch

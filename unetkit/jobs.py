@@ -4,30 +4,33 @@
 
 # %% auto #0
 __all__ = ['SCENE_SIZE', 'CANDIDATES', 'RARE', 'FEW', 'built_in', 'checksum', 'check_tiles', 'check_bands', 'split_windows',
-           'place_windows', 'check_focus', 'focus_class', 'batch_change', 'check_job', 'say_few', 'origin',
-           'windows_sum', 'model_header', 'read_header']
+           'place_windows', 'check_focus', 'focus_class', 'batch_change', 'check_job', 'say_few', 'say_recipe',
+           'check_network', 'origin', 'windows_sum', 'model_header', 'read_header']
 
 # %% ../nbs/library/jobs.ipynb #jobs-c24a6f1d
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from zlib import crc32
+import math
 
 import numpy as np
 import torch
 
 from .augmentation import Change, find_objects
-from .datasets import LazyTile, Source, ground_counts, label_pieces, labelled_windows, window_classes
+from .batches import scaled_windows
+from .datasets import LazyTile, Source, ground_counts, label_pieces, labelled_windows, regions_of
+from .datasets import window_classes
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
-from .machine import pick_device, pick_precision
-from .models import Epoch, History, is_newer, remedy_for
-from .networks import NETWORKS
+from .machine import pick_device, pick_precision, rank_and_world
+from .models import Epoch, History, blueprint, is_newer, remedy_for
+from .networks import NETWORKS, NO_BATCH_NORM, has_batch_norm, make_network
 from .patches import GUARD, blocked_split, grid_windows, random_split
 from .rules import listening, one_line, remark, whole
 from .scenes import synthetic_scene
 from .settings import Settings
 from .tiles import Tile
 from .values import Values, check_values, measure
-from .windows import Windows, apart, check_window
+from .windows import Windows, apart, check_window, coverage
 
 # %% ../nbs/library/jobs.ipynb #jobs-a7592607
 SCENE_SIZE = 1024, 1280  # Rows and columns of the built-in scenes, in pixels
@@ -318,7 +321,7 @@ def check_job(
     check_bands(train, valid or (), "validation")
     _check_depth(runs)
     for settings in runs:
-        _check_network(settings)
+        check_network(settings, train[0].in_channels, palette.num_classes)
         _check_windows([*train, *(valid or ())], test or (), settings)
         check_focus(settings, palette)
         _check_paste(settings, train)
@@ -340,6 +343,47 @@ def say_few(
         remark(
             f"only {count} windows, {len(learnt)} for training and {len(kept)} for validation: a smaller "
             "patch_size or stride gives more, and validation 0 trains on all of them"
+        )
+
+
+def say_recipe(
+    settings: Settings,  # Settings of the run
+    model: torch.nn.Module,  # Its network
+    tiles: Sequence[Tile | LazyTile],  # Training tiles
+    learnt: Windows,  # Training windows
+    scored: bool,  # Is there validation, which can end a training early?
+) -> None:  # Nothing, or a remark for each
+    "Say what in a recipe will not do what one expects of it, when a training begins."
+    if scored and settings.schedule != "constant" and settings.patience < settings.epochs:
+        remark(
+            f"patience {settings.patience} can end the schedule {settings.schedule} before the learning rate is low: "
+            f"with a patience of {settings.epochs} it comes to its end (--patience)"
+        )
+    if settings.scale_jitter:
+        _say_narrow(settings, tiles, learnt)
+    world = rank_and_world()[1]
+    if world > 1 and has_batch_norm(model):
+        remark(
+            f"each of {world} processes normalises its own part of a batch, about {settings.batch_size / world:.3g} "
+            "windows, so the result is not that of one process: a larger batch_size makes the difference small"
+        )
+
+
+def _say_narrow(settings, tiles, learnt):
+    "Say that windows of another scale are nearly all smaller ones."
+    regions, sides = [region for region in regions_of(learnt, tiles) if len(region.windows)], []
+    rng = np.random.default_rng(0)
+    for region in regions[:: math.ceil(len(regions) / 50)]:
+        outside = coverage(region.ground, region.tile, region.window[2:]) == 0
+        own = region.windows[np.linspace(0, len(region.windows) - 1, 100).astype(int)]
+        crops = Windows.whole(own.patch_size, np.zeros_like(own.tile), own.row, own.col)
+        sides.append(scaled_windows(crops, settings.scale_jitter, rng, [outside]).side)
+    sides = np.concatenate(sides)
+    larger, smaller = (sides > settings.patch_size).mean(), (sides < settings.patch_size).mean()
+    if larger < smaller / 2:
+        remark(
+            f"scale_jitter {settings.scale_jitter:g} makes {larger:.0%} of the windows larger and {smaller:.0%} smaller, "
+            "because the training ground has little room for larger ones: a smaller patch_size gives more"
         )
 
 
@@ -367,23 +411,38 @@ def _check_depth(runs):
         raise ValueError(
             f"depth {depth} halves a window {depth} times: patch size {largest} allows at most {most}"
         )
-    for settings in runs:
-        if settings.normalisation == "batch" and settings.patch_size <= 2**settings.depth:
-            raise ValueError(
-                f"normalisation batch needs more than one pixel at the lowest level, and depth {settings.depth} "
-                f"halves {settings.patch_size} pixels to one: choose a smaller depth, a larger patch_size, or "
-                "normalisation channel"
-            )
 
 
-def _check_network(settings):
-    "Raise `ValueError` if a network cannot be so deep, or if the weights that it begins with are not installed."
-    build = NETWORKS.get(settings.network)
+def check_network(
+    settings: Settings,  # Network, patch size and use of a run
+    in_channels: int,  # Bands of the images
+    num_classes: int,  # Classes
+) -> None:  # Nothing; raises `ValueError` for a network that cannot be built, trained or used like that
+    "Ask the network of a run, built without its numbers, before any time is spent on it."
+    build = settings.network if callable(settings.network) else NETWORKS.get(settings.network)
     if hasattr(build, "deepest"):
         remedy = f"{settings.network} has no more levels"
         whole("depth", settings.depth, 1, build.deepest, remedy)
     if hasattr(build, "weights_file"):
         build.weights_file()
+    if build is None:  # of a file: `custom:` and a name
+        return
+    sizes = {"in_channels": in_channels, "num_classes": num_classes}
+    try:
+        network = blueprint(make_network, network=build, **sizes, **settings.architecture)
+    except ValueError:
+        raise
+    except Exception:  # a network of the caller's own may need numbers: it is built when training begins
+        return
+    batch_norm, side = has_batch_norm(network), settings.patch_size
+    if settings.norm_statistics == "image" and not batch_norm:
+        raise ValueError(NO_BATCH_NORM)
+    if batch_norm and side <= network.multiple:  # a last batch may be one window, and a value has no variance
+        remedy = ", or normalisation channel" if settings.network == "unet" else ""
+        raise ValueError(
+            "batch normalisation needs more than one pixel at the lowest level of the network, and depth "
+            f"{settings.depth} halves {side} pixels to one: choose a smaller depth or a larger patch_size{remedy}"
+        )
 
 
 def _check_windows(train, test, settings):

@@ -10,7 +10,7 @@ __all__ = ['PRECISIONS', 'pick_device', 'computes_bfloat16', 'pick_precision', '
 # %% ../nbs/library/machine.ipynb #machin-737e762d
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import wraps
+from functools import cache, wraps
 import copy
 import os
 import random
@@ -312,11 +312,26 @@ class Chance(TorchDispatchMode):
         generator = self._generator(args, kwargs) if draws else None
         if generator is None:
             return func(*args, **kwargs)
-        self.draws += 1
         if func is torch.ops.aten.native_dropout.default:
+            self.draws += 1
             return _dropped(*args, generator)
         chosen = _with_generator(func)
-        return func(*args, **kwargs) if chosen is None else chosen(*args, **kwargs | {"generator": generator})
+        if chosen is None:
+            return self._lent(generator, func, args, kwargs)
+        self.draws += 1
+        return chosen(*args, **kwargs | {"generator": generator})
+
+    def _lent(self, generator, func, args, kwargs):
+        "Call an operator that takes no generator: the global one stands where ours does, until it has drawn."
+        other, ours = _global_generator(generator.device), generator.get_state()
+        before = other.get_state()
+        other.set_state(ours)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            generator.set_state(other.get_state())
+            other.set_state(before)
+            self.draws += not torch.equal(ours, generator.get_state())
 
     def state(self) -> dict:  # Tensors by name: "rng" of the processor, "rng.cuda:0" and so on
         "Where the generators stand."
@@ -347,8 +362,8 @@ class Chance(TorchDispatchMode):
 
     def _generator(self, args, kwargs):
         "The generator of the device on which an operator draws; None for the meta device, which has no numbers."
-        tensors = [value for value in args if isinstance(value, torch.Tensor)]
-        device = tensors[0].device if tensors else torch.device(kwargs.get("device") or "cpu")
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        device = torch.device(kwargs.get("device") or (tensors[0].device if tensors else "cpu"))
         if device.type == "meta":
             return None
         if device.type == "cuda" and device.index is None:
@@ -356,14 +371,30 @@ class Chance(TorchDispatchMode):
         return self._of(str(device))
 
 
+@cache
 def _with_generator(func):
-    "The form of an operator that takes a generator; None if it has none."
-    if any(argument.name == "generator" for argument in func._schema.arguments):
-        return func
-    for name in (f"{func._overloadname}_generator", "generator"):
-        if name in func.overloadpacket.overloads():
-            return getattr(func.overloadpacket, name)
+    "The form of an operator that takes a generator, and else the same arguments; None if it has none."
+    forms = [func, *(getattr(func.overloadpacket, name) for name in func.overloadpacket.overloads())]
+    for form in forms:
+        names = [argument.name for argument in form._schema.arguments]
+        if "generator" in names and _arguments(form) == _arguments(func):
+            return form
     return None
+
+
+def _arguments(func):
+    "Names and types of the arguments of an operator, without the generator."
+    found = [(argument.name, str(argument.type)) for argument in func._schema.arguments]
+    return [one for one in found if one[0] != "generator"]
+
+
+def _global_generator(device):
+    "The generator from which torch draws on a device if it is told no other."
+    if device.type == "cpu":
+        return torch.default_generator
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    return torch.cuda.default_generators[device.index]
 
 
 def _dropped(batch, p, train, generator):
@@ -384,20 +415,25 @@ _QUIET = (
     nn.MaxPool2d,
     nn.ModuleList,
     nn.ReLU,
+    nn.ReLU6,
     nn.Sequential,
     nn.Upsample,
+    nn.ZeroPad2d,
     DistributedDataParallel,
 )
+_OWN = ("unetkit.encoders", "unetkit.unet")  # modules whose layers draw nothing
 
 
 def may_draw(
     model: nn.Module,  # A network as training calls it
-) -> bool:  # False where it surely does not: it has layers of the kit's U-Net only, or `compiled` has tried
+) -> (
+    bool
+):  # False where it surely does not: it has layers of the kit's networks only, or `compiled` has tried
     "Might a network draw random numbers while it trains?"
     layers = list(model.modules())
     if any(isinstance(layer, OneSize) for layer in layers):
         return False
-    return any(type(layer) not in _QUIET and type(layer).__module__ != "unetkit.unet" for layer in layers)
+    return any(type(layer) not in _QUIET and type(layer).__module__ not in _OWN for layer in layers)
 
 # %% ../nbs/library/machine.ipynb #machin-ad298484
 def _epoch_scores(epoch):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from .machine import compute_logits
+from .machine import Chance, compute_logits
 from .rules import number, one_of, whole
 
 # %% ../nbs/library/optimisers.ipynb #optimi-3b63380f
@@ -109,6 +109,9 @@ def check_schedule(
         )
 
 # %% ../nbs/library/optimisers.ipynb #optimi-eb972566
+_SHORTEST = 10  # Steps of a cycle below which one_cycle hardly ever has a high rate
+
+
 @dataclass
 class Cycle:
     "The learning rates of a run: a schedule over the epochs that are planned."
@@ -127,6 +130,32 @@ class Cycle:
         "Begin a new cycle where one is over."
         if done >= self.last:
             self.first, self.last = done, epochs
+
+    def remarks(
+        self,
+        done: int,  # Finished epochs
+        epochs: int,  # Epochs at most
+        steps: int,  # Steps of an epoch
+    ) -> list[str]:  # Sentences, none where the rates go as they are meant to
+        "Say that a cycle will not come to its end, is too short for its schedule, or is not the first."
+        planned, new = self.last if done < self.last else 0, epochs - max(done, self.last)
+        found = []
+        if self.schedule != "constant" and done < epochs < planned:
+            found.append(
+                f"the learning rates were planned for {planned} epochs ({self.schedule}), and after {epochs} they "
+                f"are not yet low: ask for {planned} epochs, or begin anew (--restart)"
+            )
+        if self.schedule == "one_cycle" and 0 < new * steps < _SHORTEST:
+            found.append(
+                f"the schedule one_cycle has {new * steps} of the {_SHORTEST} steps that it needs to rise and fall, "
+                "and the network may learn next to nothing: train for more epochs, or choose another schedule"
+            )
+        if self.schedule != "constant" and new > 0 and max(done, self.last):
+            found.append(
+                f"a new cycle of the schedule {self.schedule} begins after epoch {max(done, self.last)}, so these "
+                f"{epochs} epochs are not {epochs} at once: for those begin anew (--restart)"
+            )
+        return found
 
     def rates(
         self,
@@ -181,7 +210,8 @@ def shown(
     model: nn.Module,  # The network that is trained
     average: Average | None,  # Its average, if there is one
 ) -> Iterator[None]:  # Nothing; inside, `model` has the averaged weights
-    "Lend the averaged weights to the network, for whoever looks at it between two epochs."
+    "Lend the averaged weights to the network, in evaluation mode, for whoever looks at it between two epochs."
+    model.eval()
     if average is None:
         yield
         return
@@ -212,6 +242,7 @@ def find_lr(
     steps: int = 100,  # Steps from the first to the last, at least 10
     smoothing: float = 0.9,  # Share of itself that the smoothed loss keeps in a step, at least 0, below 1
     dtype: torch.dtype = torch.float32,  # Number format inside the network
+    chance: Chance | None = None,  # What dropout draws from; that of seed 0 when None
 ) -> RateTest:  # Rates, losses and a suggestion
     "Let the learning rate of a copy grow exponentially, and find where the loss falls most steeply."
     low, high = number("low", low, above=0), number("high", high, above=low)
@@ -219,7 +250,7 @@ def find_lr(
     model, optimizer = copy.deepcopy((model, optimizer))  # together: the optimiser holds the copy's weights
     model.train()
     rates, losses, total, mass = [], [], 0.0, 0.0
-    with _same_order(batches), torch.random.fork_rng():
+    with _same_order(batches), (chance or Chance()).lent_to(model):
         for step, (batch, targets) in enumerate(islice(_endless(batches), steps)):
             rate = low * (high / low) ** (step / (steps - 1))
             loss = loss_fn(compute_logits(model, batch, dtype), targets)

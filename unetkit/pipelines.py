@@ -202,6 +202,17 @@ class TrainedModel:
         other.settings, other.memory = replace(self.settings, **changes), {}
         return other
 
+    def say_parts(
+        self,
+        count: int,  # Images that are mapped by one call
+    ) -> None:  # Nothing, or a remark
+        "Say that each of several images is adapted by its own statistics, when maps of them begin."
+        if count > 1 and (self.settings.match, self.settings.norm_statistics) != ("none", "training"):
+            remark(
+                f"each of the {count} images is adapted by its own statistics, so maps of neighbours can differ where "
+                "they meet: parts of one image are adapted as a whole if they are one file (gdalbuildvrt)"
+            )
+
     def for_image(
         self,
         image: Tile | Raster,  # A tile, or an open image; all of its pixels are read

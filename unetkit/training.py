@@ -23,7 +23,7 @@ from .metrics import Scores, confusion_matrix
 from .models import Epoch, History, criterion, load_checkpoint
 from .models import restore_run, run_state, save_checkpoint
 from .optimisers import Average, Cycle, find_lr, make_optimizer, set_rate, shown
-from .rules import IGNORE_INDEX, whole
+from .rules import IGNORE_INDEX, remark, whole
 
 _all_ = ["Epoch", "History", "LossNotFinite", "find_lr", "make_optimizer", "seed_everything"]
 
@@ -161,8 +161,12 @@ def epochs(
             cycle.last = 0  # and a new cycle
     if memory is not None and run.history:
         _remember(memory, run, settings)
+    if cycle is not None:
+        for text in cycle.remarks(len(run.history), epochs, len(train)):
+            remark(text)
     try:
-        yield from list(run.history)
+        with shown(model, run.average):
+            yield from list(run.history)
         while len(run.history) < epochs and not run.stopper.stop:
             start, epoch = time.perf_counter(), len(run.history) + 1
             rates = None

@@ -31,7 +31,6 @@ from .jobs import check_job, check_tiles, checksum, place_windows
 from .machine import LossNotFinite, track
 from .metrics import Scores
 from .models import checkpoint_stands, first_difference
-from .networks import make_network
 from .outputs import atomic_path, claim
 from .palettes import Palette, read_palette
 from .patches import GUARD
@@ -510,7 +509,7 @@ class _Race:
                 pipeline = self.train(name, target, label, until)
                 scores = Scores(map_matrices(pipeline, self.ground.valid, self.block).sum(0))
             epochs, said = len(pipeline.history), (scores.mean_f1, scores.accuracy, "")
-        except (LossNotFinite, torch.cuda.OutOfMemoryError) as error:
+        except (LossNotFinite, ValueError, torch.cuda.OutOfMemoryError) as error:
             epochs, said = checkpoint_stands(self.checkpoint(name))[0], (None, None, one_line(error))
         steps = (epochs - done) * self.paces[name]
         seconds, aside = steps * self.rates[name], 0.0
@@ -747,7 +746,6 @@ def _fitting(ground, palette, runs):
         try:
             with listening(said.setdefault):
                 counts = check_job(ground.train, None, palette, [one], ground.valid)
-                _check_network(one, ground, palette)
             fit[name] = one
         except ValueError as error:
             out[name] = one_line(error)
@@ -756,15 +754,6 @@ def _fitting(ground, palette, runs):
     for text in said:
         remark(text)
     return fit, counts, out
-
-
-def _check_network(settings, ground, palette):
-    "Raise `ValueError` for a network that cannot be built, or whose weights to begin with are not there."
-    bands = ground.train[0].in_channels
-    with torch.device("meta"):
-        network = make_network(settings.network, bands, palette.num_classes, **settings.architecture)
-    if hasattr(network, "weights_file"):
-        network.weights_file()
 
 
 def _batches(settings, ground):
