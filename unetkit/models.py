@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'CRITERIA', 'save_tensors', 'load_tensors', 'is_newer', 'remedy_for', 'save_model', 'load_model',
            'blueprint', 'Epoch', 'criterion', 'History', 'save_checkpoint', 'run_state', 'first_difference',
-           'forget_seconds', 'checkpoint_stands', 'load_checkpoint', 'restore_run', 'take_weights']
+           'checkpoint_of', 'forget_seconds', 'checkpoint_stands', 'load_checkpoint', 'restore_run', 'take_weights']
 
 # %% ../nbs/library/models.ipynb #models-cb6e88bd
 from collections.abc import Callable, Iterable, Sequence
@@ -137,9 +137,11 @@ def load_model(
     "Rebuild a network and load its weights."
     tensors, about = load_tensors(path)
     if "epochs" in about and "stopper" in about:
+        name = Path(path)
+        such = f", such as {name.with_suffix('')}" if name.suffix == ".checkpoint" else ""
         raise ValueError(
             f"{path} is a checkpoint, from which only its own training goes on, and no model: "
-            f"give the model file, such as {str(path).removesuffix('.checkpoint')}"
+            f"give the model file{such}"
         )
     try:
         about = _present(about)
@@ -365,10 +367,25 @@ def first_difference(
 ) -> tuple | None:  # Name, and the two values; None where all are equal
     "Tell in what two runs differ."
     now = json.loads(json.dumps(now))
-    for name in sorted(then.keys() | now.keys()):
+    for name in sorted(then.keys() | now.keys(), key=lambda name: (name == "init", name)):  # it says least
         if then.get(name) != now.get(name):
             return name, then.get(name), now.get(name)
     return None
+
+
+def checkpoint_of(
+    path: str | Path,  # A checkpoint that is there
+    model: nn.Module,  # A network
+) -> dict | None:  # What its run depends on, if the weights of the network are its best ones; else None
+    "Tell whether a network is the result of the run that a checkpoint holds."
+    try:
+        tensors, about = load_tensors(path)
+        settings = dict(about["settings"])
+    except (KeyError, OSError, TypeError, ValueError):  # `load_checkpoint` says what is wrong with it
+        return None
+    best, weights = _part(tensors, "best."), model.state_dict()
+    same = best.keys() == weights.keys()
+    return settings if same and all(torch.equal(weights[name].cpu(), best[name]) for name in best) else None
 
 
 def forget_seconds(
@@ -404,6 +421,7 @@ def _read_checkpoint(path, settings, epochs):
     different = first_difference(then, settings)
     if different:
         name, then, now = different
+        then, now = (_off(name) if value is None else value for value in (then, now))
         if name == "windows":
             raise ValueError(
                 f"the validation windows are not those of the run in {path} (checksum {now}, then {then}), another "
@@ -419,6 +437,14 @@ def _read_checkpoint(path, settings, epochs):
             "ask for more, or delete it (--restart)"
         )
     return tensors, about
+
+
+def _off(name):
+    "What a run depends on where it does not note it: the value of a setting that is off, or no other model."
+    from unetkit.settings import Settings  # which needs this module
+
+    off = {one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata}
+    return (off | {"init": "none", "freeze": "none"}).get(name)
 
 
 def checkpoint_stands(
