@@ -278,7 +278,7 @@ def train(
             _print_classes("training", counts, classes, tiles)
         anew = restart or (overwrite and first and _is_finished(Path(out), checkpoint))
         if events and first:
-            _own_events(Path(log, Path(out).stem), out)
+            _own_events(folder, out)
         run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze, anew)
         before = _stands(Path(out), checkpoint, anew or overwrite, settings) if first else 0
         # TensorBoard forgets what a run of this name left in the folder: all epochs are handed over again
