@@ -14,6 +14,7 @@ from unetkit.experiments import ModelPipeline
 from unetkit.jobs import place_windows
 from unetkit.labels import ISPRS
 from unetkit.patches import grid_windows
+from unetkit.rules import listening
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.windows import coverage
@@ -150,8 +151,7 @@ def streamed(folder, **how):
 
 
 def test_streamed_batches_are_jittered_alike(folder):
-    image, labels = make_tile(height=192, width=256)
-    tiles, batches = streamed(folder, scale=0.5, focus=4, augment=True, seed=2, change=Change(light=0.2))
+    _, batches = streamed(folder, scale=0.5, focus=4, augment=True, seed=2, change=Change(light=0.2))
     batch, targets = epoch(batches)
     again, same = epoch(
         streamed(folder, scale=0.5, focus=4, augment=True, seed=2, change=Change(light=0.2))[1]
@@ -160,8 +160,35 @@ def test_streamed_batches_are_jittered_alike(folder):
     assert (targets == 4).flatten(1).any(1).float().mean() >= 0.45
     plain = epoch(streamed(folder, seed=2)[1])
     assert plain[0].shape == batch.shape
-    flat = epoch(streamed(folder, scale=0.9, seed=2)[1])[0]
-    assert 0 <= flat.min() and flat.max() <= image.max() / 255
+
+
+@pytest.mark.parametrize('focus', [None, 1])
+def test_streamed_crops_keep_to_the_training_ground(tmp_path, focus):
+    "As above, read from files: what lies outside the training ground is white and tree."
+    settings = Settings(**HOW, scale_jitter=0.9)
+    train, kept = place_windows(settings, [SCENE])
+    outside = coverage(train, 0, SCENE.size) == 0
+    assert 0.15 < outside.mean() < 0.6 and len(kept)
+    image = np.where(outside[..., None], np.uint8(255), np.minimum(SCENE.image, 200))
+    labels = np.where(SCENE.labels == 3, np.uint8(2), SCENE.labels)
+    labels[outside] = 3
+    folder = write_tile(tmp_path, image, labels)
+    tiles = open_labelled(folder / 'image.tif', folder / 'reference.tif', ISPRS, Reading(memory=1e-4))
+    source = Source(tiles)
+    assert source.streamed
+    for seed in range(3):
+        batch, targets = epoch(source.batches(train, 10, crops=True, scale=0.9, focus=focus, seed=seed))
+        assert batch.max() < 200.5 / 255 and not (targets == 3).any()
+
+
+def test_a_ground_without_room_for_larger_windows_is_named():
+    for height, patch_size, named in ((384, 32, False), (64, 64, True), (72, 64, True)):
+        tile = synthetic_scene(height, 512, seed=3)
+        settings = Settings(**HOW | dict(patch_size=patch_size), scale_jitter=0.5, epochs=1, validation=0)
+        found = []
+        with listening(found.append):
+            next(ModelPipeline(ISPRS, settings).epochs([tile]))
+        assert any('scale_jitter 0.5 makes' in text for text in found) == named
 
 
 def test_the_command_jitters_and_says_what_it_pastes(folder, tmp_path):

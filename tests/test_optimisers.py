@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from unetkit import jobs
 from unetkit.batches import Batches, to_device
 from unetkit.experiments import ModelPipeline
-from unetkit.jobs import check_job
+from unetkit.jobs import check_job, say_recipe
 from unetkit.labels import ISPRS
 from unetkit.losses import make_loss
 from unetkit.machine import compiled, prepare
@@ -21,7 +22,7 @@ from unetkit.models import History, load_model, save_tensors
 from unetkit.networks import freeze
 from unetkit.optimisers import Average, Cycle, cosine, find_lr, make_optimizer
 from unetkit.patches import grid_windows, random_split
-from unetkit.rules import Remark
+from unetkit.rules import Remark, listening
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.training import epochs, seed_everything, train_epoch, validate
@@ -134,8 +135,51 @@ def test_a_second_fit_is_a_new_cycle():
     )
     pipeline = ModelPipeline(ISPRS.ignoring('clutter'), settings).fit(SCENE)
     assert pipeline.memory['about']['cycle'] == [0, 2]
-    pipeline.fit(SCENE)
+    with pytest.warns(
+        Remark, match='a new cycle of the schedule cosine begins after epoch 2, so these 4 epochs are not 4'
+    ):
+        pipeline.fit(SCENE)
     assert pipeline.memory['about']['cycle'] == [2, 4] and len(pipeline.history) == 4
+
+
+def remarks_of(call):
+    found = []
+    with listening(found.append):
+        call()
+    return found
+
+
+def test_a_schedule_that_patience_can_cut_is_named():
+    how = dict(patch_size=32, width=4, depth=2, epochs=1, precision='float32', device='cpu', focus='')
+    for more, count in (
+        (dict(schedule='cosine', epochs=21), 1),
+        (dict(schedule='cosine', epochs=20), 0),
+        (dict(schedule='cosine', epochs=21, validation=0), 0),
+        (dict(epochs=21), 0),
+    ):
+        pipeline = ModelPipeline(ISPRS.ignoring('clutter'), Settings(**how | more))
+        found = remarks_of(lambda: next(pipeline.epochs([SCENE])))
+        assert sum('patience 20 can end the schedule cosine' in text for text in found) == count
+
+
+def test_a_new_cycle_is_named_and_a_constant_rate_is_not(tmp_path):
+    for schedule, count in (('cosine', 1), ('constant', 0)):
+        path = tmp_path / f'{schedule}.safetensors'
+        assert not remarks_of(lambda: list(new_run(count=2, schedule=schedule, checkpoint=path)[1]))
+        found = remarks_of(lambda: list(new_run(count=3, schedule=schedule, checkpoint=path)[1]))
+        assert sum('begins after epoch 2' in text for text in found) == count == len(found)
+
+
+def test_processes_normalise_their_own_part_and_that_is_said(monkeypatch):
+    windows = grid_windows([SCENE.size], 32, 32)
+    settings = Settings(patch_size=32, batch_size=6)
+    say = lambda model: remarks_of(lambda: say_recipe(settings, model, [SCENE], windows, scored=True))
+    plain, normed = (UNet(width=4, depth=2, normalisation=name) for name in ('channel', 'batch'))
+    assert not say(normed)
+    monkeypatch.setattr(jobs, 'rank_and_world', lambda: (0, 4))
+    assert not say(plain)
+    (text,) = say(normed)
+    assert 'each of 4 processes normalises its own part of a batch, about 1.5 windows' in text
 
 
 def test_the_rate_of_the_report_is_constant():
@@ -393,14 +437,18 @@ def test_a_range_test_of_a_pipeline():
 
 
 def test_a_cycle_that_ends_early_is_said(tmp_path):
-    "Fewer epochs than were planned leave the rates high; more, or a constant rate, are as they should be."
+    "Fewer epochs than were planned leave the rates high; more are a new cycle; a constant rate is as it should be."
     file = tmp_path / 'run'
     run = new_run(10, schedule='one_cycle', checkpoint=file)[1]
     next(run)
     run.close()
     with pytest.warns(Remark, match=r'planned for 10 epochs \(one_cycle\), and after 3 they are not yet low'):
         list(new_run(3, schedule='one_cycle', checkpoint=file)[1])
-    assert Cycle(schedule='cosine', last=10).remarks(10, 12, 5) == []
+    for done in (9, 10):
+        (text,) = Cycle(schedule='cosine', last=10).remarks(done, 12, 5)
+        assert 'a new cycle of the schedule cosine begins after epoch 10' in text
+    assert Cycle(schedule='cosine', last=10).remarks(10, 10, 5) == []
+    assert Cycle(schedule='constant', last=10).remarks(10, 12, 5) == []
     assert Cycle(schedule='constant', last=10).remarks(1, 3, 5) == []
 
 

@@ -1,6 +1,7 @@
 "Maps that use the statistics of the unlabelled image: what is matched, what stays, and that it is said."
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from unetkit.scale import _from_job, raster_job
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.unet import UNet
+from unetkit.values import match_values, measure
 
 HOW = dict(patch_size=32, width=4, depth=2, epochs=2, device='cpu', precision='float32', split='random')
 SCENE = synthetic_scene(256, 320, seed=3)
@@ -86,6 +88,42 @@ def test_a_hazy_image_is_seen_like_the_clear_one(trained, how):
     _, texts = said(trained.predict, HAZY, match=how)
     assert len(texts) == 1 and 'hazy: its bands are matched' in texts[0] and how in texts[0]
     assert trained.for_image(HAZY) is trained and trained.values.plain  # the model is as it was
+
+
+@pytest.mark.parametrize('how', ['moments', 'histogram'])
+def test_heights_are_metres_whatever_is_matched(how):
+    "A tile on higher ground keeps its heights, beyond those of training too; the colours are matched."
+    height = 100 + SCENE.labels[..., None].astype(np.float32)
+    bands, dtypes = ('red', 'green', 'blue', 'height'), ('uint8',) * 3 + ('float32',)
+    clear, hazy = (
+        replace(tile, image=np.concatenate([tile.image, height + high], axis=2), bands=bands, dtypes=dtypes)
+        for tile, high in ((SCENE, 0), (HAZY, 30))
+    )
+    values = measure([clear])
+    matched = match_values(values, hazy, how)
+    scaled = matched.scale(hazy.image)
+    assert (scaled[..., 3] == values.scale(hazy.image)[..., 3]).all()
+    wanted = values.scale(clear.image)[..., :3]
+    assert abs(scaled[..., :3] - wanted).mean() < abs(values.scale(hazy.image)[..., :3] - wanted).mean() / 4
+
+
+def test_several_parts_are_matched_alone_and_that_is_said(trained, files, tmp_path):
+    model, folder, references = files / 'model.safetensors', tmp_path / 'parts', tmp_path / 'references'
+    for place in (folder, references):
+        place.mkdir()
+    for name in ('a', 'b'):
+        shutil.copy(files / 'image.tif', folder / f'{name}.tif')
+        shutil.copy(files / 'reference.tif', references / f'{name}.tif')
+    text = 'each of the 2 images is adapted by its own statistics'
+    for words in (
+        ['predict', model, folder, '--out', tmp_path / 'm.tif'],
+        ['evaluate', model, folder, references],
+    ):
+        code, _, err = shell(*words, '--match', 'moments')
+        assert code == 0 and err.count(text) == 1
+        assert text not in shell(*words, '--overwrite')[2]
+    one = ['predict', model, files / 'image.tif', '--match', 'moments', '--out', tmp_path / 'one.tif']
+    assert text not in shell(*one)[2]
 
 
 def test_windows_of_the_map_are_those_of_the_whole(trained, files, tmp_path):

@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['SCENE_SIZE', 'CANDIDATES', 'RARE', 'FEW', 'built_in', 'checksum', 'check_tiles', 'check_bands', 'split_windows',
-           'place_windows', 'check_focus', 'focus_class', 'batch_change', 'check_job', 'say_few', 'check_network',
-           'origin', 'windows_sum', 'model_header', 'read_header']
+           'place_windows', 'check_focus', 'focus_class', 'batch_change', 'check_job', 'say_few', 'say_recipe',
+           'check_network', 'origin', 'windows_sum', 'model_header', 'read_header']
 
 # %% ../nbs/library/jobs.ipynb #jobs-c24a6f1d
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from zlib import crc32
+import math
 
 import numpy as np
 import torch
 
 from .augmentation import Change, find_objects
-from .datasets import LazyTile, Source, ground_counts, label_pieces, labelled_windows, window_classes
+from .batches import scaled_windows
+from .datasets import LazyTile, Source, ground_counts, label_pieces, labelled_windows, regions_of
+from .datasets import window_classes
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
-from .machine import pick_device, pick_precision
+from .machine import pick_device, pick_precision, rank_and_world
 from .models import Epoch, History, blueprint, is_newer, remedy_for
 from .networks import NETWORKS, NO_BATCH_NORM, has_batch_norm, make_network
 from .patches import GUARD, blocked_split, grid_windows, random_split
@@ -27,7 +30,7 @@ from .scenes import synthetic_scene
 from .settings import Settings
 from .tiles import Tile
 from .values import Values, check_values, measure
-from .windows import Windows, apart, check_window
+from .windows import Windows, apart, check_window, coverage
 
 # %% ../nbs/library/jobs.ipynb #jobs-a7592607
 SCENE_SIZE = 1024, 1280  # Rows and columns of the built-in scenes, in pixels
@@ -343,6 +346,47 @@ def say_few(
         )
 
 
+def say_recipe(
+    settings: Settings,  # Settings of the run
+    model: torch.nn.Module,  # Its network
+    tiles: Sequence[Tile | LazyTile],  # Training tiles
+    learnt: Windows,  # Training windows
+    scored: bool,  # Is there validation, which can end a training early?
+) -> None:  # Nothing, or a remark for each
+    "Say what in a recipe will not do what one expects of it, when a training begins."
+    if scored and settings.schedule != "constant" and settings.patience < settings.epochs:
+        remark(
+            f"patience {settings.patience} can end the schedule {settings.schedule} before the learning rate is low: "
+            f"with a patience of {settings.epochs} it comes to its end (--patience)"
+        )
+    if settings.scale_jitter:
+        _say_narrow(settings, tiles, learnt)
+    world = rank_and_world()[1]
+    if world > 1 and has_batch_norm(model):
+        remark(
+            f"each of {world} processes normalises its own part of a batch, about {settings.batch_size / world:.3g} "
+            "windows, so the result is not that of one process: a larger batch_size makes the difference small"
+        )
+
+
+def _say_narrow(settings, tiles, learnt):
+    "Say that windows of another scale are nearly all smaller ones."
+    regions, sides = [region for region in regions_of(learnt, tiles) if len(region.windows)], []
+    rng = np.random.default_rng(0)
+    for region in regions[:: math.ceil(len(regions) / 50)]:
+        outside = coverage(region.ground, region.tile, region.window[2:]) == 0
+        own = region.windows[np.linspace(0, len(region.windows) - 1, 100).astype(int)]
+        crops = Windows.whole(own.patch_size, np.zeros_like(own.tile), own.row, own.col)
+        sides.append(scaled_windows(crops, settings.scale_jitter, rng, [outside]).side)
+    sides = np.concatenate(sides)
+    larger, smaller = (sides > settings.patch_size).mean(), (sides < settings.patch_size).mean()
+    if larger < smaller / 2:
+        remark(
+            f"scale_jitter {settings.scale_jitter:g} makes {larger:.0%} of the windows larger and {smaller:.0%} smaller, "
+            "because the training ground has little room for larger ones: a smaller patch_size gives more"
+        )
+
+
 def _check_classes(seen, scored, held, names):
     "Raise `ValueError` if training windows have one class only, or validation windows no label; name what is not learnt."
     remedy = "choose another seed or a smaller patch_size, or train without validation (--validation 0)"
@@ -465,10 +509,11 @@ def origin(
 def windows_sum(
     learnt: Windows,  # Training windows
     kept: Windows | None,  # Validation windows; None without validation
-) -> str:  # CRC-32 of their places, eight hexadecimal digits
+    sums: Sequence = (),  # Checksums of the training tiles, and of the validation tiles
+) -> str:  # CRC-32 of their places and pixels, eight hexadecimal digits
     "Tell a split from others: with the same settings, another version may split in another way."
     sides = [list(_places(side)) for side in (learnt, kept) if side is not None]
-    return f"{crc32(repr(sides).encode()):08x}"
+    return f"{crc32(repr((sides, sums)).encode()):08x}"
 
 # %% ../nbs/library/jobs.ipynb #jobs-282457c9
 def model_header(

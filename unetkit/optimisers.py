@@ -137,7 +137,7 @@ class Cycle:
         epochs: int,  # Epochs at most
         steps: int,  # Steps of an epoch
     ) -> list[str]:  # Sentences, none where the rates go as they are meant to
-        "Say that a cycle will not come to its end, or is too short for its schedule."
+        "Say that a cycle will not come to its end, is too short for its schedule, or is not the first."
         planned, new = self.last if done < self.last else 0, epochs - max(done, self.last)
         found = []
         if self.schedule != "constant" and done < epochs < planned:
@@ -149,6 +149,11 @@ class Cycle:
             found.append(
                 f"the schedule one_cycle has {new * steps} of the {_SHORTEST} steps that it needs to rise and fall, "
                 "and the network may learn next to nothing: train for more epochs, or choose another schedule"
+            )
+        if self.schedule != "constant" and new > 0 and max(done, self.last):
+            found.append(
+                f"a new cycle of the schedule {self.schedule} begins after epoch {max(done, self.last)}, so these "
+                f"{epochs} epochs are not {epochs} at once: for those begin anew (--restart)"
             )
         return found
 

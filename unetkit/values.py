@@ -59,6 +59,9 @@ def _curved(pixels, found, wanted):
     "Numbers of each band moved by the straight lines between pairs of quantiles."
     moved = np.empty(pixels.shape)
     for band, (here, there) in enumerate(zip(found, wanted)):
+        if here == there:  # nothing to match, beyond the ends neither
+            moved[..., band] = pixels[..., band]
+            continue
         knots, which = np.unique(here, return_inverse=True)  # of equal ones the mean
         ends = np.bincount(which.ravel(), there) / np.bincount(which.ravel())
         moved[..., band] = np.interp(pixels[..., band], knots, ends)
@@ -382,7 +385,7 @@ def match_values(
     image: Any,  # The image to map, as for `measure`; all of it is read
     how: str,  # moments or histogram
 ) -> Values:  # What the numbers of this image mean, so that `scale` matches them
-    "Match the bands of an image to those of the training images."
+    "Match the bands of an image to those of the training images; heights stay, which are metres everywhere."
     one_of('match', how, MATCHES[1:])
     if not (values.mean and values.quantiles):
         raise ValueError(
@@ -392,10 +395,15 @@ def match_values(
     count, first, mean, std = _moments(image)
     least = np.subtract(values.high, values.low) / 1000  # of a constant band
     known = dict(dtypes=image.dtypes, mean=mean.tolist(), std=std.tolist())
+    heights = np.array([name == 'height' for name in values.bands or [''] * len(values.dtypes)])
     if how == 'histogram':
-        return replace(values, **known, matched=_histogram(image, count, *first))
+        matched = _histogram(image, count, *first)
+        for band in np.flatnonzero(heights):
+            matched[band] = values.quantiles[band]
+        return replace(values, **known, matched=matched)
     gain = np.maximum(std, least) / np.maximum(values.std, least)
-    low, high = (mean + (np.array(end) - values.mean) * gain for end in (values.low, values.high))
+    moved = (mean + (np.array(end) - values.mean) * gain for end in (values.low, values.high))
+    low, high = (np.where(heights, end, new) for end, new in zip((values.low, values.high), moved))
     return replace(values, **known, low=low.tolist(), high=high.tolist())
 
 
