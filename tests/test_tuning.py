@@ -20,6 +20,7 @@ from unetkit.machine import LossNotFinite
 from unetkit.models import load_tensors
 from unetkit.outputs import is_ours
 from unetkit.raster import write_image
+from unetkit.rules import listening
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.tuning import CANDIDATES, COLUMNS, Expected, candidates, divide, tune
@@ -178,6 +179,7 @@ def test_whole_tiles(tmp_path):
     chips = [synthetic_scene(64, 64, seed=seed) for seed in range(8)]
     ground = divide(chips, 6, [32])
     assert [len(part) for part in (ground.train, ground.valid, ground.test)] == [6, 1, 1]
+    assert ground.rule.endswith('tiles that touch are not kept apart, and flatter the scores')
     assert len({id(tile) for part in (ground.train, ground.valid, ground.test) for tile in part}) == 8
     mine = divide(chips[:4], 6, [32], valid=chips[4:])
     assert (mine.train, mine.valid, mine.test) == (chips[:4], chips[4::2], chips[5::2])
@@ -244,8 +246,32 @@ def test_a_large_tile_has_an_honest_figure():
 
 
 def test_one_block_has_no_interval():
-    one = Expected.of(np.eye(3, dtype=np.int64)[None] * 5, 96)
+    one = Expected.of(np.eye(3, dtype=np.int64)[None] * 5, 96, 'abc')
     assert np.isnan(one.low) and '[' not in str(one)
+
+
+def test_the_interval_is_over_the_same_classes():
+    "A class of F1 0 in 3 of 40 blocks: draws without it would have a mean F1 of 1."
+    easy, hard = np.diag([50, 0]), np.array([[50, 0], [5, 0]])
+    expected = Expected.of(np.stack([easy] * 37 + [hard] * 3), 96, ['lawn', 'car'])
+    assert expected.mean_f1 < 0.5 and expected.high < 0.51 and not expected.why
+    fewer = Expected.of(np.stack([easy] * 38 + [hard] * 2), 96, ['lawn', 'car'])
+    assert np.isnan(fewer.low)
+    assert 'mean F1 49.9 % (no interval: too few blocks of 96 pixels have car, 2)' in str(fewer)
+
+
+def test_a_handful_of_pixels_is_no_class_to_choose_by():
+    labels = np.zeros((1000, 200), np.uint8)
+    labels[400:600] = 1
+    labels[2, :5] = labels[-3:, :] = 1
+    tile = replace(synthetic_scene(1000, 200, seed=1), labels=labels)
+    ground = divide([tile], 2, [32])
+    assert (ground.valid[0].labels == 1).sum() > 5  # the strip with 600 of them, whatever the seed
+    assert (divide([tile], 2, [32], seed=1).valid[0].labels == 1).sum() > 5
+    few, said = tuning._cut(tile, 0, 0, 200), []
+    with listening(said.append):
+        tuning.say_lacks(replace(ground, valid=[few]), ['lawn', 'roof'])
+    assert len(said) == 1 and 'has few pixels of roof (5): the choice may hang on them' in said[0]
 
 
 @pytest.mark.parametrize('kind', [LossNotFinite, ValueError])
@@ -288,6 +314,25 @@ def test_a_slow_candidate_is_left_out(scene):
     found = tune(scene, ISPRS, SHORT, runs=QUICK, rate=slow)
     assert found.rows[-1]['candidate'] == 'fast' and found.rows[-1]['steps'] == 0
     assert found.rows[-1]['left'] == 'not tried: no time for its first round'
+
+
+def test_the_first_candidate_is_never_left_out(scene):
+    "The others are compared with it; of two that cost about the same the later one goes."
+    slow = {1e-9: 0.2, 1e-3: 0.15, 5e-3: 0.145}
+    found = tune(scene, ISPRS, SHORT, runs=QUICK, rate=lambda settings: slow[settings.lr])
+    assert {row['candidate'] for row in found.rows if row['steps']} == {'stuck', 'usual'}
+
+
+def test_a_schedule_does_not_begin_anew(scene):
+    "No round goes beyond the epochs that a schedule was made for, whatever time is left."
+    runs = {'usual': QUICK['usual'], 'cosine': replace(QUICK['usual'], schedule='cosine')}
+    race = tuning._Race(
+        *(None, None, runs, None, {'usual': 0.1, 'cosine': 0.1}, {'usual': 10, 'cosine': 10}, 24.0),
+        *(None, None, False, 0.0, [], None),
+    )
+    race.parts = [tuning.Part(1, name, 14, 140, 0.0, 0.5, 0.5) for name in runs]
+    assert race.whole('cosine') == 16
+    assert race.targets(1, ['cosine', 'usual']) == {'cosine': 16, 'usual': 21}
 
 
 def test_patches_that_do_not_fit_are_left_out(scene):
@@ -418,7 +463,9 @@ def test_tune(place, tmp_path):
     assert {row['width'] for row in rows} == {'2'}
     model = ModelPipeline.load(out)
     assert load_tensors(out)[1]['tuning'] == model.tuning and rows[0]['candidate'] in model.tuning
-    assert f'tuning: {model.tuning}' in succeeds('info', out)
+    assert f'tuning: {model.tuning}\n  validation, split and epochs are those of tune' in succeeds(
+        'info', out
+    )
     (line,) = [line for line in printed.splitlines() if 'unetkit train IMAGE REFERENCE' in line]
     switches = shlex.split(line.split('REFERENCE ')[1])
     epochs = int(switches[switches.index('--epochs') + 1])

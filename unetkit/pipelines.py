@@ -344,6 +344,7 @@ class TrainedModel:
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
         if self.tuning:
             lines += [f"tuning: {self.tuning}"]
+            lines += ["  validation, split and epochs are those of tune, not those of the recipe"]
         if "init" in self.begun:
             name, checksum = (one_line(self.begun["init"][key]) for key in ("name", "checksum"))
             lines += [f"began with the weights of {name or 'a model'}, checksum {checksum}"]
