@@ -308,3 +308,33 @@ def test_what_the_plugin_cannot_know_is_said(tmp_path):
         assert export_settings(odd, 'qgis')['resolution'] is None
     said = ' '.join(str(one.message) for one in said)
     assert 'the training images were int32' in said and '--resolution' in said
+
+
+def test_facts_of_a_former_network_go(trained, tmp_path):
+    "They are removed where they are as written; changed ones stay and are named, and other files are left alone."
+    file, out, facts = trained.save(tmp_path / 'm.safetensors'), tmp_path / 'w.onnx', tmp_path / 'w.json'
+    succeeds('export', file, '--for', 'web', '--out', out)
+    about = json.loads(facts.read_text())
+    assert about['fingerprint'] == trained.fingerprint()
+    assert read_onnx_metadata(out)['unetkit']['fingerprint'] == trained.fingerprint()
+    succeeds('export', file, '--out', out)
+    assert not facts.exists()
+    succeeds('export', file, '--for', 'web', '--out', out)
+    facts.write_text(facts.read_text().replace('"halo": 24', '"halo": 25'))
+    code, _, err = shell('export', file, '--for', 'web', '--out', out)
+    assert code == 2 and 'w.json is there already' in err and 'changed since' in err
+    code, _, err = shell('export', file, '--out', out)
+    assert code == 0 and 'w.json was changed since it was written, and stays' in err
+    assert '"halo": 25' in facts.read_text()
+    for text in ('[]', 'no JSON', '{"about": "mine"}', '{"about": 1}'):
+        facts.write_text(text)
+        code, _, err = shell('export', file, '--out', out)
+        assert code == 0 and facts.read_text() == text and 'w.json' not in err
+
+
+@pytest.mark.parametrize('options', [[], ['--for', 'web']])
+def test_a_folder_is_no_name_of_an_export(trained, tmp_path, options, monkeypatch):
+    file = trained.save(tmp_path / 'm.safetensors')
+    monkeypatch.chdir(tmp_path)
+    code, _, err = shell('export', file, '--out', '.', *options)
+    assert (code, err.count('\n')) == (2, 1) and 'it is a folder; give the name of a file' in err

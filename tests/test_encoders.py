@@ -431,3 +431,21 @@ def test_names():
 def test_these_networks_draw_nothing():
     "So they train without the detour that finds draws."
     assert not any(may_draw(NETWORKS[name](width=2, depth=2)) for name in NETS)
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_the_settings_say_what_the_network_has(name):
+    "Without a choice the way up is normalised over the batch; older checkpoints, which did not note it, go on."
+    settings = Settings(network=name, width=2, depth=2)
+    assert settings.normalisation == settings.as_dict()['normalisation'] == 'batch'
+    assert 'normalisation' not in settings.decisive()
+    assert settings == replace(settings, normalisation='none') == Settings.read({'network': name} | SMALLEST)
+    channel = replace(settings, normalisation='channel')
+    assert channel.decisive()['normalisation'] == 'channel'
+    for one in (settings, channel):
+        assert make_network(name, 3, 5, **one.architecture).normalisation == one.normalisation
+    assert Settings(network=NETWORKS[name]).normalisation == 'batch'
+    assert Settings().normalisation == Settings(network=lambda **_: None).normalisation == 'none'
+
+
+SMALLEST = {'width': 2, 'depth': 2, 'keep': 'f1'}

@@ -365,3 +365,50 @@ def test_a_checkpoint_with_a_strange_tensor(checkpoint, name):
 def test_bands_without_a_name(new, old, pairs):
     "A name that only one model knows does not change what becomes of the others."
     assert models._same_bands(new, old) == pairs
+
+
+class Before(UNet):
+    "A U-Net of an earlier version: its arguments end with those."
+
+    def __init__(
+        self, in_channels=3, num_classes=5, width=64, depth=4, up='transposed', batch_norm=False, pad=True
+    ):
+        super().__init__(in_channels, num_classes, width, depth, up, pad=pad)
+
+
+def test_older_versions_read_what_is_usual(tmp_path):
+    "What they do not know is not written where it is off; where it is on, they are told to upgrade."
+    model = UNet(3, 5, width=2, depth=1)
+    about = models.load_tensors(models.save_model(tmp_path / 'm', model, {}))[1]
+    Before(**about['args'])
+    model = UNet(3, 5, width=2, depth=1, normalisation='channel', residual=True)
+    about = models.load_tensors(models.save_model(tmp_path / 'm', model, {}))[1]
+    assert (about['args']['normalisation'], about['args']['residual']) == ('channel', True)
+    assert about['format'] > 2
+    assert models.load_model(tmp_path / 'm')[0].settings == model.settings
+
+
+@pytest.mark.parametrize('name', models.NETWORKS)
+@pytest.mark.parametrize('normalisation', ['none', 'batch', 'channel'])
+def test_every_normalisation_comes_back(tmp_path, name, normalisation):
+    model = models.NETWORKS[name](3, 5, width=2, depth=1, normalisation=normalisation)
+    models.save_model(tmp_path / 'm', model, {})
+    assert models.load_model(tmp_path / 'm')[0].settings == model.settings
+
+
+@pytest.mark.parametrize(
+    'change, option',
+    [
+        (dict(residual=True), 'choose residual False (--no-residual)'),
+        (dict(normalisation='batch'), 'choose normalisation none (--normalisation none)'),
+        (dict(depth=2), 'choose depth 1 (--depth 1)'),
+        (None, 'choose network unet (--network unet)'),
+    ],
+)
+def test_what_to_choose_can_be_typed(change, option):
+    source = UNet(3, 5, width=2, depth=1)
+    build = UNet if change is not None else models.NETWORKS['efficientnet_lite0']
+    model = build(**dict(in_channels=3, num_classes=5, width=2, depth=1) | (change or {}))
+    with pytest.raises(ValueError) as caught:
+        models.take_weights(model, source, ('abcde', 'abcde'), ('rgb', 'rgb'))
+    assert option in str(caught.value)

@@ -1,10 +1,14 @@
 "Networks by name; parameters, operations, sizes and reach, compared with what flows through the layers."
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from unetkit import networks
+from unetkit.jobs import check_job
+from unetkit.labels import ISPRS
 from unetkit.models import load_model, save_model
 from unetkit.networks import (
     freeze,
@@ -15,6 +19,8 @@ from unetkit.networks import (
     measured_view,
     summary,
 )
+from unetkit.scenes import synthetic_scene
+from unetkit.settings import Settings
 from unetkit.unet import UP, UNet, longest_route, reach, receptive_field, seen_by
 
 
@@ -148,3 +154,12 @@ def test_reach_by_max_pooling():
 def test_the_part_to_freeze_is_named():
     with pytest.raises(ValueError, match="freeze must be one of encoder, got 'head'"):
         freeze(UNet(width=2, depth=1), 'head')
+
+
+def test_statistics_of_the_image_need_batch_normalisation():
+    "It is said before a training, and not by the first map."
+    scene, classes = synthetic_scene(96, 96, seed=5), ISPRS.ignoring('clutter')
+    settings = Settings(patch_size=32, width=2, depth=2, split='random', norm_statistics='image')
+    with pytest.raises(ValueError, match='norm_statistics image is for networks with batch normalisation'):
+        check_job([scene], None, classes, [settings])
+    check_job([scene], None, classes, [replace(settings, normalisation='batch')])

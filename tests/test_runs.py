@@ -12,7 +12,7 @@ import time
 import warnings
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from helpers import check_refusal, child_environment, shell, succeeds
+from helpers import check_refusal, child_environment, disk, shell, succeeds
 from rasterio.features import rasterize
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -439,7 +439,7 @@ def test_train_init(place, tmp_path, monkeypatch):
     code, out, err = shell(*line, '--epochs', 4)
     assert code == 0 and 'training goes on from' in out and 'begins with' not in err
     code, _, err = shell(*[word for word in line if word not in ('--freeze', 'encoder')], '--epochs', 4)
-    assert code == 2 and "freeze was 'encoder' and is None" in err
+    assert code == 2 and "freeze was 'encoder' and is 'none'" in err
 
 
 def test_what_a_training_began_with(place, tmp_path):
@@ -1599,6 +1599,19 @@ def test_log_for_tensorboard(place, tmp_path):
     assert [path.name for path in (tmp_path / 'runs').iterdir()] == ['m']
 
 
+def test_two_models_of_one_name_do_not_share_events(place, tmp_path):
+    "The second would hide the first: it is refused before anything is trained or removed."
+    first, second = (tmp_path / name / 'm.safetensors' for name in 'ab')
+    line = ['train', *pair_of(place), *SMALL, '--epochs', 1, '--out']
+    succeeds(*line, first, '--log', f'{tmp_path}/runs/')
+    succeeds(*line, second)
+    before = disk(tmp_path)
+    code, out, err = shell(*line, second, '--restart', '--log', f'{tmp_path}/runs/')
+    assert (code, err.count('\n')) == (2, 1) and 'm holds events of another model' in err
+    assert 'epoch' not in out and disk(tmp_path) == before
+    succeeds(*line, first, '--restart', '--log', f'{tmp_path}/runs/')
+
+
 def test_log_for_tensorboard_without_validation(place, tmp_path):
     line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--validation', 0]
     code, _, _ = shell(*line, '--log', f'{tmp_path}/runs/')
@@ -1669,9 +1682,15 @@ def test_fit_after_ctrl_c_in_the_middle_of_an_epoch(step, monkeypatch):
     whole = (step - 1) // 2
     assert [epoch.number for epoch in pipeline.history] == [*range(1, whole + 1)]
     pipeline.settings = replace(pipeline.settings, epochs=3 - whole)
-    with pytest.warns(Remark, match=f'goes on after epoch {whole}' if whole else 'begins with the weights'):
-        pipeline.fit(tile)
-    assert equal(pipeline, ModelPipeline(ISPRS, **TINY).fit(tile))
+    if whole:
+        with pytest.warns(Remark, match=f'goes on after epoch {whole}'):
+            pipeline.fit(tile)
+    else:  # a network without a finished epoch is no model to begin with
+        assert pipeline.model is None
+        with warnings.catch_warnings():
+            warnings.filterwarnings('error', 'goes on|begins')
+            pipeline.fit(tile)
+    assert equal(pipeline, ModelPipeline(ISPRS, **TINY).fit(tile)) and not pipeline.begun
 
 
 def test_a_checkpoint_is_no_model(place, tmp_path):
@@ -1798,3 +1817,202 @@ def test_calibration_on_windows_of_the_training(place, tmp_path, monkeypatch):
     without_windows(path)
     with pytest.warns(Remark, match='this model does not say which windows it was trained on'):
         load().calibrate(tiles)
+
+
+# One run, one beginning, one temperature
+
+
+def test_a_restart_that_was_stopped_before_its_model(place, tmp_path, monkeypatch):
+    "The checkpoint of another beginning is finished and its model is not written: it is, though the epochs look alike."
+    always_alike(monkeypatch)
+    monkeypatch.setattr(training, 'train_epoch', add_one)
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 2]
+    succeeds(*line)
+    before, _ = load_tensors(tmp_path / 'm.safetensors')
+
+    def stops(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelPipeline, 'calibrate', stops)
+        assert shell(*line, '--seed', 1, '--restart', '--calibrate')[0] == 130
+    assert 'wrote' in succeeds(*line, '--seed', 1)
+    after, about = load_tensors(tmp_path / 'm.safetensors')
+    assert about['settings']['seed'] == 1 and not all(
+        torch.equal(before[name], after[name]) for name in after
+    )
+    assert 'nothing left to do' in succeeds(*line, '--seed', 1)
+
+
+def test_a_finished_run_notes_another_use(place, tmp_path):
+    "Each setting that decides how maps are made is written into the model of a finished run, once."
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    line += ['--epochs', 1, '--normalisation', 'batch']
+    succeeds(*line)
+    for one in fields(Settings):
+        if one.metadata['kind'] == 'use':
+            other = next(name for name in one.metadata['choices'] if name != one.default)
+            more = ['--' + one.name.replace('_', '-'), other]
+            assert 'wrote' in succeeds(*line, *more)
+            assert load_tensors(tmp_path / 'm.safetensors')[1]['settings'][one.name] == other
+            assert 'nothing left to do' in succeeds(*line, *more)
+
+
+def test_equal_weights_keep_their_temperature(place, tmp_path, monkeypatch):
+    "A finished run of a version that left the seconds, and more epochs that bring nothing better: no remark."
+    always_alike(monkeypatch)
+    out = tmp_path / 'm.safetensors'
+    line = ['train', *pair_of(place), '--out', out, *SMALL]
+    succeeds(*line, '--epochs', 1)
+    model = ModelPipeline.load(out, 'cpu', 'float32')
+    model.temperature = 1.7
+    model.save(out)
+    checkpoint = Path(f'{out}.checkpoint')
+    changed(checkpoint, checkpoint, lambda about: [one.update(seconds=1.0) for one in about['epochs']])
+    for epochs in (1, 2):
+        code, _, err = shell(*line, '--epochs', epochs)
+        assert (code, err) == (0, '')
+        found = ModelPipeline.load(out, 'cpu', 'float32')
+        assert found.temperature == 1.7 and equal(found, model) and len(found.history) == epochs
+
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'model.safetensors.checkpoint'])
+def test_log_spares_models_and_checkpoints(name, place, tmp_path):
+    "They are of this kit too, and take longer to make than a table: even --overwrite does not."
+    there = tmp_path / name
+    there.write_bytes((place / name).read_bytes())
+    line = ['train', *pair_of(place), '--out', tmp_path / 'new.safetensors', *SMALL, '--log', there]
+    for more in ([], ['--overwrite']):
+        check_refusal(
+            [place, tmp_path], [*line, *more], ['is there already, and is a', 'choose another name']
+        )
+
+
+@pytest.mark.parametrize('what', ['folder', 'file', 'model'])
+def test_what_is_no_checkpoint_is_spared(what, place, tmp_path):
+    "Something else at the place of the checkpoint is neither opened nor removed."
+    there = tmp_path / 'm.safetensors.checkpoint'
+    if what == 'folder':
+        there.mkdir()
+    else:
+        there.write_bytes(b'mine' if what == 'file' else (place / 'model.safetensors').read_bytes())
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    for more in ([], ['--restart']):
+        code, out, err = shell(*line, *more)
+        assert code == 2 and str(there) in err and 'name' in err and 'epoch' not in out
+        assert there.is_dir() or there.read_bytes() in (b'mine', (place / 'model.safetensors').read_bytes())
+
+
+def test_a_log_that_cannot_be_leaves_the_checkpoint(place, tmp_path):
+    pytest.importorskip('torch.utils.tensorboard', reason="needs pip install 'unetkit[tensorboard]'")
+    image, reference = pair_of(place)
+    line = ['train', image, reference, '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 1]
+    succeeds(*line)
+    said = ['cannot write', 'cannot be made (Not a directory)']
+    check_refusal([place, tmp_path], [*line, '--restart', '--log', f'{image}/'], said)
+
+
+def test_log_without_an_ending_is_a_folder(place, tmp_path):
+    "Whether it is there or not."
+    pytest.importorskip('torch.utils.tensorboard', reason="needs pip install 'unetkit[tensorboard]'")
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 1]
+    for _ in range(2):
+        succeeds(*line, '--log', tmp_path / 'runs', '--restart')
+        assert list((tmp_path / 'runs/m').glob('events*'))
+
+
+def test_a_command_keeps_no_second_state(place, tmp_path, monkeypatch):
+    "Its checkpoint is enough."
+    monkeypatch.setattr(training, '_remember', lambda *given: pytest.fail('it is remembered'))
+    succeeds('train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 1)
+
+
+def first_epoch(pipeline, tile, checkpoint):
+    "Begin a run, and stop after its first epoch."
+    run = pipeline.epochs(tile, checkpoint)
+    next(run)
+    run.close()
+
+
+def test_a_checkpoint_knows_the_model_that_its_run_began_with(place, tmp_path):
+    "The run of one loaded model is gone on with by this model only, and its file says which one it was."
+    tile, path = synthetic_scene(160, 160, seed=1), tmp_path / 'run.checkpoint'
+    load = lambda: ModelPipeline.load(place / 'model.safetensors', 'cpu', 'float32')
+    first_epoch(load(), tile, path)
+    fresh = ModelPipeline(ISPRS, load().settings)
+    other = ModelPipeline(ISPRS, load().settings, seed=5).fit(tile)
+    other.settings = load().settings
+    for one in (fresh, other):
+        with pytest.raises(ValueError, match='is of another run: init was'):
+            one.fit(tile, path)
+    assert fresh.model is None and not fresh.begun and other.settings.seed == load().settings.seed
+    ended, name = load().fit(tile, path), {'name': 'model.safetensors', 'checksum': load().fingerprint()}
+    assert ended.begun == {'init': name} and len(ended.history) == 3
+
+
+def test_a_run_that_is_called_again_began_with_nothing(tmp_path):
+    "With its checkpoint it is the same run, which trains no more epochs than the settings say; so is its loaded model."
+    tile, path = synthetic_scene(160, 160, seed=1), tmp_path / 'run.checkpoint'
+    pipeline = ModelPipeline(ISPRS, **TINY).fit(tile, path)
+    one = pipeline.save(tmp_path / 'one.safetensors').read_bytes()
+    pipeline.fit(tile, path)
+    assert pipeline.begun == {} and len(pipeline.history) == 3
+    assert pipeline.save(tmp_path / 'two.safetensors').read_bytes() == one
+    loaded = ModelPipeline.load(tmp_path / 'one.safetensors', 'cpu', 'float32')
+    loaded.settings = replace(loaded.settings, epochs=4)
+    assert loaded.fit(tile, path).begun == {} and len(loaded.history) == 4
+
+
+def test_calibration_on_pixels_of_the_training():
+    "The same places on other tiles are other windows."
+    tiles = [synthetic_scene(160, 160, seed=seed) for seed in (1, 2, 3)]
+    pipeline = ModelPipeline(ISPRS, **TINY | {'epochs': 1}).fit(tiles[0], valid=tiles[1])
+    for tile, valid in ((1, 0), (0, 0), (2, 0), (0, 2)):
+        with pytest.raises(ValueError, match="are not those of this model's training"):
+            pipeline.calibrate(tiles[tile], valid=tiles[valid])
+    pipeline.calibrate(tiles[0], valid=tiles[1])
+
+
+def test_calibration_looks_at_validation_only(monkeypatch):
+    "Objects to paste are for training windows, and are not looked for again."
+    tile = synthetic_scene(160, 160, seed=1)
+    pipeline = ModelPipeline(ISPRS, **TINY | {'epochs': 1}).fit(tile)
+    monkeypatch.setattr(ModelPipeline, 'batches', lambda *given: pytest.fail('training batches are made'))
+    pipeline.calibrate(tile)
+
+
+def test_going_on_from_memory_forgets_the_temperature():
+    tile = synthetic_scene(160, 160, seed=1)
+    pipeline = ModelPipeline(ISPRS, **TINY | {'epochs': 1}).fit(tile)
+    pipeline.temperature = 1.7
+    with pytest.warns(Remark, match='its temperature of 1.7 is not taken over'):
+        pipeline.fit(tile)
+    assert pipeline.temperature == 1
+
+
+def test_a_refused_checkpoint_leaves_the_model(tmp_path):
+    tile, path = synthetic_scene(160, 160, seed=1), tmp_path / 'run.checkpoint'
+    ModelPipeline(ISPRS, **TINY | {'lr': 0.01}).fit(tile, path)
+    pipeline = ModelPipeline(ISPRS, **TINY).fit(tile)
+    model, history = pipeline.model, list(pipeline.history)
+    with pytest.raises(ValueError, match='is of another run: lr was 0.01 and is'):
+        pipeline.fit(tile, path)
+    assert pipeline.model is model and pipeline.history == history and pipeline.memory
+
+
+def test_what_was_off_is_called_by_its_value(place, tmp_path):
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 1]
+    succeeds(*line)
+    for more, said in (
+        (['--copy-paste', 0.5], 'copy_paste was 0.0 and is 0.5'),
+        (['--normalisation', 'batch'], "normalisation was 'none' and is 'batch'"),
+        (['--init', place / 'model.safetensors'], "init was 'none' and is '"),
+    ):
+        check_refusal([place, tmp_path], [*line, *more], [said])
+
+
+def test_the_model_of_a_checkpoint_is_named_where_it_is_known(place, tmp_path):
+    "A checkpoint of a report has no model of almost its name beside it."
+    path = tmp_path / 'checkpoint_32.safetensors'
+    path.write_bytes((place / 'model.safetensors.checkpoint').read_bytes())
+    check_refusal([place], ['info', path], ['and no model: give the model file\n'])

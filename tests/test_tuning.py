@@ -6,7 +6,7 @@ import shlex
 import shutil
 import signal
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -73,6 +73,76 @@ def test_candidates():
     assert {one.width for one in made.values()} >= {16, 32}
     assert {one.lr for one in candidates(Settings(lr=0.01)).values()} == {0.01}
     assert {one.patch_size for one in candidates(fixed=['patch_size']).values()} == {64}
+    made = candidates()
+    assert (
+        made['class weights'].weighs and not made['recommended'].weighs
+    )  # other weights with a loss that has none are no candidate
+    with_weights = candidates(Settings(weights='inverse', loss='weighted_cross_entropy'))
+    assert 'class weights' not in with_weights
+    assert 'class weights' not in candidates(Settings(weights='none'), fixed=['weights'])
+    assert 'no class in focus' not in candidates(Settings(crops=False))
+
+
+# A legitimate value for every setting of `tune --help`, other than the default
+GIVEN = {
+    'patch_size': 48,
+    'stride': 16,
+    'batch_size': 4,
+    'augment': False,
+    'crops': False,
+    'focus': 'car',
+    'scale_jitter': 0.3,
+    'light_jitter': 0.1,
+    'copy_paste': 0.2,
+    'seed': 3,
+    'network': 'efficientnet_lite0',
+    'width': 4,
+    'depth': 3,
+    'normalisation': 'channel',
+    'residual': True,
+    'loss': 'focal',
+    'weights': 'inverse',
+    'label_smoothing': 0.1,
+    'optimiser': 'adam',
+    'lr': 1e-4,
+    'weight_decay': 0.0,
+    'schedule': 'one_cycle',
+    'warmup': 0.0,
+    'average': 0.9,
+    'keep': 'loss',
+    'method': 'blend',
+    'match': 'moments',
+    'norm_statistics': 'image',
+    'device': 'cpu',
+    'precision': 'float32',
+    'compile': 'off',
+}
+
+
+def test_every_setting_is_tried():
+    assert GIVEN.keys() == {one.name for one in fields(Settings)} - set(tuning.DECIDED)
+
+
+@pytest.mark.parametrize('name', GIVEN)
+def test_any_setting_can_be_given(name):
+    "A candidate that does not go together with it is named; the others stand, and each has it."
+    base = replace(Settings(), **{name: GIVEN[name]})
+    found, refused = tuning._possible(base, [name])
+    assert next(iter(found.values())) == base and len(found) >= 5
+    assert {getattr(one, name) for one in found.values()} == {GIVEN[name]}
+    assert refused.keys() == {
+        'scale_jitter': {'report, patch 32'},
+        'focus': {'report, patch 32'},
+        'optimiser': {'AdamW, cosine, average'},
+    }.get(name, set())
+
+
+def test_an_impossible_candidate_is_named(scene, monkeypatch):
+    monkeypatch.setattr(tuning, 'CANDIDATES', {'usual': {}, 'whole tiles': {'crops': False}})
+    found = tune(scene, ISPRS, SHORT, replace(QUICK['usual'], scale_jitter=0.3), rate=rate)
+    assert [row['candidate'] for row in found.rows] == ['usual', 'whole tiles']
+    assert found.rows[1]['left'].startswith('not tried: scale_jitter must be 0 unless crops are drawn')
+    assert 'scale_jitter must be 0' in found.table() and found.rows[1]['steps'] == 0
 
 
 # The ground
@@ -337,7 +407,8 @@ def command(place, out, *more):
 def test_tune(place, tmp_path):
     "In a process of its own: a model, a table, one line that leads to the same with `train`, and nothing else."
     out = tmp_path / 'm.safetensors'
-    process = start_process(*command(place, out, '--minutes', 0.5))
+    reading = ['--ignore', 'clutter', '--memory', '2.0']
+    process = start_process(*command(place, out, '--minutes', 0.5, *reading))
     printed, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert {path.name for path in tmp_path.iterdir()} == {'m.safetensors', 'm.safetensors.tuning.csv'}
@@ -350,7 +421,8 @@ def test_tune(place, tmp_path):
     assert f'tuning: {model.tuning}' in succeeds('info', out)
     (line,) = [line for line in printed.splitlines() if 'unetkit train IMAGE REFERENCE' in line]
     switches = shlex.split(line.split('REFERENCE ')[1])
-    assert '--epochs' in switches and '--width' in switches
+    epochs = int(switches[switches.index('--epochs') + 1])
+    assert '--width' in switches and switches[:4] == reading
     switches[switches.index('--epochs') + 1] = '1'
     data = [
         place / 'image.tif',
@@ -362,6 +434,11 @@ def test_tune(place, tmp_path):
     ]
     code, _, err = shell('train', *data, *switches)
     assert code == 0, err
+    again, length = ModelPipeline.load(tmp_path / 'b.safetensors'), dict(epochs=1, patience=epochs)
+    assert again.settings == replace(
+        model.settings, split='random', **length
+    )  # nothing cuts the epochs short
+    assert again.palette == model.palette and 'clutter' not in again.palette.names
     succeeds('predict', out, place / 'image.tif', '--out', tmp_path / 'map.tif')
 
 
@@ -410,6 +487,16 @@ def test_tune_spares_what_is_there(place, tmp_path):
 )
 def test_tune_refuses(more, said, place, tmp_path):
     check_refusal([tmp_path], command(place, tmp_path / 'm.safetensors', *more), said)
+
+
+@pytest.mark.parametrize(
+    'words, noted',
+    [(['--weights', 'inverse'], True), (['--weights', 'inverse', '--loss', 'focal'], False), ([], False)],
+)
+def test_weights_without_effect_are_said(words, noted):
+    "Of the setting that was given; the default says nothing."
+    _, _, err = shell('train', 'none.tif', 'none.tif', *words)
+    assert ('note: --weights inverse has no effect: the loss cross_entropy has no weights' in err) == noted
 
 
 def test_data_are_named_as_for_train():

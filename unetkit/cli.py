@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from keyword import iskeyword
 from pathlib import Path
+from zlib import crc32
 import argparse
 import io
 import json
@@ -48,7 +49,8 @@ from .jobs import built_in, check_job, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
-from .outputs import check_output, claim, is_ours
+from .outputs import check_output, claim, is_ours, make_folder
+from .outputs import MARK, atomic_path
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
@@ -60,7 +62,7 @@ from .rules import one_line, one_of, remark
 from .scale import check_raster, confidence_file, evaluate_raster, map_files, predict_raster
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .tuning import DECIDED, candidates, check_minutes, forget
+from .tuning import DECIDED, check_minutes, forget
 from .tuning import tune as tune_candidates
 from .values import parse_range
 from .vectors import VECTORS
@@ -99,14 +101,14 @@ def _report_tiles(paths, palette, reading):
 
 # %% ../nbs/library/cli.ipynb #c017-1a690748
 @contextmanager
-def _writing(files, inputs=(), overwrite=False, ours=True):
-    "Keep everybody else from the files of a command, and check that nobody loses anything by them."
+def _writing(files, inputs=(), overwrite=False, ours=True, kinds=()):
+    "Keep everybody else from the files of a command, and check that nobody loses anything by them; `kinds` names models and checkpoints."
     if not all(map(str, files)):
         raise ValueError("--out is empty: give a name, or . for this folder")
     with claim(files):
         read = _all_files(filter(None, inputs))
         for file in files:
-            check_output(file, read, overwrite, ours)
+            check_output(file, read, overwrite, ours, dict(kinds).get(file, ""))
         yield
 
 
@@ -198,7 +200,8 @@ def report(
     finished = compare(train, test, classes, runs, out)
     folder, tables = Path(out), [Path(out) / name for name in REPORT_FILES]
     files = tables + [file for name in runs for file in result_files(folder, name, test)]
-    with _writing(files if out else [""], [*paths, palette, reading.height], overwrite):
+    kinds = {file: "model" for file in files if file.suffix == ".safetensors"}
+    with _writing(files if out else [""], [*paths, palette, reading.height], overwrite, kinds=kinds):
         for role, tiles in (("training", train), ("test", test)):
             counts = sum(class_counts(tile.labels, classes.num_classes) for tile in tiles)
             _print_classes(role, counts, classes, tiles)
@@ -248,7 +251,7 @@ def train(
     restart: bool = False,  # Begin anew, whatever the checkpoint of an earlier run holds
     init: str = "",  # Model file to begin with; layers for other classes or bands are fitted
     freeze: str = "",  # Part that keeps the weights it begins with: encoder
-    log: str = "",  # CSV file with a row per epoch, or a folder for TensorBoard (runs/); written after each
+    log: str = "",  # CSV file with a row per epoch, or a folder (runs) for TensorBoard; written after each
     calibrate: bool = False,  # Fit a temperature on single validation windows, so that probabilities match shares; --tta and blend apply it after their average
     overwrite: bool = False,  # Begin anew where a model is, and replace a file that unetkit did not write
     settings: Settings = RECIPES["recommended"],  # How to train
@@ -265,18 +268,21 @@ def train(
     checkpoint, first = Path(f"{out}.checkpoint"), rank_and_world()[0] == 0
     if not out:
         raise ValueError("--out is empty: give the name of a file")
-    writes_events = bool(log) and (log.endswith(("/", os.sep)) or Path(log).is_dir())
-    events, table = (_event_writer(), "") if writes_events else (None, log)
+    folder = Path(log, Path(out).stem) if _is_folder(log) else None
+    events, table = (None, log) if folder is None else (_event_writer(), folder / "events")
     files = _all_different([Path(name) for name in (out, table, checkpoint) if name])
-    files.remove(checkpoint)
-    with _writing(files if first else [], inputs, overwrite):
+    kinds = {Path(out): "model", checkpoint: "checkpoint"}
+    pipeline.memory = None  # it is the checkpoint from which a later command goes on
+    with _writing(files if first else [], inputs, overwrite, kinds=kinds):
         if first:
             _print_classes("training", counts, classes, tiles)
         anew = restart or (overwrite and first and _is_finished(Path(out), checkpoint))
+        if events and first:
+            _own_events(Path(log, Path(out).stem), out)
         run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze, anew)
         before = _stands(Path(out), checkpoint, anew or overwrite, settings) if first else 0
         # TensorBoard forgets what a run of this name left in the folder: all epochs are handed over again
-        with events(Path(log, Path(out).stem), purge_step=1) if events and first else nullcontext() as writer:
+        with events(folder, purge_step=1) if events and first else nullcontext() as writer:
             for epoch in track(run, settings.epochs):
                 if calibrate and not pipeline.split:
                     raise ValueError(
@@ -285,22 +291,22 @@ def train(
                     )
                 if writer:
                     _write_events(writer, epoch)
-                elif table and first:
+                elif table and not events and first:
                     pipeline.history.write(table)
                 if epoch.number == before:
                     print(f"training goes on from {checkpoint}", flush=True)
         if not first:
             return
-        forget_seconds(checkpoint)
         if calibrate:
             pipeline.calibrate(tiles, valid)
             print(f"calibrated: temperature {pipeline.temperature:g}")
-        if _is_done(out, pipeline, calibrate):
+        elif not anew:
+            _keep_temperature(out, pipeline)
+        if _is_done(out, pipeline):
             print(_nothing_left(out, pipeline), flush=True)
             return
-        if not (calibrate or anew):
-            _say_uncalibrated(out, pipeline)
         pipeline.save(out)
+        forget_seconds(checkpoint)  # last, because without seconds the model is written
         print(f"wrote {out}: {pipeline.history.outcome()}", *pipeline.gaps, sep="\n", flush=True)
         print(f"kept {checkpoint}, from which more --epochs go on; only they need it", flush=True)
 
@@ -314,6 +320,11 @@ def _training_data(image, reference, reading, palette, ignore, valid_image, vali
     return classes, tiles, valid, inputs
 
 
+def _is_folder(log):
+    "Does a log go to a folder for TensorBoard? What has no ending is one, whether it is there or not."
+    return bool(log) and (log.endswith(("/", os.sep)) or Path(log).is_dir() or not Path(log).suffix)
+
+
 def _event_writer():
     "The class that writes TensorBoard's event files."
     try:
@@ -323,6 +334,20 @@ def _event_writer():
             "--log with a folder writes for TensorBoard: pip install 'unetkit[tensorboard]', or give a .csv file"
         ) from None
     return SummaryWriter
+
+
+def _own_events(folder, out):
+    "Note of which model the events in a folder are; raise `ValueError` where they are of another."
+    note = folder / "model.txt"
+    text = f"{MARK}: the events of model {crc32(str(Path(out).resolve()).encode()):08x}\n"
+    there = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    if there and not (note.is_file() and note.read_bytes() == text.encode()):
+        raise ValueError(
+            f"{folder} holds events of another model than {out}, which TensorBoard would no longer show: "
+            "choose another folder (--log) or another name (--out), or remove it"
+        )
+    with atomic_path(note) as temporary:
+        temporary.write_bytes(text.encode())
 
 
 def _write_events(writer, epoch):
@@ -360,35 +385,43 @@ def _is_newer(one, other):
     return one.stat().st_mtime_ns > other.stat().st_mtime_ns
 
 
-def _header_of(out):
-    "The header of a model file; an empty one where there is none that can be read."
+def _header_of(out, pipeline):
+    "The header of a model file, and whether it has the weights of a pipeline; an empty one where none can be read."
     try:
-        return load_tensors(out)[1]
+        tensors, about = load_tensors(out)
     except (OSError, ValueError):
-        return {}
+        return {}, False
+    weights = pipeline.model.state_dict()
+    same = weights.keys() == tensors.keys()
+    return about, same and all(torch.equal(weights[name].cpu(), tensors[name]) for name in weights)
 
 
-def _is_done(out, pipeline, calibrate):
-    "Is there a model of this run already, with all of its epochs? Its weights are these, and keep their temperature."
+def _is_done(out, pipeline):
+    "Is there a model of this run already, with these weights, all of its epochs, and for the same use?"
     trained = any(epoch.seconds is not None for epoch in pipeline.history)
-    if trained:  # a checkpoint whose model is written has no clock
+    there, same = _header_of(out, pipeline)
+    if trained or not same:  # a checkpoint whose model is written has no clock
         return False
-    there = _header_of(out)
     ours = json.loads(
         json.dumps(model_header(pipeline.palette, pipeline.settings, pipeline.values, pipeline.history))
     )
     if any(there.get(name) != ours[name] for name in ("palette", "history")):
         return False
-    if not calibrate:
-        pipeline.temperature = there.get("temperature", 1.0)
-    same_use = there["settings"].get("method") == ours["settings"]["method"]
+    try:
+        then, now = Settings.read(there["settings"]), pipeline.settings
+    except (TypeError, ValueError):  # of another version
+        return False
+    same_use = then.of_kind("use") == now.of_kind("use") and then.decisive() == now.decisive()
     return same_use and there.get("temperature", 1) == pipeline.temperature
 
 
-def _say_uncalibrated(out, pipeline):
-    "Say that a model loses its temperature, because its weights are others now."
-    old = _header_of(out).get("temperature", 1)
-    if pipeline.temperature == 1 and old != 1:
+def _keep_temperature(out, pipeline):
+    "Weights that are in the model file already keep their temperature; of others it is said that they have none."
+    there, same = _header_of(out, pipeline)
+    old = there.get("temperature", 1)
+    if same:
+        pipeline.temperature = old
+    elif old != 1:
         remark(f"{out} was calibrated (temperature {old}), its new weights are not: give --calibrate again")
 
 
@@ -420,14 +453,14 @@ def tune(
     check_minutes(minutes)
     classes, tiles, valid, inputs = _training_data(image, reference, reading, **kwargs)
     table, folder = Path(f"{out}.tuning.csv"), Path(f"{out}.tuning")
-    with _writing([out, table] if out else [""], inputs, overwrite):
+    with _writing([out, table] if out else [""], inputs, overwrite, kinds={out: "model"}):
         found = tune_candidates(
             tiles,
             classes,
             minutes,
             settings,
             valid,
-            runs=candidates(settings, fixed),
+            fixed=fixed,
             folder=folder,
             limits=parse_range(reading.range),
             restart=restart,
@@ -436,21 +469,33 @@ def tune(
         found.model.save(out)
         forget(folder)
         print(found.table(), *found.said, sep="\n")
-        switches = _switches(replace(found.model.settings, epochs=found.epochs))
-        print(f"the same on all of the ground: unetkit train IMAGE REFERENCE {switches}")
+        data = {name: (value, signature(train).parameters[name].default) for name, value in kwargs.items()}
+        length = dict(
+            epochs=found.epochs, patience=found.epochs
+        )  # all epochs: the time was measured for them
+        settings = replace(found.model.settings, **length)
+        words = _switches(data | _fields(reading) | _fields(settings))
+        print(f"the same on all of the ground: unetkit train IMAGE REFERENCE {shlex.join(words)}")
         print(f"wrote {out} and {table}", flush=True)
 
 
-def _switches(settings):
-    "The options of `train` that lead to some settings."
+def _fields(given):
+    "Value and default of every field of some settings, or of a way to read files."
+    return {one.name: (getattr(given, one.name), one.default) for one in fields(given)}
+
+
+def _switches(values):
+    "The options that lead to some values, from names to a value and its default."
     words = []
-    for one in fields(Settings):
-        value, name = getattr(settings, one.name), one.name.replace("_", "-")
+    for name, (value, default) in values.items():
+        option = name.replace("_", "-")
+        if value == default:
+            continue
         if isinstance(value, bool):
-            words += [] if value == one.default else [f"--{name}" if value else f"--no-{name}"]
-        elif value != one.default:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
 
 # %% ../nbs/library/cli.ipynb #cli-info
 def info(
@@ -677,6 +722,8 @@ def export(
     if for_:
         how = export_settings(pipeline, one_of("--for", for_, PROGRAMS, "choose one"), **how)
     check_export(pipeline, how["tile_size"], how["resolution"])
+    if out:
+        make_folder(out)
     files = [Path(out), facts_path(out)] if out and for_ == "web" else [out]
     with _writing(_all_different(files), [model], overwrite):
         export_onnx(pipeline, out, **how)
@@ -905,6 +952,10 @@ def _run(command, argv):
         given[name] = replace(start, **changes)
         if command is tune and name == "settings":
             given["fixed"] = tuple(changes)
+        if command is train and "weights" in changes and not given[name].weighs:
+            remark(
+                f"--weights {changes['weights']} has no effect: the loss {given[name].loss} has no weights"
+            )
     command(**given)
 
 # %% ../nbs/library/cli.ipynb #c048-464e0b52

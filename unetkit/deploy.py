@@ -25,7 +25,7 @@ from . import __version__
 from .experiments import ModelPipeline
 from .labels import Palette
 from .rules import number, one_line, one_of, remark, whole
-from .outputs import MARK, atomic_path
+from .outputs import MARK, SIGNED, atomic_path, is_ours
 
 # %% ../nbs/library/deploy.ipynb #d026-parity
 def parity(
@@ -111,6 +111,7 @@ def _for_unetkit(pipeline, tile_size, probabilities):
         "version": __version__,
         "palette": asdict(pipeline.palette),
         "settings": pipeline.settings.as_dict(),
+        "fingerprint": pipeline.fingerprint(),
         "values": pipeline.values.as_dict(),
         "network": model.settings,
         "in_channels": model.in_channels,
@@ -172,7 +173,21 @@ def export_onnx(
     content = _onnx(pipeline.model, about, tile_size, probabilities, clip, temperature)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+    _drop_facts(facts_path(path))
     return Path(path)
+
+
+def _drop_facts(path):
+    "Remove the facts of the network that was here before; say it where somebody changed them."
+    try:
+        facts = json.loads(path.read_text(encoding='utf-8'))
+        stale = facts['about'].startswith(MARK) and facts['halo'] > 0
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return  # none, or another file
+    if stale and is_ours(path):
+        path.unlink()
+    elif stale:
+        remark(f"{path} was changed since it was written, and stays: it describes another network")
 
 
 class _Calibrated(nn.Module):
@@ -327,7 +342,7 @@ def write_facts(
     "Write what an ONNX file says about itself for a page: onnxruntime-web does not read metadata."
     facts = read_onnx_metadata(path)['unetkit']
     with atomic_path(facts_path(path)) as temporary:
-        temporary.write_text(json.dumps({'about': MARK} | facts, indent=1) + '\n', encoding='utf-8')
+        temporary.write_text(json.dumps({'about': SIGNED} | facts, indent=1) + '\n', encoding='utf-8')
     return facts_path(path)
 
 # %% ../nbs/library/deploy.ipynb #d044-session

@@ -20,11 +20,11 @@ from . import training
 from .batches import Batches
 from .calibration import fit_temperature, pixels_of
 from .datasets import LazyTile, Source
-from .jobs import batch_change, check_job, check_tiles, focus_class, origin, place_windows, say_few
-from .jobs import say_recipe, windows_sum
+from .jobs import batch_change, check_job, check_tiles, checksum, focus_class, origin
+from .jobs import place_windows, say_few, say_recipe, windows_sum
 from .labels import Palette
 from .losses import class_weights, make_loss
-from .machine import OwnPart, in_step, rank_and_world, track
+from .machine import LossNotFinite, OwnPart, in_step, rank_and_world, track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
 from .optimisers import Cycle, RateTest, make_optimizer
@@ -61,7 +61,13 @@ def batches(
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
     more = dict(scale=s.scale_jitter, change=change)
     learnt = source.batches(train, s.batch_size, **randomness, **more, **layout)
-    return learnt, other.batches(kept, s.batch_size, once=True, **layout) if len(kept) else None
+    return learnt, _validation(self, other, kept) if len(kept) else None
+
+
+def _validation(pipeline, source, windows):
+    "The batches of validation windows, each drawn once."
+    how = dict(once=True, channels_last=pipeline.channels_last)
+    return source.batches(windows, pipeline.settings.batch_size, **how)
 
 # %% ../nbs/09_experiments.ipynb #c065-9de15c26
 @patch
@@ -85,7 +91,8 @@ def epochs(
         chance = self.make(tiles)
         about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
         train_batches, valid_batches = self.batches(tiles, valid)
-        about["windows"] = windows_sum(train_batches.windows, valid_batches and valid_batches.windows)
+        sums = [about["pixels"], about.get("validation pixels")]
+        about["windows"] = windows_sum(train_batches.windows, valid_batches and valid_batches.windows, sums)
         about = self.begin(before, about, init, freeze, fresh, checkpoint)
         if valid_batches is None:
             remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
@@ -116,7 +123,7 @@ def epochs(
         raise
     if fresh and checkpoint and rank_and_world()[0] == 0:
         Path(checkpoint).unlink(missing_ok=True)
-    return _noted(self, run, valid_batches, loss_fn, counts, about)
+    return _noted(self, before, run, valid_batches, loss_fn, counts, about)
 
 
 def _loss(pipeline, counts):
@@ -125,15 +132,20 @@ def _loss(pipeline, counts):
     return make_loss(s.loss, class_weights(counts, s.weights).to(pipeline.device), s.label_smoothing)
 
 
-def _noted(pipeline, run, valid_batches, loss_fn, counts, about):
+def _noted(pipeline, before, run, valid_batches, loss_fn, counts, about):
     "The epochs of a run, each noted in the history of a pipeline; at the end, what validation says of classes."
     try:
         for epoch in run:
             pipeline.history.append(epoch)
             pipeline.split = about.get("windows", "")
             yield epoch
-    except Exception:  # what failed is not gone on with
-        pipeline.memory = {}
+    except BaseException as error:
+        if not pipeline.history:  # a checkpoint that was refused, or a stop in the first epoch
+            vars(pipeline).update(vars(before))
+        elif isinstance(error, Exception):
+            pipeline.memory = {}
+        if isinstance(error, LossNotFinite):  # what failed is not gone on with
+            pipeline.memory = {}
         raise
     finally:
         run.close()
@@ -163,7 +175,9 @@ def fit(
     freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
     fresh: bool = False,  # Forget the model that this pipeline has, and remove the checkpoint?
 ) -> ModelPipeline:  # Itself, trained
-    "Train a model on tiles; a second call goes on for as many epochs more."
+    """Train a model on tiles; a second call goes on for as many epochs more.
+
+    With a checkpoint a second call goes on to the epochs of the settings, and trains none where they are reached."""
     run = self.epochs(tiles, checkpoint, counts, valid, init, freeze, fresh)
     for _ in track(run, self.settings.epochs + self.trained_before, label):
         pass
@@ -185,12 +199,14 @@ def calibrate(
     It is fitted on the logits of single windows. Where a map averages several of them (`tta`, method blend) it is applied
     after the average, which is less sure than its parts: a lower temperature might fit there."""
     self.needs_model()
-    learnt, batches = self.batches(as_tiles(tiles), None if valid is None else as_tiles(valid))
-    if batches is None:
+    tiles, valid = as_tiles(tiles), None if valid is None else as_tiles(valid)
+    learnt, kept = place_windows(self.settings, tiles, valid)
+    if not len(kept):
         raise ValueError(
             "calibration needs validation windows, and validation is 0: keep a part of the tiles"
         )
-    found = windows_sum(learnt.windows, batches.windows)
+    sums = [side and [checksum(tile) for tile in side] for side in (tiles, valid)]
+    found = windows_sum(learnt, kept, sums)
     if self.split and found != self.split:
         raise ValueError(
             f"the validation windows are not those of this model's training (checksum {found}, then {self.split}): "
@@ -201,6 +217,7 @@ def calibrate(
             "this model does not say which windows it was trained on: if the validation windows were among them, "
             "its probabilities stay too sure"
         )
+    batches = _validation(self, Source(tiles if valid is None else valid, self.device, self.prepared), kept)
     pairs = ((training.compute_logits(self.model, batch, self.dtype), labels) for batch, labels in batches)
     self.model.eval()
     with torch.inference_mode():

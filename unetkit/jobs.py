@@ -509,10 +509,11 @@ def origin(
 def windows_sum(
     learnt: Windows,  # Training windows
     kept: Windows | None,  # Validation windows; None without validation
-) -> str:  # CRC-32 of their places, eight hexadecimal digits
+    sums: Sequence = (),  # Checksums of the training tiles, and of the validation tiles
+) -> str:  # CRC-32 of their places and pixels, eight hexadecimal digits
     "Tell a split from others: with the same settings, another version may split in another way."
     sides = [list(_places(side)) for side in (learnt, kept) if side is not None]
-    return f"{crc32(repr(sides).encode()):08x}"
+    return f"{crc32(repr((sides, sums)).encode()):08x}"
 
 # %% ../nbs/library/jobs.ipynb #jobs-282457c9
 def model_header(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'CRITERIA', 'save_tensors', 'load_tensors', 'is_newer', 'remedy_for', 'save_model', 'load_model',
            'blueprint', 'Epoch', 'criterion', 'History', 'save_checkpoint', 'run_state', 'first_difference',
-           'forget_seconds', 'checkpoint_stands', 'load_checkpoint', 'restore_run', 'take_weights']
+           'checkpoint_of', 'forget_seconds', 'checkpoint_stands', 'load_checkpoint', 'restore_run', 'take_weights']
 
 # %% ../nbs/library/models.ipynb #models-cb6e88bd
 from collections.abc import Callable, Iterable, Sequence
@@ -84,7 +84,7 @@ def _refuse_pickle(path):
         )
 
 # %% ../nbs/library/models.ipynb #models-146d34fb
-FORMAT = 2  # Of model files; it rises when an older unetkit could misread a newer file
+FORMAT = 3  # Of model files; it rises when an older unetkit could misread a newer file
 
 
 def is_newer(
@@ -115,20 +115,33 @@ def save_model(
         "format": FORMAT,
         "version": __version__,
         "network": network_name(model),
-        "args": model.settings,
+        "args": _arguments(model),
     }
     return save_tensors(path, model.state_dict(), header | about)
 
 # %% ../nbs/library/models.ipynb #models-27024ab2
+_LATER = ("normalisation", "residual")  # arguments that older versions do not know
+
+
+def _arguments(model):
+    "What rebuilds a network; what older versions do not know is left out where it is as usual."
+    known = signature(type(model)).parameters
+    return {
+        k: v for k, v in model.settings.items() if k not in _LATER or k not in known or v != known[k].default
+    }
+
+
 def load_model(
     path: str | Path,  # File written by `save_model`
 ) -> tuple[nn.Module, dict]:  # The network in evaluation mode, and the header
     "Rebuild a network and load its weights."
     tensors, about = load_tensors(path)
     if "epochs" in about and "stopper" in about:
+        name = Path(path)
+        such = f", such as {name.with_suffix('')}" if name.suffix == ".checkpoint" else ""
         raise ValueError(
             f"{path} is a checkpoint, from which only its own training goes on, and no model: "
-            f"give the model file, such as {str(path).removesuffix('.checkpoint')}"
+            f"give the model file{such}"
         )
     try:
         about = _present(about)
@@ -354,10 +367,25 @@ def first_difference(
 ) -> tuple | None:  # Name, and the two values; None where all are equal
     "Tell in what two runs differ."
     now = json.loads(json.dumps(now))
-    for name in sorted(then.keys() | now.keys()):
+    for name in sorted(then.keys() | now.keys(), key=lambda name: (name == "init", name)):  # it says least
         if then.get(name) != now.get(name):
             return name, then.get(name), now.get(name)
     return None
+
+
+def checkpoint_of(
+    path: str | Path,  # A checkpoint that is there
+    model: nn.Module,  # A network
+) -> dict | None:  # What its run depends on, if the weights of the network are its best ones; else None
+    "Tell whether a network is the result of the run that a checkpoint holds."
+    try:
+        tensors, about = load_tensors(path)
+        settings = dict(about["settings"])
+    except (KeyError, OSError, TypeError, ValueError):  # `load_checkpoint` says what is wrong with it
+        return None
+    best, weights = _part(tensors, "best."), model.state_dict()
+    same = best.keys() == weights.keys()
+    return settings if same and all(torch.equal(weights[name].cpu(), best[name]) for name in best) else None
 
 
 def forget_seconds(
@@ -393,6 +421,7 @@ def _read_checkpoint(path, settings, epochs):
     different = first_difference(then, settings)
     if different:
         name, then, now = different
+        then, now = (_off(name) if value is None else value for value in (then, now))
         if name == "windows":
             raise ValueError(
                 f"the validation windows are not those of the run in {path} (checksum {now}, then {then}), another "
@@ -408,6 +437,14 @@ def _read_checkpoint(path, settings, epochs):
             "ask for more, or delete it (--restart)"
         )
     return tensors, about
+
+
+def _off(name):
+    "What a run depends on where it does not note it: the value of a setting that is off, or no other model."
+    from unetkit.settings import Settings  # which needs this module
+
+    off = {one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata}
+    return (off | {"init": "none", "freeze": "none"}).get(name)
 
 
 def checkpoint_stands(
@@ -533,18 +570,25 @@ def _check_kind(model, source):
     "Raise `ValueError` unless two networks differ in nothing but their classes and bands."
     kinds = []
     for one in (source, model):
-        about = {"network": type(one).__name__} | one.settings
+        about = {"network": _name(one)} | one.settings
         kinds.append(
             {name: value for name, value in about.items() if name not in ("in_channels", "num_classes")}
         )
     different = first_difference(*kinds)
     if different:
         name, theirs, own = different
-        option = f" (--{name} {theirs})" if name in ("width", "depth") else ""
+        option = f" (--{name} {theirs})" if name in ("network", "width", "depth", "normalisation") else ""
+        if name == "residual":
+            option = f" (--{'residual' if theirs else 'no-residual'})"
         raise ValueError(
             f"the model to begin with has {name} {theirs}, the new one {own}: its weights fit a network of the "
             f"same kind only; choose {name} {theirs}{option}, or begin without it"
         )
+
+
+def _name(model):
+    "The name of a network, or of its class where it has none."
+    return network_name(model) if type(model) in NETWORKS.values() else type(model).__name__
 
 
 def _sized_by(model, size):

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from zlib import crc32
+import json
 import os
 import shutil
 
@@ -232,17 +233,37 @@ def is_ours(
     return any(sign in ends for sign in _SIGNS) or start.startswith(tuple(map(str.encode, _TABLES)))
 
 
+def _kind(path):
+    "What a file of weights is, a model or a checkpoint; empty for any other file."
+    with open(path, 'rb') as file:
+        start = file.read(_END)[8:]
+        if not start.startswith(_SIGNS[1]):
+            return ''
+        file.seek(0)
+        length = int.from_bytes(file.read(8), 'little')
+        header = file.read(min(length, os.fstat(file.fileno()).st_size))
+    try:
+        about = json.loads(json.loads(header)['__metadata__']['unetkit'])
+    except (KeyError, TypeError, ValueError):  # a damaged file, of which the reader says what is wrong
+        return ''
+    return 'checkpoint' if 'stopper' in about else 'model'
+
+
 def check_output(
     path: str | Path,  # The file that is to be written
     inputs: Iterable[Path] = (),  # Files that the work reads, resolved
     overwrite: bool = False,  # May a file be replaced that somebody else wrote?
     ours: bool = True,  # May one be replaced that this kit wrote? No, where users edit it
+    kind: str = '',  # What is written: "model", "checkpoint" or anything else; those two replace only their like
 ) -> None:  # Nothing; raises `ValueError` or `OSError` with the remedy
     "Check that a file can be written without harm."
     path = Path(path)
     make_folder(path)
     if path.resolve() in set(inputs):
         raise ValueError(f"{path} is an input and would be lost: choose another name with --out")
+    there = _kind(path) if path.exists() else ''
+    if there not in ('', kind):
+        raise ValueError(f'{path} is there already, and is a {there}: choose another name')
     if overwrite or not path.exists() or (ours and is_ours(path)):
         return
     whose = 'perhaps with changes of yours'

@@ -22,7 +22,8 @@ from .jobs import model_header, read_header
 from .palettes import Palette, read_palette
 from .machine import Chance, compiled, pick_device, pick_precision, prepare, rank_and_world
 from .machine import wants_channels_last
-from .models import History, first_difference, load_model, remedy_for, save_model, take_weights
+from .models import History, checkpoint_of, first_difference, load_model, remedy_for
+from .models import save_model, take_weights
 from .networks import freeze, make_network, measured_norms
 from .raster import Raster
 from .rules import IGNORE_INDEX, number, one_line, remark
@@ -54,7 +55,7 @@ class TrainedModel:
         self.temperature = (
             1.0  # What logits are divided by before they become probabilities; see `calibration`
         )
-        self.memory = {}  # where the last training ended
+        self.memory = {}  # where the last training ended; None: it is not kept, the checkpoint is enough
         self.split = ""  # Checksum of the windows of the training (`jobs.windows_sum`); empty if unknown
         self.least = None  # (K,) least probability with which each class is given; None: 0 for all
         self.gaps = []  # What validation at the end of a training had to say of classes
@@ -96,13 +97,22 @@ class TrainedModel:
         if init is not None:
             init.needs_model()
         about = about | ({"init": init.fingerprint()} if init else {}) | ({"freeze": part} if part else {})
-        then = before.memory.get("about", {}).get("settings", {})
+        memory = before.memory or {}
+        then = memory.get("about", {}).get("settings", {})
         same = {name: value for name, value in then.items() if init or name != "init"}
         if not (fresh or checkpoint or not then or first_difference(same, about)):
             freeze(self.model, part)
-            remark(f"goes on after epoch {len(before.memory['about']['epochs'])}; fresh=True begins anew")
+            remark(f"goes on after epoch {len(memory['about']['epochs'])}; fresh=True begins anew")
+            _say_temperature(before)
             return then
-        self.memory = {}
+        self.memory = None if before.memory is None else {}
+        goes_on = bool(checkpoint) and Path(checkpoint).exists() and not fresh
+        if goes_on and init is None and before.model is not None:
+            own = checkpoint_of(checkpoint, before.model)
+            if own is not None:  # whatever its run began with, it has this model already
+                freeze(self.model, part)
+                _say_temperature(before)
+                return about | ({"init": own["init"]} if "init" in own else {})
         source = init or (None if fresh or before.model is None else before)
         borrows = source is None and hasattr(self.model, "borrowed")
         if part and source is None and not borrows:
@@ -111,20 +121,17 @@ class TrainedModel:
         self.begun = {"freeze": part} if part else {}
         if source is not None:
             self.begun["init"] = {"name": source.file, "checksum": source.fingerprint()}
+            about = about | {"init": self.begun["init"]["checksum"]}
         elif borrows:
             file = self.model.weights_file()
             self.begun["init"] = {"name": file.name, "checksum": file.stem.rpartition("-")[2]}
-        if checkpoint and Path(checkpoint).exists() and not fresh:
+        if goes_on:
             return about
         if borrows:
             remark(self._borrow())
         if source is not None:
             remark(self._take_weights(source, own=not init))
-            if source.temperature != 1:
-                remark(
-                    f"its temperature of {source.temperature:g} is not taken over, because the weights change: "
-                    "calibrate the model again after the training"
-                )
+            _say_temperature(source)
         return about
 
     def _borrow(self):
@@ -148,7 +155,7 @@ class TrainedModel:
     @property
     def trained_before(self) -> int:  # 0 where a training would begin anew
         "Epochs after which the last training ended."
-        return len(self.memory.get("about", {}).get("epochs", ()))
+        return len((self.memory or {}).get("about", {}).get("epochs", ()))
 
     def fingerprint(self) -> str:  # CRC-32 of the weights, eight hexadecimal digits
         "Tell the weights of a model from others."
@@ -408,6 +415,15 @@ class TrainedModel:
         if most <= 1 / len(self.least):
             text += f"; a threshold of {most:g} changes nothing, the most probable of {len(self.least)} classes reaches it"
         remark(text)
+
+
+def _say_temperature(source):
+    "Say that a training does not keep the temperature of the model that it begins with."
+    if source.temperature != 1:
+        remark(
+            f"its temperature of {source.temperature:g} is not taken over: "
+            "calibrate the model again after the training"
+        )
 
 
 def _begun(path, about):

@@ -8,11 +8,12 @@ __all__ = ['KINDS', 'setting', 'Settings']
 # %% ../nbs/library/settings.ipynb #settin-6ebde3bf
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from typing import Any
 import math
 
 from .layers import NORMALISATIONS
-from .losses import LOSSES, SCHEMES, make_loss
+from .losses import LOSSES, SCHEMES, _takes, make_loss
 from .machine import PRECISIONS
 from .models import CRITERIA
 from .networks import NETWORKS
@@ -64,7 +65,8 @@ class Settings:
     network: str | Callable = setting("unet", "network", choices=NETWORKS)  # What turns images into logits
     width: int = setting(16, "network", low=1)  # Channels of the first block; 64 in the standard U-Net
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
-    # After each 3x3 convolution: each channel normalised over the batch, or the channels of each pixel
+    # After each 3x3 convolution: each channel normalised over the batch, or the channels of each pixel; the
+    # EfficientNets are never without one, and none means batch there
     normalisation: str = setting("none", "network", choices=NORMALISATIONS, off="none")
     residual: bool = setting(False, "network", off=False)  # Add the input of every block to its output
     # What training minimises; dice alone may never find a class that has about 1% of the pixels
@@ -103,6 +105,8 @@ class Settings:
     def __post_init__(self):
         for one in fields(self):
             object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+        if self.normalisation == "none":
+            object.__setattr__(self, "normalisation", _usual_normalisation(self.network))
         if self.focus not in ("", "auto") and not self.crops:
             raise ValueError(
                 f"focus must be auto or empty unless crops are drawn, got {self.focus!r}: "
@@ -121,6 +125,13 @@ class Settings:
     def step(self) -> int:  # Pixels between training windows: the stride, or the patch size when it is None
         "The stride that is used."
         return self.patch_size if self.stride is None else self.stride
+
+    @property
+    def weighs(self) -> bool:  # False for a loss such as cross_entropy, with which `weights` has no effect
+        "Whether the loss has weights of the classes."
+        loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
+        ignores = loss is LOSSES["cross_entropy"]  # whose parameter is there for the sake of the others
+        return loss is None or (_takes(loss, "weights") and not ignores)
 
     @property
     def architecture(self) -> dict:  # Name to value; a normalisation and residual blocks only if wanted
@@ -151,6 +162,7 @@ class Settings:
     ) -> dict:  # Name to value, JSON-ready
         "What the epochs of a training depend on; what is off is not noted, and so older checkpoints go on."
         off = {one.name: one.metadata["off"] for one in fields(self) if "off" in one.metadata}
+        off["normalisation"] = _usual_normalisation(self.network)
         noted = self.of_kind(*(kinds or ("data", "network", "optimiser")))
         return {name: value for name, value in noted.items() if name not in off or value != off[name]}
 
@@ -159,6 +171,14 @@ class Settings:
         return self.of_kind(*KINDS)
 
 # %% ../nbs/library/settings.ipynb #settin-9c609b30
+def _usual_normalisation(network):
+    "What a network has unless it is told otherwise."
+    build = NETWORKS.get(network) if isinstance(network, str) else network
+    known = {} if build is None else signature(build).parameters
+    default = known["normalisation"].default if "normalisation" in known else "none"
+    return default if default in NORMALISATIONS else "none"
+
+
 def _checked(one, value):
     "The value of a field, or `ValueError` with the setting, its value, the rule and the remedy."
     name, rule = one.name, one.metadata

@@ -55,7 +55,7 @@ CANDIDATES = {  # Name -> settings that differ from the recommended recipe
     "patch 32": {"patch_size": 32},
     "patch 128": {"patch_size": 128},
     "width 32": {"width": 32},
-    "no class weights": {"weights": "none"},
+    "class weights": {"loss": "weighted_cross_entropy", "weights": "sqrt"},
     "dice and cross entropy": {"loss": "dice_cross_entropy"},
     "no class in focus": {"focus": ""},
     "batch normalisation": {"normalisation": "batch"},
@@ -73,23 +73,41 @@ DECIDED = "epochs", "patience", "validation", "split"  # Settings that follow fr
 
 def candidates(
     settings: Settings | None = None,  # Settings to begin with; the recommended recipe when None
-    fixed: Sequence[
-        str
-    ] = (),  # Names of settings that stay as they are; besides those that are not recommended
-) -> dict[str, Settings]:  # Name of each candidate and its settings, each different
+    fixed: Sequence[str] = (),  # Settings that stay as they are, besides those that are not recommended
+) -> dict[str, Settings]:  # Name of each candidate and its settings, of which no two train the same
     "List the candidates around some settings."
-    base, usual = settings or Settings(), Settings()
-    found = {}
+    return _possible(settings or Settings(), fixed)[0]
+
+
+def _possible(base, fixed):
+    "The candidates around some settings, and why others are impossible: name -> (what it changes, reason)."
+    usual, found, effects, refused = Settings(), {}, [], {}
     for name, changes in CANDIDATES.items():
         free = {
             field: value
             for field, value in changes.items()
             if field not in fixed and getattr(base, field) == getattr(usual, field)
         }
-        one = replace(base, **free)
-        if one not in found.values():
+        try:
+            one = replace(base, **free)
+        except ValueError as error:
+            refused[name] = free, one_line(error)
+            continue
+        if _effect(one) not in effects:
             found[name] = one
-    return found
+            effects.append(_effect(one))
+    return found, refused
+
+
+def _effect(settings):
+    "The settings without what has no effect: equal for two that train the same."
+    if settings.loss == "weighted_cross_entropy" and settings.weights == "none":
+        settings = replace(settings, loss="cross_entropy")
+    if not settings.weighs:
+        settings = replace(settings, weights="none")
+    if not settings.crops:
+        settings = replace(settings, focus="")
+    return settings
 
 # %% ../nbs/library/tuning.ipynb #tuning-ground
 MOST = 2**20  # Pixels to choose on, about
@@ -804,7 +822,8 @@ def tune(
     minutes: float,  # Time for everything, above 0; at most a week
     settings: Settings | None = None,  # Where the candidates begin; the recommended recipe when None
     valid: Tile | LazyTile | Sequence | None = None,  # Tiles to choose on; a part of `tiles` when None
-    runs: Mapping[str, Settings] | None = None,  # Candidates by name; `candidates(settings)` when None
+    runs: Mapping[str, Settings]
+    | None = None,  # Candidates by name; `candidates` around `settings` when None
     folder: str
     | Path
     | None = None,  # Where the state is kept until `forget`, to go on after an interruption
@@ -812,6 +831,7 @@ def tune(
     rate: Callable[[Settings], float]
     | None = None,  # Seconds of a step; then no clock is read; measured when None
     restart: bool = False,  # Begin anew, whatever `folder` holds?
+    fixed: Sequence[str] = (),  # Settings that no candidate changes, as for `candidates`
 ) -> (
     Tuning
 ):  # The chosen model, the table, and what to expect; raises `ValueError` if there is too little time
@@ -821,7 +841,8 @@ def tune(
     palette, tiles, valid = read_palette(palette), as_tiles(tiles), None if valid is None else as_tiles(valid)
     base = settings or Settings()
     usual = {name: getattr(Settings(), name) for name in DECIDED}
-    runs = {name: replace(one, **usual) for name, one in (runs or candidates(base)).items()}
+    wanted, refused = (runs, {}) if runs else _possible(base, fixed)
+    runs = {name: replace(one, **usual) for name, one in wanted.items()}
     check_tiles(tiles, palette, "training")
     ground = divide(tiles, palette.num_classes, [one.patch_size for one in runs.values()], valid, base.seed)
     say_lacks(ground, palette.names)
@@ -857,10 +878,10 @@ def tune(
             save=lambda parts: _write_state(place, state | {"parts": parts}),
         )
         race.save(race.earlier)
-        return _finish(race, base, runs, out, (tiles, valid))
+        return _finish(race, base, runs, out, refused, (tiles, valid))
 
 
-def _finish(race, base, runs, out, data):
+def _finish(race, base, runs, out, refused, data):
     "Run the race, train the winner in the rest of the time, and say what it is worth."
     winner, left = race.rounds()
     last, done = count_rounds(len(race.runs)) + 1, race.done(winner)
@@ -884,7 +905,7 @@ def _finish(race, base, runs, out, data):
     tuning = Tuning(
         model=_plain(trained, replace(race.runs[winner], epochs=len(trained.history))),
         chosen=winner,
-        rows=_rows(race, winner, valid, left, base, runs, out),
+        rows=_rows(race, winner, valid, left, base, runs, out) + _refused_rows(base, refused),
         ground=race.ground,
         valid=valid,
         test=test,
@@ -908,33 +929,60 @@ def _rows(race, winner, valid, left, base, runs, out):
     "The table: the winner, then the others, those that went furthest first."
     rows = []
     for name, one in runs.items():
-        parts = race.of(name)
-        row = dict(candidate=name, patch_size=one.patch_size, width=one.width, changes=_changes(one, base))
-        row |= dict(
-            steps=sum(part.steps for part in parts), seconds=round(sum(part.seconds for part in parts), 2)
-        )
-        row |= dict(
-            mean_f1=parts[-1].mean_f1 if parts else None, accuracy=parts[-1].accuracy if parts else None
-        )
-        row["left"] = f"not tried: {out[name]}" if name in out else f"after round {left.get(name)}"
-        row["left"] += f": {parts[-1].fault}" if parts and parts[-1].fault else ""
+        parts, reason = race.of(name), f"not tried: {out.get(name)}"
+        mean_f1 = accuracy = None
+        if parts:
+            last = parts[-1]
+            mean_f1, accuracy = last.mean_f1, last.accuracy
+            reason = f"after round {left.get(name)}" + (f": {last.fault}" if last.fault else "")
         if name == winner:
-            row |= dict(mean_f1=valid.mean_f1, accuracy=valid.accuracy, left="chosen")
+            mean_f1, accuracy, reason = valid.mean_f1, valid.accuracy, "chosen"
+        row = {
+            "candidate": name,
+            "patch_size": one.patch_size,
+            "width": one.width,
+            "changes": _changes(one, base),
+            "steps": sum(part.steps for part in parts),
+            "seconds": round(sum(part.seconds for part in parts), 2),
+            "mean_f1": mean_f1,
+            "accuracy": accuracy,
+            "left": reason,
+        }
         rows.append(row)
     order = lambda row: (row["left"] != "chosen", -left.get(row["candidate"], 0), -(row["mean_f1"] or 0))
     return sorted(rows, key=order)
+
+
+def _refused_rows(base, refused):
+    "Rows of the candidates whose settings are impossible."
+    rows = []
+    for name, (changes, reason) in refused.items():
+        row = dict.fromkeys(COLUMNS) | {
+            "candidate": name,
+            "patch_size": changes.get("patch_size", base.patch_size),
+            "width": changes.get("width", base.width),
+            "changes": _shown(changes),
+            "steps": 0,
+            "seconds": 0.0,
+            "left": f"not tried: {reason}",
+        }
+        rows.append(row)
+    return rows
 
 
 def _changes(settings, base):
     "In what a candidate differs, besides patch size and width."
     kinds = "data", "network", "optimiser"
     usual = base.of_kind(*kinds)
-    shown = [
-        f"{name} {value if value != '' else 'none'}"
-        for name, value in settings.of_kind(*kinds).items()
-        if value != usual[name] and name not in ("patch_size", "width", *DECIDED)
-    ]
-    return ", ".join(shown)
+    changes = {name: value for name, value in settings.of_kind(*kinds).items() if value != usual[name]}
+    return _shown(changes)
+
+
+def _shown(changes):
+    "Changes in words, without those that have a column of their own."
+    own = "patch_size", "width", *DECIDED
+    shown = {name: "none" if value == "" else value for name, value in changes.items() if name not in own}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def _epochs_of_train(steps, settings, tiles, valid):
