@@ -30,8 +30,7 @@ from .rules import IGNORE_INDEX, number, one_line, remark
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
-from .tiling import best_core, image_tensor, least_probabilities, logits_to_labels
-from .training import make_predictor
+from .tiling import best_core, image_tensor, least_probabilities, logits_to_labels, make_predictor
 from .values import RESOLUTION, check_values, match_values, measure, read_window
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-ef0e5372

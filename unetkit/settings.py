@@ -12,6 +12,7 @@ from inspect import signature
 from typing import Any
 import math
 
+from .layers import NORMALISATIONS
 from .losses import LOSSES, SCHEMES, _takes, make_loss
 from .machine import PRECISIONS
 from .models import CRITERIA
@@ -19,7 +20,6 @@ from .networks import NETWORKS
 from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
 from .rules import number, one_of, whole
 from .stitching import METHODS
-from .unet import NORMALISATIONS
 from .values import MATCHES
 
 # %% ../nbs/library/settings.ipynb #settin-cfc96ac0
