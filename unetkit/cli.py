@@ -62,7 +62,7 @@ from .rules import one_line, one_of, remark
 from .scale import check_raster, confidence_file, evaluate_raster, map_files, predict_raster
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .tuning import DECIDED, candidates, check_minutes, forget
+from .tuning import DECIDED, check_minutes, forget
 from .tuning import tune as tune_candidates
 from .values import parse_range
 from .vectors import VECTORS
@@ -460,7 +460,7 @@ def tune(
             minutes,
             settings,
             valid,
-            runs=candidates(settings, fixed),
+            fixed=fixed,
             folder=folder,
             limits=parse_range(reading.range),
             restart=restart,
@@ -469,21 +469,33 @@ def tune(
         found.model.save(out)
         forget(folder)
         print(found.table(), *found.said, sep="\n")
-        switches = _switches(replace(found.model.settings, epochs=found.epochs))
-        print(f"the same on all of the ground: unetkit train IMAGE REFERENCE {switches}")
+        data = {name: (value, signature(train).parameters[name].default) for name, value in kwargs.items()}
+        length = dict(
+            epochs=found.epochs, patience=found.epochs
+        )  # all epochs: the time was measured for them
+        settings = replace(found.model.settings, **length)
+        words = _switches(data | _fields(reading) | _fields(settings))
+        print(f"the same on all of the ground: unetkit train IMAGE REFERENCE {shlex.join(words)}")
         print(f"wrote {out} and {table}", flush=True)
 
 
-def _switches(settings):
-    "The options of `train` that lead to some settings."
+def _fields(given):
+    "Value and default of every field of some settings, or of a way to read files."
+    return {one.name: (getattr(given, one.name), one.default) for one in fields(given)}
+
+
+def _switches(values):
+    "The options that lead to some values, from names to a value and its default."
     words = []
-    for one in fields(Settings):
-        value, name = getattr(settings, one.name), one.name.replace("_", "-")
+    for name, (value, default) in values.items():
+        option = name.replace("_", "-")
+        if value == default:
+            continue
         if isinstance(value, bool):
-            words += [] if value == one.default else [f"--{name}" if value else f"--no-{name}"]
-        elif value != one.default:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
 
 # %% ../nbs/library/cli.ipynb #cli-info
 def info(
@@ -940,6 +952,10 @@ def _run(command, argv):
         given[name] = replace(start, **changes)
         if command is tune and name == "settings":
             given["fixed"] = tuple(changes)
+        if command is train and "weights" in changes and not given[name].weighs:
+            remark(
+                f"--weights {changes['weights']} has no effect: the loss {given[name].loss} has no weights"
+            )
     command(**given)
 
 # %% ../nbs/library/cli.ipynb #c048-464e0b52
