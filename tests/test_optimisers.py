@@ -16,6 +16,7 @@ from unetkit.batches import Batches, to_device
 from unetkit.experiments import ModelPipeline
 from unetkit.jobs import check_job, say_recipe
 from unetkit.labels import ISPRS
+from unetkit.layers import ChannelNorm
 from unetkit.losses import make_loss
 from unetkit.machine import compiled, prepare
 from unetkit.models import History, load_model, save_tensors
@@ -26,7 +27,7 @@ from unetkit.rules import Remark, listening
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.training import epochs, seed_everything, train_epoch, validate
-from unetkit.unet import ChannelNorm, UNet
+from unetkit.unet import UNet
 
 SCENE = synthetic_scene(128, 160, seed=5)
 WINDOWS = grid_windows([SCENE.size], 32, 32)

@@ -161,6 +161,20 @@ def test_order_of_the_lessons():
     assert {name: found for name, found in late.items() if found} == {}
 
 
+def test_table_of_the_modules():
+    "CONTRIBUTING names every module once, with its notebook, and each imports only from those above it."
+    text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| `(\w+)` \| (library|lesson \d\d) \|', text, re.M)
+    names = [name for name, _ in rows]
+    assert sorted(names) == sorted(name for name in USES if '.' not in name)
+    below = {name: USES[name] - set(names[:place]) for place, name in enumerate(names)}
+    assert {name: found for name, found in below.items() if found} == {}
+    for name, home in rows:
+        notebook = f'library/{name}' if home == 'library' else f'{home[-2:]}_*'
+        (path,) = (ROOT / 'nbs').glob(f'{notebook}.ipynb')
+        assert f'#| default_exp {name}' in path.read_text(encoding='utf-8')
+
+
 def test_ends_of_the_order():
     "Nothing stands on `widgets` or `cli`; `check`, `plots` and `rules` stand on nothing but `rules`."
     used = set().union(*USES.values())

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from helpers import check_refusal, child_environment, shell, succeeds
+from helpers import check_refusal, child_environment, disk, shell, succeeds
 from rasterio.features import rasterize
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -1597,6 +1597,19 @@ def test_log_for_tensorboard(place, tmp_path):
             kept = np.float32([getattr(epoch, name) for epoch in history])
             assert np.array_equal(np.float32([value for _, value in found[tag]]), kept)
     assert [path.name for path in (tmp_path / 'runs').iterdir()] == ['m']
+
+
+def test_two_models_of_one_name_do_not_share_events(place, tmp_path):
+    "The second would hide the first: it is refused before anything is trained or removed."
+    first, second = (tmp_path / name / 'm.safetensors' for name in 'ab')
+    line = ['train', *pair_of(place), *SMALL, '--epochs', 1, '--out']
+    succeeds(*line, first, '--log', f'{tmp_path}/runs/')
+    succeeds(*line, second)
+    before = disk(tmp_path)
+    code, out, err = shell(*line, second, '--restart', '--log', f'{tmp_path}/runs/')
+    assert (code, err.count('\n')) == (2, 1) and 'm holds events of another model' in err
+    assert 'epoch' not in out and disk(tmp_path) == before
+    succeeds(*line, first, '--restart', '--log', f'{tmp_path}/runs/')
 
 
 def test_log_for_tensorboard_without_validation(place, tmp_path):

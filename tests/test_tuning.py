@@ -6,7 +6,7 @@ import shlex
 import shutil
 import signal
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from unetkit.machine import LossNotFinite
 from unetkit.models import load_tensors
 from unetkit.outputs import is_ours
 from unetkit.raster import write_image
+from unetkit.rules import listening
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.tuning import CANDIDATES, COLUMNS, Expected, candidates, divide, tune
@@ -73,6 +74,76 @@ def test_candidates():
     assert {one.width for one in made.values()} >= {16, 32}
     assert {one.lr for one in candidates(Settings(lr=0.01)).values()} == {0.01}
     assert {one.patch_size for one in candidates(fixed=['patch_size']).values()} == {64}
+    made = candidates()
+    assert (
+        made['class weights'].weighs and not made['recommended'].weighs
+    )  # other weights with a loss that has none are no candidate
+    with_weights = candidates(Settings(weights='inverse', loss='weighted_cross_entropy'))
+    assert 'class weights' not in with_weights
+    assert 'class weights' not in candidates(Settings(weights='none'), fixed=['weights'])
+    assert 'no class in focus' not in candidates(Settings(crops=False))
+
+
+# A legitimate value for every setting of `tune --help`, other than the default
+GIVEN = {
+    'patch_size': 48,
+    'stride': 16,
+    'batch_size': 4,
+    'augment': False,
+    'crops': False,
+    'focus': 'car',
+    'scale_jitter': 0.3,
+    'light_jitter': 0.1,
+    'copy_paste': 0.2,
+    'seed': 3,
+    'network': 'efficientnet_lite0',
+    'width': 4,
+    'depth': 3,
+    'normalisation': 'channel',
+    'residual': True,
+    'loss': 'focal',
+    'weights': 'inverse',
+    'label_smoothing': 0.1,
+    'optimiser': 'adam',
+    'lr': 1e-4,
+    'weight_decay': 0.0,
+    'schedule': 'one_cycle',
+    'warmup': 0.0,
+    'average': 0.9,
+    'keep': 'loss',
+    'method': 'blend',
+    'match': 'moments',
+    'norm_statistics': 'image',
+    'device': 'cpu',
+    'precision': 'float32',
+    'compile': 'off',
+}
+
+
+def test_every_setting_is_tried():
+    assert GIVEN.keys() == {one.name for one in fields(Settings)} - set(tuning.DECIDED)
+
+
+@pytest.mark.parametrize('name', GIVEN)
+def test_any_setting_can_be_given(name):
+    "A candidate that does not go together with it is named; the others stand, and each has it."
+    base = replace(Settings(), **{name: GIVEN[name]})
+    found, refused = tuning._possible(base, [name])
+    assert next(iter(found.values())) == base and len(found) >= 5
+    assert {getattr(one, name) for one in found.values()} == {GIVEN[name]}
+    assert refused.keys() == {
+        'scale_jitter': {'report, patch 32'},
+        'focus': {'report, patch 32'},
+        'optimiser': {'AdamW, cosine, average'},
+    }.get(name, set())
+
+
+def test_an_impossible_candidate_is_named(scene, monkeypatch):
+    monkeypatch.setattr(tuning, 'CANDIDATES', {'usual': {}, 'whole tiles': {'crops': False}})
+    found = tune(scene, ISPRS, SHORT, replace(QUICK['usual'], scale_jitter=0.3), rate=rate)
+    assert [row['candidate'] for row in found.rows] == ['usual', 'whole tiles']
+    assert found.rows[1]['left'].startswith('not tried: scale_jitter must be 0 unless crops are drawn')
+    assert 'scale_jitter must be 0' in found.table() and found.rows[1]['steps'] == 0
 
 
 # The ground
@@ -108,6 +179,7 @@ def test_whole_tiles(tmp_path):
     chips = [synthetic_scene(64, 64, seed=seed) for seed in range(8)]
     ground = divide(chips, 6, [32])
     assert [len(part) for part in (ground.train, ground.valid, ground.test)] == [6, 1, 1]
+    assert ground.rule.endswith('tiles that touch are not kept apart, and flatter the scores')
     assert len({id(tile) for part in (ground.train, ground.valid, ground.test) for tile in part}) == 8
     mine = divide(chips[:4], 6, [32], valid=chips[4:])
     assert (mine.train, mine.valid, mine.test) == (chips[:4], chips[4::2], chips[5::2])
@@ -174,8 +246,32 @@ def test_a_large_tile_has_an_honest_figure():
 
 
 def test_one_block_has_no_interval():
-    one = Expected.of(np.eye(3, dtype=np.int64)[None] * 5, 96)
+    one = Expected.of(np.eye(3, dtype=np.int64)[None] * 5, 96, 'abc')
     assert np.isnan(one.low) and '[' not in str(one)
+
+
+def test_the_interval_is_over_the_same_classes():
+    "A class of F1 0 in 3 of 40 blocks: draws without it would have a mean F1 of 1."
+    easy, hard = np.diag([50, 0]), np.array([[50, 0], [5, 0]])
+    expected = Expected.of(np.stack([easy] * 37 + [hard] * 3), 96, ['lawn', 'car'])
+    assert expected.mean_f1 < 0.5 and expected.high < 0.51 and not expected.why
+    fewer = Expected.of(np.stack([easy] * 38 + [hard] * 2), 96, ['lawn', 'car'])
+    assert np.isnan(fewer.low)
+    assert 'mean F1 49.9 % (no interval: too few blocks of 96 pixels have car, 2)' in str(fewer)
+
+
+def test_a_handful_of_pixels_is_no_class_to_choose_by():
+    labels = np.zeros((1000, 200), np.uint8)
+    labels[400:600] = 1
+    labels[2, :5] = labels[-3:, :] = 1
+    tile = replace(synthetic_scene(1000, 200, seed=1), labels=labels)
+    ground = divide([tile], 2, [32])
+    assert (ground.valid[0].labels == 1).sum() > 5  # the strip with 600 of them, whatever the seed
+    assert (divide([tile], 2, [32], seed=1).valid[0].labels == 1).sum() > 5
+    few, said = tuning._cut(tile, 0, 0, 200), []
+    with listening(said.append):
+        tuning.say_lacks(replace(ground, valid=[few]), ['lawn', 'roof'])
+    assert len(said) == 1 and 'has few pixels of roof (5): the choice may hang on them' in said[0]
 
 
 @pytest.mark.parametrize('kind', [LossNotFinite, ValueError])
@@ -218,6 +314,25 @@ def test_a_slow_candidate_is_left_out(scene):
     found = tune(scene, ISPRS, SHORT, runs=QUICK, rate=slow)
     assert found.rows[-1]['candidate'] == 'fast' and found.rows[-1]['steps'] == 0
     assert found.rows[-1]['left'] == 'not tried: no time for its first round'
+
+
+def test_the_first_candidate_is_never_left_out(scene):
+    "The others are compared with it; of two that cost about the same the later one goes."
+    slow = {1e-9: 0.2, 1e-3: 0.15, 5e-3: 0.145}
+    found = tune(scene, ISPRS, SHORT, runs=QUICK, rate=lambda settings: slow[settings.lr])
+    assert {row['candidate'] for row in found.rows if row['steps']} == {'stuck', 'usual'}
+
+
+def test_a_schedule_does_not_begin_anew(scene):
+    "No round goes beyond the epochs that a schedule was made for, whatever time is left."
+    runs = {'usual': QUICK['usual'], 'cosine': replace(QUICK['usual'], schedule='cosine')}
+    race = tuning._Race(
+        *(None, None, runs, None, {'usual': 0.1, 'cosine': 0.1}, {'usual': 10, 'cosine': 10}, 24.0),
+        *(None, None, False, 0.0, [], None),
+    )
+    race.parts = [tuning.Part(1, name, 14, 140, 0.0, 0.5, 0.5) for name in runs]
+    assert race.whole('cosine') == 16
+    assert race.targets(1, ['cosine', 'usual']) == {'cosine': 16, 'usual': 21}
 
 
 def test_patches_that_do_not_fit_are_left_out(scene):
@@ -337,7 +452,8 @@ def command(place, out, *more):
 def test_tune(place, tmp_path):
     "In a process of its own: a model, a table, one line that leads to the same with `train`, and nothing else."
     out = tmp_path / 'm.safetensors'
-    process = start_process(*command(place, out, '--minutes', 0.5))
+    reading = ['--ignore', 'clutter', '--memory', '2.0']
+    process = start_process(*command(place, out, '--minutes', 0.5, *reading))
     printed, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert {path.name for path in tmp_path.iterdir()} == {'m.safetensors', 'm.safetensors.tuning.csv'}
@@ -347,10 +463,13 @@ def test_tune(place, tmp_path):
     assert {row['width'] for row in rows} == {'2'}
     model = ModelPipeline.load(out)
     assert load_tensors(out)[1]['tuning'] == model.tuning and rows[0]['candidate'] in model.tuning
-    assert f'tuning: {model.tuning}' in succeeds('info', out)
+    assert f'tuning: {model.tuning}\n  validation, split and epochs are those of tune' in succeeds(
+        'info', out
+    )
     (line,) = [line for line in printed.splitlines() if 'unetkit train IMAGE REFERENCE' in line]
     switches = shlex.split(line.split('REFERENCE ')[1])
-    assert '--epochs' in switches and '--width' in switches
+    epochs = int(switches[switches.index('--epochs') + 1])
+    assert '--width' in switches and switches[:4] == reading
     switches[switches.index('--epochs') + 1] = '1'
     data = [
         place / 'image.tif',
@@ -362,6 +481,11 @@ def test_tune(place, tmp_path):
     ]
     code, _, err = shell('train', *data, *switches)
     assert code == 0, err
+    again, length = ModelPipeline.load(tmp_path / 'b.safetensors'), dict(epochs=1, patience=epochs)
+    assert again.settings == replace(
+        model.settings, split='random', **length
+    )  # nothing cuts the epochs short
+    assert again.palette == model.palette and 'clutter' not in again.palette.names
     succeeds('predict', out, place / 'image.tif', '--out', tmp_path / 'map.tif')
 
 
@@ -410,6 +534,16 @@ def test_tune_spares_what_is_there(place, tmp_path):
 )
 def test_tune_refuses(more, said, place, tmp_path):
     check_refusal([tmp_path], command(place, tmp_path / 'm.safetensors', *more), said)
+
+
+@pytest.mark.parametrize(
+    'words, noted',
+    [(['--weights', 'inverse'], True), (['--weights', 'inverse', '--loss', 'focal'], False), ([], False)],
+)
+def test_weights_without_effect_are_said(words, noted):
+    "Of the setting that was given; the default says nothing."
+    _, _, err = shell('train', 'none.tif', 'none.tif', *words)
+    assert ('note: --weights inverse has no effect: the loss cross_entropy has no weights' in err) == noted
 
 
 def test_data_are_named_as_for_train():

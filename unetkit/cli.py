@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from keyword import iskeyword
 from pathlib import Path
+from zlib import crc32
 import argparse
 import io
 import json
@@ -49,6 +50,7 @@ from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palet
 from .machine import process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
 from .outputs import check_output, claim, is_ours, make_folder
+from .outputs import MARK, atomic_path
 from .pages import REPORT_FILES, result_files, write_report, write_result
 from .report import REPORT, accuracy_table
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
@@ -60,7 +62,7 @@ from .rules import one_line, one_of, remark
 from .scale import check_raster, confidence_file, evaluate_raster, map_files, predict_raster
 from .scenes import CLASSES, synthetic_scene
 from .settings import KINDS, Settings
-from .tuning import DECIDED, candidates, check_minutes, forget
+from .tuning import DECIDED, check_minutes, forget
 from .tuning import tune as tune_candidates
 from .values import parse_range
 from .vectors import VECTORS
@@ -275,6 +277,8 @@ def train(
         if first:
             _print_classes("training", counts, classes, tiles)
         anew = restart or (overwrite and first and _is_finished(Path(out), checkpoint))
+        if events and first:
+            _own_events(Path(log, Path(out).stem), out)
         run = pipeline.epochs(tiles, checkpoint, counts, valid, init or None, freeze, anew)
         before = _stands(Path(out), checkpoint, anew or overwrite, settings) if first else 0
         # TensorBoard forgets what a run of this name left in the folder: all epochs are handed over again
@@ -330,6 +334,20 @@ def _event_writer():
             "--log with a folder writes for TensorBoard: pip install 'unetkit[tensorboard]', or give a .csv file"
         ) from None
     return SummaryWriter
+
+
+def _own_events(folder, out):
+    "Note of which model the events in a folder are; raise `ValueError` where they are of another."
+    note = folder / "model.txt"
+    text = f"{MARK}: the events of model {crc32(str(Path(out).resolve()).encode()):08x}\n"
+    there = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    if there and not (note.is_file() and note.read_bytes() == text.encode()):
+        raise ValueError(
+            f"{folder} holds events of another model than {out}, which TensorBoard would no longer show: "
+            "choose another folder (--log) or another name (--out), or remove it"
+        )
+    with atomic_path(note) as temporary:
+        temporary.write_bytes(text.encode())
 
 
 def _write_events(writer, epoch):
@@ -442,7 +460,7 @@ def tune(
             minutes,
             settings,
             valid,
-            runs=candidates(settings, fixed),
+            fixed=fixed,
             folder=folder,
             limits=parse_range(reading.range),
             restart=restart,
@@ -451,21 +469,33 @@ def tune(
         found.model.save(out)
         forget(folder)
         print(found.table(), *found.said, sep="\n")
-        switches = _switches(replace(found.model.settings, epochs=found.epochs))
-        print(f"the same on all of the ground: unetkit train IMAGE REFERENCE {switches}")
+        data = {name: (value, signature(train).parameters[name].default) for name, value in kwargs.items()}
+        length = dict(
+            epochs=found.epochs, patience=found.epochs
+        )  # all epochs: the time was measured for them
+        settings = replace(found.model.settings, **length)
+        words = _switches(data | _fields(reading) | _fields(settings))
+        print(f"the same on all of the ground: unetkit train IMAGE REFERENCE {shlex.join(words)}")
         print(f"wrote {out} and {table}", flush=True)
 
 
-def _switches(settings):
-    "The options of `train` that lead to some settings."
+def _fields(given):
+    "Value and default of every field of some settings, or of a way to read files."
+    return {one.name: (getattr(given, one.name), one.default) for one in fields(given)}
+
+
+def _switches(values):
+    "The options that lead to some values, from names to a value and its default."
     words = []
-    for one in fields(Settings):
-        value, name = getattr(settings, one.name), one.name.replace("_", "-")
+    for name, (value, default) in values.items():
+        option = name.replace("_", "-")
+        if value == default:
+            continue
         if isinstance(value, bool):
-            words += [] if value == one.default else [f"--{name}" if value else f"--no-{name}"]
-        elif value != one.default:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
 
 # %% ../nbs/library/cli.ipynb #cli-info
 def info(
@@ -922,6 +952,10 @@ def _run(command, argv):
         given[name] = replace(start, **changes)
         if command is tune and name == "settings":
             given["fixed"] = tuple(changes)
+        if command is train and "weights" in changes and not given[name].weighs:
+            remark(
+                f"--weights {changes['weights']} has no effect: the loss {given[name].loss} has no weights"
+            )
     command(**given)
 
 # %% ../nbs/library/cli.ipynb #c048-464e0b52

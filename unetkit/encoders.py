@@ -17,7 +17,7 @@ from torch import nn
 
 from .receptive import route_reach
 from .rules import MAX_CLASSES, check_batch, one_line, one_of, whole
-from .unet import DoubleConv, Residual, Up, pad_to_multiple, start_weights
+from .unet import Up, conv_block, pad_to_multiple, start_weights
 
 # %% ../nbs/library/encoders.ipynb #encode-50a0a82f
 VARIANTS = {  # Name -> factors of channels and of repeats
@@ -192,7 +192,7 @@ class EfficientNetUNet(nn.Module):
         num_classes: int = 5,  # Classes, which are the channels of the logits; 1 to 254
         width: int = 16,  # Channels of the way up at full size; each level below has twice as many
         depth: int = 4,  # Levels of the encoder, 1 to 5; rows and columns are halved this many times
-        normalisation: str = 'batch',  # On the way up: a key of `unet.NORMALISATIONS`
+        normalisation: str = 'batch',  # On the way up: a key of `layers.NORMALISATIONS`
         residual: bool = False,  # Add the input of every block of the way up to its output?
     ):
         super().__init__()
@@ -210,7 +210,7 @@ class EfficientNetUNet(nn.Module):
                 self.laterals.append(start_weights(lateral, terms=skips[level - 1], gain=1))
             self.ups.append(Up(below, channels, normalisation=normalisation, residual=residual))
             below = channels
-        self.entry = (Residual if residual else DoubleConv)(in_channels, width, normalisation)
+        self.entry = conv_block(in_channels, width, normalisation, residual)
         self.head = start_weights(nn.Conv2d(width, num_classes, 1), terms=width, gain=1)
 
     def forward(

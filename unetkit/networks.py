@@ -16,10 +16,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .encoders import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
+from .layers import ChannelNorm
 from .receptive import route_field
 from .machine import compute_logits
 from .rules import one_of
-from .unet import ChannelNorm, UNet, longest_route, receptive_field, seen_by
+from .unet import UNet, longest_route, receptive_field, seen_by
 
 # %% ../nbs/library/networks.ipynb #networ-0e6e798d
 NETWORKS = {  # Name -> class; `NETWORKS[name](in_channels=..., num_classes=..., ...)` builds one

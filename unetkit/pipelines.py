@@ -30,8 +30,7 @@ from .rules import IGNORE_INDEX, number, one_line, remark
 from .settings import Settings
 from .stitching import dihedral_average
 from .tiles import Tile
-from .tiling import best_core, image_tensor, least_probabilities, logits_to_labels
-from .training import make_predictor
+from .tiling import best_core, image_tensor, least_probabilities, logits_to_labels, make_predictor
 from .values import RESOLUTION, check_values, match_values, measure, read_window
 
 # %% ../nbs/library/pipelines.ipynb #pipeli-ef0e5372
@@ -344,6 +343,7 @@ class TrainedModel:
         lines += [f"recipe: {'recommended with ' + text if text else 'recommended'}"]
         if self.tuning:
             lines += [f"tuning: {self.tuning}"]
+            lines += ["  validation, split and epochs are those of tune, not those of the recipe"]
         if "init" in self.begun:
             name, checksum = (one_line(self.begun["init"][key]) for key in ("name", "checksum"))
             lines += [f"began with the weights of {name or 'a model'}, checksum {checksum}"]

@@ -12,14 +12,14 @@ from inspect import signature
 from typing import Any
 import math
 
-from .losses import LOSSES, SCHEMES, make_loss
+from .layers import NORMALISATIONS
+from .losses import LOSSES, SCHEMES, _takes, make_loss
 from .machine import PRECISIONS
 from .models import _OFF, CRITERIA
 from .networks import NETWORKS
 from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
 from .rules import number, one_of, whole
 from .stitching import METHODS
-from .unet import NORMALISATIONS
 from .values import MATCHES
 
 # %% ../nbs/library/settings.ipynb #settin-cfc96ac0
@@ -125,6 +125,13 @@ class Settings:
     def step(self) -> int:  # Pixels between training windows: the stride, or the patch size when it is None
         "The stride that is used."
         return self.patch_size if self.stride is None else self.stride
+
+    @property
+    def weighs(self) -> bool:  # False for a loss such as cross_entropy, with which `weights` has no effect
+        "Whether the loss has weights of the classes."
+        loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
+        ignores = loss is LOSSES["cross_entropy"]  # whose parameter is there for the sake of the others
+        return loss is None or (_takes(loss, "weights") and not ignores)
 
     @property
     def architecture(self) -> dict:  # Name to value; a normalisation and residual blocks only if wanted

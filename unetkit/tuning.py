@@ -55,7 +55,7 @@ CANDIDATES = {  # Name -> settings that differ from the recommended recipe
     "patch 32": {"patch_size": 32},
     "patch 128": {"patch_size": 128},
     "width 32": {"width": 32},
-    "no class weights": {"weights": "none"},
+    "class weights": {"loss": "weighted_cross_entropy", "weights": "sqrt"},
     "dice and cross entropy": {"loss": "dice_cross_entropy"},
     "no class in focus": {"focus": ""},
     "batch normalisation": {"normalisation": "batch"},
@@ -73,28 +73,47 @@ DECIDED = "epochs", "patience", "validation", "split"  # Settings that follow fr
 
 def candidates(
     settings: Settings | None = None,  # Settings to begin with; the recommended recipe when None
-    fixed: Sequence[
-        str
-    ] = (),  # Names of settings that stay as they are; besides those that are not recommended
-) -> dict[str, Settings]:  # Name of each candidate and its settings, each different
+    fixed: Sequence[str] = (),  # Settings that stay as they are, besides those that are not recommended
+) -> dict[str, Settings]:  # Name of each candidate and its settings, of which no two train the same
     "List the candidates around some settings."
-    base, usual = settings or Settings(), Settings()
-    found = {}
+    return _possible(settings or Settings(), fixed)[0]
+
+
+def _possible(base, fixed):
+    "The candidates around some settings, and why others are impossible: name -> (what it changes, reason)."
+    usual, found, effects, refused = Settings(), {}, [], {}
     for name, changes in CANDIDATES.items():
         free = {
             field: value
             for field, value in changes.items()
             if field not in fixed and getattr(base, field) == getattr(usual, field)
         }
-        one = replace(base, **free)
-        if one not in found.values():
+        try:
+            one = replace(base, **free)
+        except ValueError as error:
+            refused[name] = free, one_line(error)
+            continue
+        if _effect(one) not in effects:
             found[name] = one
-    return found
+            effects.append(_effect(one))
+    return found, refused
+
+
+def _effect(settings):
+    "The settings without what has no effect: equal for two that train the same."
+    if settings.loss == "weighted_cross_entropy" and settings.weights == "none":
+        settings = replace(settings, loss="cross_entropy")
+    if not settings.weighs:
+        settings = replace(settings, weights="none")
+    if not settings.crops:
+        settings = replace(settings, focus="")
+    return settings
 
 # %% ../nbs/library/tuning.ipynb #tuning-ground
 MOST = 2**20  # Pixels to choose on, about
 _SHARES = {1: 0.2, 2: 0.15}  # Number of held-out parts -> share of each
 _WHOLE = 5  # Tiles from which on none is cut
+_SHARE = 0.001  # Of the pixels: a class with fewer is not there to choose by
 _TRIES = 20  # Ways to hold out whole tiles that are compared
 
 
@@ -150,12 +169,17 @@ def _up_to(tiles):
     return list(tiles[: int(np.searchsorted(ends, MOST)) + 1])
 
 
-def _classes(tile, num_classes):
-    "Which classes a tile has, (K,) bool."
-    counts = 0
+def _counts(tile, num_classes):
+    "Pixels of each class of a tile, (K,) integers."
+    counts = np.zeros(num_classes, np.int64)
     for _, labels in label_pieces(tile):
         counts = counts + np.bincount(labels.ravel(), minlength=256)[:num_classes]
-    return counts > 0
+    return counts
+
+
+def _holds(counts):
+    "Which classes some ground has, from the pixels of each: (K,) bool. A handful of pixels is none."
+    return counts > _SHARE * counts.sum()
 
 
 def say_lacks(
@@ -164,17 +188,24 @@ def say_lacks(
 ) -> None:  # Nothing, or a remark
     "Say which classes cannot be compared, because the ground to choose on does not have them."
     learnt, chosen = (
-        np.any([_classes(tile, len(names)) for tile in part], 0) for part in (ground.train, ground.valid)
+        sum(_counts(tile, len(names)) for tile in part) for part in (ground.train, ground.valid)
     )
-    missing = [names[k] for k in np.flatnonzero(learnt & ~chosen)]
+    missing = [names[k] for k in np.flatnonzero((learnt > 0) & (chosen == 0))]
     if missing:
         remark(f"the ground to choose on has no {', '.join(missing)}: candidates are not compared by that")
+    few = [f"{names[k]} ({chosen[k]})" for k in np.flatnonzero((chosen > 0) & ~_holds(chosen))]
+    if few:
+        remark(
+            f"the ground to choose on has few pixels of {', '.join(few)}: the choice may hang on them; "
+            "give images to validate on (--valid-image), or leave the class out (--ignore)"
+        )
 
 
 def _lacks(*parts):
-    "How many of the classes of all parts each part lacks; a part is the classes of its tiles, none for an empty part."
-    held = [np.any(part, 0) for part in parts if len(part)]
-    return tuple(int((np.any(held, 0) & ~own).sum()) for own in held)
+    "How many of the classes of all parts each part lacks; a part is the pixels of its tiles, none for an empty part."
+    counts = [np.sum(part, 0) for part in parts if len(part)]
+    held = _holds(np.sum(counts, 0))
+    return tuple(int((held & ~_holds(own)).sum()) for own in counts)
 
 # %% ../nbs/library/tuning.ipynb #tuning-strips
 def _depth(size, axis, count, guard, patch):
@@ -208,7 +239,7 @@ def _best_strips(tiles, num_classes, kinds, first):
             if None in depths:
                 continue
             parts = _cut_all(tiles, axes, depths, kind, flip)
-            lacks = _lacks(*([_classes(tile, num_classes) for tile in part] for part in parts))
+            lacks = _lacks(*([_counts(tile, num_classes) for tile in part] for part in parts))
             found.append((lacks[:2], rank, lacks[2:], len(found), parts, _strip_rule(kind, depths)))
         if any(lacks == (0, 0) for lacks, *_ in found):
             break
@@ -263,7 +294,7 @@ def _cut(tile, axis, start, stop):
 # %% ../nbs/library/tuning.ipynb #tuning-whole
 def _whole_tiles(tiles, num_classes, rng):
     "Ground in whole tiles; the part to learn from keeps at least half of them."
-    count, classes = len(tiles), np.array([_classes(tile, num_classes) for tile in tiles])
+    count, counts = len(tiles), np.array([_counts(tile, num_classes) for tile in tiles])
     pixels = np.array([math.prod(tile.size) for tile in tiles])
     kept = max(1, round(_SHARES[2] * count))
     two = count - 2 * kept >= count / 2
@@ -275,10 +306,11 @@ def _whole_tiles(tiles, num_classes, rng):
         valid, test = order[:held], order[held : 2 * held] if two else order[:0]
         train = order[len(valid) + len(test) :]
         parts = train, valid, test
-        found.append((_lacks(*(classes[part] for part in parts)), attempt, parts))
+        found.append((_lacks(*(counts[part] for part in parts)), attempt, parts))
     _, _, parts = min(found, key=lambda one: one[:2])
     rule = f"{len(parts[1])} of {count} tiles are for choosing"
     rule += f", {len(parts[2])} others for the last score" if two else ""
+    rule += "; tiles that touch are not kept apart, and flatter the scores"
     return Ground(*([tiles[k] for k in sorted(part)] for part in parts), rule)
 
 # %% ../nbs/library/tuning.ipynb #tuning-time
@@ -288,6 +320,7 @@ _SLACK = 1.25  # A step costs more than was measured: cutting windows, validatio
 _CHECK = (
     4 / 3
 )  # Steps for each batch of validation windows, at least: validating a batch costs a third of a step
+_ALIKE = 1.1  # Two times of which neither is so many times the other are equal, as far as can be measured
 _WEEK = 7 * 24 * 60  # Minutes
 
 
@@ -311,14 +344,15 @@ def admit(
     costs: Mapping[str, float],  # Name of each candidate, and seconds that its first round takes at least
     seconds: float,  # Time for everything
 ) -> list[str]:  # Names of those that take part, in their order
-    "Leave out the most expensive candidates, until the first round has time for each that is left."
+    "Leave out the most expensive candidates, until the first round has time for each that is left; the first stays."
     names = list(costs)
     while len(names) > 1:
         share = ROUNDS * seconds / count_rounds(len(names)) / len(names)
-        dear = max(names, key=costs.get)
-        if costs[dear] <= share:
+        if max(costs[name] for name in names) <= share:
             break
-        names.remove(dear)
+        most = max(costs[name] for name in names[1:])
+        alike = [name for name in names[1:] if costs[name] >= most / _ALIKE]
+        names.remove(alike[-1])
     return names
 
 
@@ -328,10 +362,11 @@ def _times(seconds, cost):
 
 
 def _needed(costs):
-    "The seconds that a tuning needs at least, for the two cheapest of some candidates and for all."
-    ordered, found = sorted(costs.values()), []
-    for count in (min(2, len(ordered)), len(ordered)):
-        found.append(ordered[count - 1] * count * max(1, count_rounds(count)) / ROUNDS)
+    "The seconds that a tuning needs at least, for the first of some candidates with the cheapest, and for all."
+    base, *others = costs.values()
+    found = []
+    for group in ([base, *sorted(others)[:1]], [base, *others]):
+        found.append(max(group) * len(group) * max(1, count_rounds(len(group))) / ROUNDS)
     return found
 
 # %% ../nbs/library/tuning.ipynb #tuning-parts
@@ -424,25 +459,25 @@ class _Race:
         "Seconds that are gone."
         return self.before + sum(part.seconds for part in self.parts)
 
-    def of(self, name):
+    def parts_of(self, name):
         "The parts of a candidate."
         return [part for part in self.parts if part.name == name]
 
     def done(self, name):
         "Epochs of a candidate so far."
-        return max((part.epochs for part in self.of(name)), default=0)
+        return max((part.epochs for part in self.parts_of(name)), default=0)
 
     def cost(self, name):
         "Seconds of an epoch of a candidate, as measured so far."
-        steps = sum(part.steps for part in self.of(name))
+        steps = sum(part.steps for part in self.parts_of(name))
         rate = self.rates[name]
         if self.clock and steps:
-            rate = sum(part.seconds for part in self.of(name)) / steps
+            rate = sum(part.seconds for part in self.parts_of(name)) / steps
         return rate * self.paces[name]
 
     def left(self, name):
         "Seconds that are left to train the winner, without the last two scores."
-        return self.seconds - self.spent - 2 * max((part.aside for part in self.of(name)), default=0.0)
+        return self.seconds - self.spent - 2 * max((part.aside for part in self.parts_of(name)), default=0.0)
 
     def targets(self, number, alive):
         "Epochs at the end of a round for each candidate; None if there is no time for it."
@@ -454,7 +489,11 @@ class _Race:
             more = dict.fromkeys(alive, 1)
         if not _times(left, sum(costs.values())):
             return None
-        return {name: self.done(name) + more[name] for name in alive}
+        return {name: min(self.done(name) + more[name], self.end(name)) for name in alive}
+
+    def end(self, name):
+        "Epochs beyond which a candidate cannot go: a schedule that is over would begin anew."
+        return math.inf if self.runs[name].schedule == "constant" else self.whole(name)
 
     def whole(self, name):
         "Epochs that a candidate would have in the end if it won, by the first measurement."
@@ -612,6 +651,9 @@ def forget(
         folder.rmdir()
 
 # %% ../nbs/library/tuning.ipynb #tuning-result
+_BLOCKS = 3  # Blocks that must have each class, for an interval
+
+
 @dataclass(frozen=True)
 class Expected:
     "The score of a map, and how sure it is."
@@ -621,24 +663,33 @@ class Expected:
     high: float  # Upper end
     accuracy: float  # In [0, 1]
     block: int  # Side of the blocks, in pixels
+    why: str = ""  # Why there is no interval, if that needs a word
 
     @classmethod
     def of(
         cls,
         matrices: np.ndarray,  # (B, K, K): a confusion matrix for each block
         block: int,  # Side of the blocks, in pixels
+        names: Sequence[str],  # Names of the classes, K
     ) -> "Expected":  # The score of all blocks together
-        "Score a map, with an interval."
-        scores, low, high = Scores(matrices.sum(0)), math.nan, math.nan
-        if matrices.any((1, 2)).sum() > 1:
-            low, high = bootstrap_interval(matrices, lambda matrix: Scores(matrix).mean_f1, seed=0)
-        return cls(scores.mean_f1, low, high, scores.accuracy, block)
+        "Score a map, with an interval over draws that hold every class of the ground: the mean is over the same classes."
+        scores, low, high, why = Scores(matrices.sum(0)), math.nan, math.nan, ""
+        blocks = (matrices.sum(2) > 0).sum(0)
+        held = blocks > 0
+        rare = int(np.where(held, blocks, len(matrices) + 1).argmin())
+        if matrices.any((1, 2)).sum() > 1 and blocks[rare] < _BLOCKS:
+            why = f"no interval: too few blocks of {block} pixels have {names[rare]}, {blocks[rare]}"
+        elif matrices.any((1, 2)).sum() > 1:
+            whole_set = lambda matrix: Scores(matrix).mean_f1 if matrix[held].any(1).all() else math.nan
+            low, high = bootstrap_interval(matrices, whole_set, seed=0)
+        return cls(scores.mean_f1, low, high, scores.accuracy, block, why)
 
     def __str__(self):
         known = not math.isnan(self.low)
         interval = (
             f" [{100 * self.low:.1f}, {100 * self.high:.1f}] (blocks of {self.block} pixels)" if known else ""
         )
+        interval += f" ({self.why})" if self.why else ""
         return f"mean F1 {100 * self.mean_f1:.1f} %{interval}, accuracy {100 * self.accuracy:.1f} %"
 
 
@@ -804,7 +855,8 @@ def tune(
     minutes: float,  # Time for everything, above 0; at most a week
     settings: Settings | None = None,  # Where the candidates begin; the recommended recipe when None
     valid: Tile | LazyTile | Sequence | None = None,  # Tiles to choose on; a part of `tiles` when None
-    runs: Mapping[str, Settings] | None = None,  # Candidates by name; `candidates(settings)` when None
+    runs: Mapping[str, Settings]
+    | None = None,  # Candidates by name; `candidates` around `settings` when None
     folder: str
     | Path
     | None = None,  # Where the state is kept until `forget`, to go on after an interruption
@@ -812,6 +864,7 @@ def tune(
     rate: Callable[[Settings], float]
     | None = None,  # Seconds of a step; then no clock is read; measured when None
     restart: bool = False,  # Begin anew, whatever `folder` holds?
+    fixed: Sequence[str] = (),  # Settings that no candidate changes, as for `candidates`
 ) -> (
     Tuning
 ):  # The chosen model, the table, and what to expect; raises `ValueError` if there is too little time
@@ -821,7 +874,8 @@ def tune(
     palette, tiles, valid = read_palette(palette), as_tiles(tiles), None if valid is None else as_tiles(valid)
     base = settings or Settings()
     usual = {name: getattr(Settings(), name) for name in DECIDED}
-    runs = {name: replace(one, **usual) for name, one in (runs or candidates(base)).items()}
+    wanted, refused = (runs, {}) if runs else _possible(base, fixed)
+    runs = {name: replace(one, **usual) for name, one in wanted.items()}
     check_tiles(tiles, palette, "training")
     ground = divide(tiles, palette.num_classes, [one.patch_size for one in runs.values()], valid, base.seed)
     say_lacks(ground, palette.names)
@@ -857,16 +911,14 @@ def tune(
             save=lambda parts: _write_state(place, state | {"parts": parts}),
         )
         race.save(race.earlier)
-        return _finish(race, base, runs, out, (tiles, valid))
+        return _finish(race, base, runs, out, refused, (tiles, valid))
 
 
-def _finish(race, base, runs, out, data):
+def _finish(race, base, runs, out, refused, data):
     "Run the race, train the winner in the rest of the time, and say what it is worth."
     winner, left = race.rounds()
     last, done = count_rounds(len(race.runs)) + 1, race.done(winner)
-    more = _times(race.left(winner), race.cost(winner))
-    if race.runs[winner].schedule != "constant":  # beyond its end a schedule would begin anew
-        more = min(more, race.whole(winner) - done)
+    more = min(_times(race.left(winner), race.cost(winner)), race.end(winner) - done)
     if more > 0:
         part = race.part(last, winner, done + more, f"the rest, {winner}: ", timed=True)
         if part.fault:
@@ -876,15 +928,15 @@ def _finish(race, base, runs, out, data):
         raise ValueError(f"no candidate can be trained; {winner}: {fault}")
     with listening(lambda text: None):
         trained = race.train(winner, race.done(winner))
-        valid = Expected.of(map_matrices(trained, race.ground.valid, race.block), race.block)
-        test = None
+        names, test = race.palette.names, None
+        valid = Expected.of(map_matrices(trained, race.ground.valid, race.block), race.block, names)
         if race.ground.test:
-            test = Expected.of(map_matrices(trained, race.ground.test, race.block), race.block)
-    steps = sum(part.steps for part in race.of(winner))
+            test = Expected.of(map_matrices(trained, race.ground.test, race.block), race.block, names)
+    steps = sum(part.steps for part in race.parts_of(winner))
     tuning = Tuning(
         model=_plain(trained, replace(race.runs[winner], epochs=len(trained.history))),
         chosen=winner,
-        rows=_rows(race, winner, valid, left, base, runs, out),
+        rows=_rows(race, winner, valid, left, base, runs, out) + _refused_rows(base, refused),
         ground=race.ground,
         valid=valid,
         test=test,
@@ -908,33 +960,60 @@ def _rows(race, winner, valid, left, base, runs, out):
     "The table: the winner, then the others, those that went furthest first."
     rows = []
     for name, one in runs.items():
-        parts = race.of(name)
-        row = dict(candidate=name, patch_size=one.patch_size, width=one.width, changes=_changes(one, base))
-        row |= dict(
-            steps=sum(part.steps for part in parts), seconds=round(sum(part.seconds for part in parts), 2)
-        )
-        row |= dict(
-            mean_f1=parts[-1].mean_f1 if parts else None, accuracy=parts[-1].accuracy if parts else None
-        )
-        row["left"] = f"not tried: {out[name]}" if name in out else f"after round {left.get(name)}"
-        row["left"] += f": {parts[-1].fault}" if parts and parts[-1].fault else ""
+        parts, reason = race.parts_of(name), f"not tried: {out.get(name)}"
+        mean_f1 = accuracy = None
+        if parts:
+            last = parts[-1]
+            mean_f1, accuracy = last.mean_f1, last.accuracy
+            reason = f"after round {left.get(name)}" + (f": {last.fault}" if last.fault else "")
         if name == winner:
-            row |= dict(mean_f1=valid.mean_f1, accuracy=valid.accuracy, left="chosen")
+            mean_f1, accuracy, reason = valid.mean_f1, valid.accuracy, "chosen"
+        row = {
+            "candidate": name,
+            "patch_size": one.patch_size,
+            "width": one.width,
+            "changes": _changes(one, base),
+            "steps": sum(part.steps for part in parts),
+            "seconds": round(sum(part.seconds for part in parts), 2),
+            "mean_f1": mean_f1,
+            "accuracy": accuracy,
+            "left": reason,
+        }
         rows.append(row)
     order = lambda row: (row["left"] != "chosen", -left.get(row["candidate"], 0), -(row["mean_f1"] or 0))
     return sorted(rows, key=order)
+
+
+def _refused_rows(base, refused):
+    "Rows of the candidates whose settings are impossible."
+    rows = []
+    for name, (changes, reason) in refused.items():
+        row = dict.fromkeys(COLUMNS) | {
+            "candidate": name,
+            "patch_size": changes.get("patch_size", base.patch_size),
+            "width": changes.get("width", base.width),
+            "changes": _shown(changes),
+            "steps": 0,
+            "seconds": 0.0,
+            "left": f"not tried: {reason}",
+        }
+        rows.append(row)
+    return rows
 
 
 def _changes(settings, base):
     "In what a candidate differs, besides patch size and width."
     kinds = "data", "network", "optimiser"
     usual = base.of_kind(*kinds)
-    shown = [
-        f"{name} {value if value != '' else 'none'}"
-        for name, value in settings.of_kind(*kinds).items()
-        if value != usual[name] and name not in ("patch_size", "width", *DECIDED)
-    ]
-    return ", ".join(shown)
+    changes = {name: value for name, value in settings.of_kind(*kinds).items() if value != usual[name]}
+    return _shown(changes)
+
+
+def _shown(changes):
+    "Changes in words, without those that have a column of their own."
+    own = "patch_size", "width", *DECIDED
+    shown = {name: "none" if value == "" else value for name, value in changes.items() if name not in own}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def _epochs_of_train(steps, settings, tiles, valid):
