@@ -1627,9 +1627,14 @@ def test_log_without_tensorboard(place, tmp_path, monkeypatch):
     assert 'epoch' not in out and not list(tmp_path.iterdir())
 
 
-def test_a_model_that_is_no_longer_calibrated_says_so(place, tmp_path):
+def test_a_model_that_is_no_longer_calibrated_says_so(place, tmp_path, monkeypatch):
     "More epochs, or other data, without --calibrate: one line. Another method alone keeps the temperature."
-    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
+    losses, scores = (
+        iter(range(100, 0, -1)),
+        Scores(np.eye(6, dtype=int)),
+    )  # each epoch is better than the last
+    monkeypatch.setattr(training, 'validate', lambda *given: (float(next(losses)), scores))
+    line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--keep', 'loss']
     succeeds(*line, '--epochs', 1)
     model = ModelPipeline.load(tmp_path / 'm.safetensors', 'cpu', 'float32')
     model.temperature = 1.7

@@ -421,7 +421,7 @@ def _read_checkpoint(path, settings, epochs):
     different = first_difference(then, settings)
     if different:
         name, then, now = different
-        then, now = (_off(name) if value is None else value for value in (then, now))
+        then, now = (_OFF.get(name) if value is None else value for value in (then, now))
         if name == "windows":
             raise ValueError(
                 f"the validation windows are not those of the run in {path} (checksum {now}, then {then}), another "
@@ -439,12 +439,7 @@ def _read_checkpoint(path, settings, epochs):
     return tensors, about
 
 
-def _off(name):
-    "What a run depends on where it does not note it: the value of a setting that is off, or no other model."
-    from unetkit.settings import Settings  # which needs this module
-
-    off = {one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata}
-    return (off | {"init": "none", "freeze": "none"}).get(name)
+_OFF = {"init": "none", "freeze": "none"}  # What is not noted, and its value then; `settings` adds its own
 
 
 def checkpoint_stands(

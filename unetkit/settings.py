@@ -15,7 +15,7 @@ import math
 from .layers import NORMALISATIONS
 from .losses import LOSSES, SCHEMES, _takes, make_loss
 from .machine import PRECISIONS
-from .models import CRITERIA
+from .models import _OFF, CRITERIA
 from .networks import NETWORKS
 from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
 from .rules import number, one_of, whole
@@ -199,6 +199,9 @@ def _checked(one, value):
             f"{name} must be {type(one.default).__name__}, got {value!r}: leave it out for the default"
         )
     return value
+
+
+_OFF.update({one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata})
 
 
 def _plain(value):
