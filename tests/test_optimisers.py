@@ -150,25 +150,28 @@ def remarks_of(call):
     return found
 
 
-def test_a_schedule_that_patience_can_cut_is_named():
-    how = dict(patch_size=32, width=4, depth=2, epochs=1, precision='float32', device='cpu', focus='')
-    for more, count in (
+@pytest.mark.parametrize(
+    ('more', 'count'),
+    [
         (dict(schedule='cosine', epochs=21), 1),
         (dict(schedule='cosine', epochs=20), 0),
         (dict(schedule='cosine', epochs=21, validation=0), 0),
         (dict(epochs=21), 0),
-    ):
-        pipeline = ModelPipeline(ISPRS.ignoring('clutter'), Settings(**how | more))
-        found = remarks_of(lambda: next(pipeline.epochs([SCENE])))
-        assert sum('patience 20 can end the schedule cosine' in text for text in found) == count
+    ],
+)
+def test_a_schedule_that_patience_can_cut_is_named(more, count):
+    how = dict(patch_size=32, width=4, depth=2, epochs=1, precision='float32', device='cpu', focus='')
+    pipeline = ModelPipeline(ISPRS.ignoring('clutter'), Settings(**how | more))
+    found = remarks_of(lambda: next(pipeline.epochs([SCENE])))
+    assert sum('patience 20 can end the schedule cosine' in text for text in found) == count
 
 
-def test_a_new_cycle_is_named_and_a_constant_rate_is_not(tmp_path):
-    for schedule, count in (('cosine', 1), ('constant', 0)):
-        path = tmp_path / f'{schedule}.safetensors'
-        assert not remarks_of(lambda: list(new_run(count=2, schedule=schedule, checkpoint=path)[1]))
-        found = remarks_of(lambda: list(new_run(count=3, schedule=schedule, checkpoint=path)[1]))
-        assert sum('begins after epoch 2' in text for text in found) == count == len(found)
+@pytest.mark.parametrize(('schedule', 'count'), [('cosine', 1), ('constant', 0)])
+def test_a_new_cycle_is_named_and_a_constant_rate_is_not(schedule, count, tmp_path):
+    path = tmp_path / 'run.safetensors'
+    assert not remarks_of(lambda: list(new_run(count=2, schedule=schedule, checkpoint=path)[1]))
+    found = remarks_of(lambda: list(new_run(count=3, schedule=schedule, checkpoint=path)[1]))
+    assert sum('begins after epoch 2' in text for text in found) == count == len(found)
 
 
 def test_processes_normalise_their_own_part_and_that_is_said(monkeypatch):
