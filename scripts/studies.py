@@ -110,7 +110,8 @@ def main():
     for (arm, seed), settings in seeded.items():
         if (arm, seed) in done:
             continue
-        run = {'arm': arm, 'seed': seed, **trial(train, test, study['palette'], settings, study['methods'])}
+        own = [train[study['train'][arm]]] if 'train' in study else train
+        run = {'arm': arm, 'seed': seed, **trial(own, test, study['palette'], settings, study['methods'])}
         found['runs'].append(run)
         found['runs'].sort(key=lambda run: (order.index(run['arm']), run['seed']))
         save(path, found)

@@ -309,7 +309,7 @@ def test_spoilt_checkpoint(checkpoint, training, refused, name):
 def test_model_in_place_of_a_checkpoint(model, training, refused):
     words, path = training
     path.write_bytes(model.read_bytes())
-    refused(*words, said=['next.safetensors.checkpoint', 'no record of epochs', '--restart'])
+    refused(*words, said=['next.safetensors.checkpoint', 'is a model', 'choose another name'])
     succeeds(*words, '--restart')
 
 

@@ -103,7 +103,7 @@ def trial(
     methods: Sequence[str] = ("patches", "exact"),  # Stitching methods to score
 ) -> (
     dict
-):  # settings, steps, seconds, best_epoch, and for "kept" and "last" the validation accuracy and matrices
+):  # settings, steps, seconds, best_epoch, validation scores per epoch; of "kept" and "last" accuracy and matrices
     "Train once, and keep what repeated runs are compared by, JSON-ready."
 
     def matrices():
@@ -120,12 +120,15 @@ def trial(
         if epoch.number == settings.epochs:
             moments["last"] = {"validation": epoch.valid_accuracy, "matrices": matrices()}
     best = pipeline.history.best
+    names = ("valid_accuracy", "valid_f1", "valid_loss")
+    curves = {name: [round(getattr(e, name), 4) for e in pipeline.history] for name in names}
     moments["kept"] = {"validation": best.valid_accuracy, "matrices": matrices()}
     return {
         "settings": settings.as_dict(),
         "steps": epoch.steps,
         "seconds": round(sum(e.seconds for e in pipeline.history), 1),
         "best_epoch": best.number,
+        **curves,
         **moments,
     }
 
@@ -205,6 +208,12 @@ def _small_scenes(data):
     return [train], test
 
 
+def _six_scenes(data):
+    "Load six small scenes to train on, each with a few cars in one to three windows, and one to test on."
+    *train, test = (synthetic_scene(512, 640, seed=seed) for seed in range(1, 8))
+    return train, [test]
+
+
 def _dubai_scenes(data):
     "Load 1024 x 1280 pixels of scene 8, part 1, to train on, and parts 1 and 2 of scene 4 to test on."
     train, *_ = read_labelled(data / "tile8" / "images", data / "tile8" / "masks", DUBAI)
@@ -260,6 +269,13 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and sett
         "palette": FIVE,
         "methods": _TWO,
         "arms": _strides("random", {64: 62, 32: 19, 16: 5}) | _strides("blocked", {64: 86, 32: 25, 16: 7}),
+    },
+    "kept": {
+        "tiles": _six_scenes,
+        "palette": FIVE,
+        "methods": ("exact",),
+        "arms": {f"scene {n}": Settings(epochs=60) for n in range(1, 7)},
+        "train": {f"scene {n}": n - 1 for n in range(1, 7)},
     },
     "dubai": {
         "tiles": _dubai_scenes,
