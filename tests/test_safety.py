@@ -309,8 +309,10 @@ def test_spoilt_checkpoint(checkpoint, training, refused, name):
 def test_model_in_place_of_a_checkpoint(model, training, refused):
     words, path = training
     path.write_bytes(model.read_bytes())
-    refused(*words, said=['next.safetensors.checkpoint', 'is a model', 'choose another name'])
-    succeeds(*words, '--restart')
+    said = ['next.safetensors.checkpoint', 'is a model', 'choose another name']
+    refused(*words, said=said)
+    refused(*words, '--restart', said=said)
+    assert path.read_bytes() == model.read_bytes()
 
 
 def test_good_checkpoint_is_taken_up(checkpoint, training, tmp_path):
