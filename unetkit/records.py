@@ -101,9 +101,7 @@ def trial(
     palette: Palette,  # Their classes
     settings: Settings,  # What the run depends on; all its epochs are run, whatever its patience
     methods: Sequence[str] = ("patches", "exact"),  # Stitching methods to score
-) -> (
-    dict
-):  # settings, steps, seconds, best_epoch, validation scores per epoch; of "kept" and "last" accuracy and matrices
+) -> dict:  # settings, steps, seconds, best_epoch, validation scores per epoch; of "kept" and "last" accuracy and matrices
     "Train once, and keep what repeated runs are compared by, JSON-ready."
 
     def matrices():
