@@ -24,7 +24,6 @@ import sys
 import threading
 
 from fastcore.docments import docments
-from fastcore.meta import delegates
 import torch
 
 from . import __version__
@@ -436,10 +435,13 @@ def _nothing_left(out, pipeline):
     )
 
 # %% ../nbs/library/cli.ipynb #cli-tune-1
-@delegates(train, but="out restart init freeze log calibrate overwrite settings reading".split())
 def tune(
     image: str,  # Image to train on: a file, a folder of parts, or files with commas between them
     reference: str | None = None,  # Its reference; a CSV file of pairs needs none
+    palette: str = "isprs",  # Classes and colours: a JSON file, or one of these names
+    ignore: str = "",  # Classes to leave out, separated by commas
+    valid_image: str = "",  # Images to validate on; without it a folder val in IMAGE, or a part of the training images
+    valid_reference: str = "",  # Their references
     minutes: float = 20.0,  # Time for everything: to compare candidates, and to train the best one
     out: str = "model.safetensors",  # Model file to write; the table of candidates is OUT.tuning.csv
     restart: bool = False,  # Begin anew, whatever an interrupted tuning has left in OUT.tuning
@@ -447,11 +449,11 @@ def tune(
     fixed: Sequence[str] = (),  # Names of the settings that were given: they stay in every candidate
     settings: Settings = RECIPES["recommended"],  # Where the candidates begin
     reading: Reading = USUAL_READING,  # How files are read
-    **kwargs,  # palette, ignore, valid_image and valid_reference, as for `train`
 ) -> None:  # Nothing; the model and the table are written
     "Choose patch size, width and recipe on held-out ground within some minutes; write a model and a table."
     check_minutes(minutes)
-    classes, tiles, valid, inputs = _training_data(image, reference, reading, **kwargs)
+    given = dict(palette=palette, ignore=ignore, valid_image=valid_image, valid_reference=valid_reference)
+    classes, tiles, valid, inputs = _training_data(image, reference, reading, **given)
     table, folder = Path(f"{out}.tuning.csv"), Path(f"{out}.tuning")
     with _writing([out, table] if out else [""], inputs, overwrite, kinds={out: "model"}):
         found = tune_candidates(
@@ -469,7 +471,7 @@ def tune(
         found.model.save(out)
         forget(folder)
         print(found.table(), *found.said, sep="\n")
-        data = {name: (value, signature(train).parameters[name].default) for name, value in kwargs.items()}
+        data = {name: (value, signature(train).parameters[name].default) for name, value in given.items()}
         length = dict(
             epochs=found.epochs, patience=found.epochs
         )  # all epochs: the time was measured for them
