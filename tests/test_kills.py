@@ -235,9 +235,9 @@ def mapping(scene, model):
 
 
 def timeless(data):
-    "Data without the seconds that a run took."
+    "Data without the seconds that a run took, and without the checksum of the text that holds them."
     if isinstance(data, dict):
-        return {key: timeless(value) for key, value in data.items() if key != 'seconds'}
+        return {key: timeless(value) for key, value in data.items() if key not in ('seconds', 'program')}
     return [timeless(value) for value in data] if isinstance(data, list) else data
 
 
