@@ -1566,16 +1566,20 @@ def test_a_report_in_two_parts_adds_their_seconds(tmp_path):
 # TensorBoard
 
 
+tensorboard = pytest.mark.skipif(
+    find_spec('tensorboard') is None, reason="needs pip install 'unetkit[tensorboard]'"
+)
+
+
 def scalars(folder):
     "What TensorBoard shows of a run: pairs of epoch and value by name."
-    accumulator = pytest.importorskip(
-        'tensorboard.backend.event_processing.event_accumulator',
-        reason='the extra [tensorboard] is not installed',
-    )
-    events = accumulator.EventAccumulator(str(folder)).Reload()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
     return {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()['scalars']}
 
 
+@tensorboard
 def test_log_for_tensorboard(place, tmp_path):
     "A folder gets event files; a run that goes on, and one that begins anew, are shown once."
     line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL]
@@ -1599,6 +1603,7 @@ def test_log_for_tensorboard(place, tmp_path):
     assert [path.name for path in (tmp_path / 'runs').iterdir()] == ['m']
 
 
+@tensorboard
 def test_two_models_of_one_name_do_not_share_events(place, tmp_path):
     "The second would hide the first: it is refused before anything is trained or removed."
     first, second = (tmp_path / name / 'm.safetensors' for name in 'ab')
@@ -1612,6 +1617,7 @@ def test_two_models_of_one_name_do_not_share_events(place, tmp_path):
     succeeds(*line, first, '--restart', '--log', f'{tmp_path}/runs/')
 
 
+@tensorboard
 def test_log_for_tensorboard_without_validation(place, tmp_path):
     line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--validation', 0]
     code, _, _ = shell(*line, '--log', f'{tmp_path}/runs/')
@@ -1908,8 +1914,8 @@ def test_what_is_no_checkpoint_is_spared(what, place, tmp_path):
         assert there.is_dir() or there.read_bytes() in (b'mine', (place / 'model.safetensors').read_bytes())
 
 
+@tensorboard
 def test_a_log_that_cannot_be_leaves_the_checkpoint(place, tmp_path):
-    pytest.importorskip('torch.utils.tensorboard', reason="needs pip install 'unetkit[tensorboard]'")
     image, reference = pair_of(place)
     line = ['train', image, reference, '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 1]
     succeeds(*line)
@@ -1917,9 +1923,9 @@ def test_a_log_that_cannot_be_leaves_the_checkpoint(place, tmp_path):
     check_refusal([place, tmp_path], [*line, '--restart', '--log', f'{image}/'], said)
 
 
+@tensorboard
 def test_log_without_an_ending_is_a_folder(place, tmp_path):
     "Whether it is there or not."
-    pytest.importorskip('torch.utils.tensorboard', reason="needs pip install 'unetkit[tensorboard]'")
     line = ['train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 1]
     for _ in range(2):
         succeeds(*line, '--log', tmp_path / 'runs', '--restart')
