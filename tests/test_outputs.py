@@ -3,26 +3,41 @@
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 from helpers import child_environment, succeeds
+from rasterio.windows import Window
 
 from unetkit.cli import main
 from unetkit.deploy import export_onnx
 from unetkit.experiments import ModelPipeline
 from unetkit.metrics import Scores
-from unetkit.outputs import _END, check_output, claim, is_ours
+from unetkit.models import Epoch, History
+from unetkit.outputs import _END, SIGNED, atomic_path, check_output, claim, is_ours
+from unetkit.pages import scores_csv
 from unetkit.palettes import ISPRS, write_palette
 from unetkit.products import areas, write_areas, write_polygons, write_scores
-from unetkit.raster import write_class_names, write_image, write_label_map, write_mosaic, write_style
+from unetkit.raster import (
+    Georeference,
+    write_class_names,
+    write_image,
+    write_label_map,
+    write_mosaic,
+    write_style,
+)
 from unetkit.scenes import synthetic_scene
+from unetkit.tuning import COLUMNS, Tuning
 
 SMALL = '--width 4 --depth 2 --epochs 1 --patch-size 32 --device cpu --precision float32'
 
@@ -163,9 +178,107 @@ def test_a_geopackage_signs(tmp_path):
     "A small one, and one of many objects, in which the mark must lie near one end."
     pytest.importorskip('pyogrio', reason='the extra [vector] is not installed')
     assert is_ours(write_polygons(tmp_path / 'a.gpkg', np.zeros((9, 9), np.uint8), ISPRS))
-    label_map = np.random.default_rng(0).integers(0, 5, (80, 80), np.uint8)
+    label_map = np.random.default_rng(0).integers(0, 5, (180, 180), np.uint8)
     many = write_polygons(tmp_path / 'many.gpkg', label_map, ISPRS)
     assert many.stat().st_size > 4 * _END and is_ours(many)
+
+
+def refused_as_changed(path):
+    "Is a file refused in one line, and left as it is?"
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match='or it was changed since: choose another name, or replace it'):
+        check_output(path)
+    check_output(path, overwrite=True)
+    return path.read_bytes() == before and not is_ours(path)
+
+
+@pytest.mark.parametrize('how', ['sqlite', 'write-ahead log', 'GDAL'])
+def test_edited_polygons_of_a_geopackage_stay(how, tmp_path):
+    "Whoever edits, and wherever the edit lies meanwhile; who only reads changes nothing."
+    raw = pytest.importorskip('pyogrio.raw', reason='the extra [vector] is not installed')
+    path = write_polygons(tmp_path / 'a.gpkg', np.arange(25, dtype=np.uint8).reshape(5, 5) % 3, ISPRS)
+    about, _, outlines, columns = raw.read(path)
+    check_output(path)
+    if how == 'GDAL':
+        one = outlines[:1], [column[:1] for column in columns], list(about['fields'])
+        raw.write(path, *one, append=True, layer='a', driver='GPKG', geometry_type='Polygon')
+        assert refused_as_changed(path)
+        return
+    with closing(sqlite3.connect(path)) as file:
+        if how == 'write-ahead log':
+            file.execute('PRAGMA journal_mode = wal')
+        file.execute("UPDATE gpkg_contents SET identifier = 'mine'")
+        file.commit()
+        assert refused_as_changed(path)
+    assert refused_as_changed(path)
+
+
+@pytest.mark.parametrize('kind', ['label map', 'mosaic', 'probabilities'])
+def test_a_painted_map_stays(kind, tmp_path):
+    "Also one that another program copied, with the mark; who only opens it changes nothing."
+    labels = np.random.default_rng(0).integers(0, 5, (600, 700), np.uint8)
+    path, pieces = tmp_path / 'map.tif', [((0, 600, 0, 700), labels[..., None])]
+    if kind == 'label map':
+        write_label_map(path, labels, ISPRS.colours)
+    else:
+        look = {'colours': ISPRS.colours} if kind == 'mosaic' else {'names': ('one',)}
+        write_mosaic(path, labels.shape, pieces, **look)
+    with rasterio.open(path) as file:
+        file.read()
+    check_output(path)
+    rasterio.shutil.copy(path, tmp_path / 'copy.tif')
+    assert refused_as_changed(tmp_path / 'copy.tif')
+    with rasterio.open(path, 'r+', IGNORE_COG_LAYOUT_BREAK='YES') as file:
+        file.write(np.uint8([[1 + labels[3, 4]]]), 1, window=Window(4, 3, 1, 1))
+    assert refused_as_changed(path)
+    statistics = b'<PAMDataset><MDI key="STATISTICS_MEAN">1</MDI></PAMDataset>'
+    Path(f'{path}.aux.xml').write_bytes(statistics)
+    assert is_ours(f'{path}.aux.xml')  # derived from the painted map, and of no use without it
+
+
+def test_a_map_of_many_blocks_signs(tmp_path):
+    "The mark of a large map lies behind the places of its blocks."
+    path = tmp_path / 'large.tif'
+    with atomic_path(path) as temporary:
+        how = dict(driver='GTiff', count=1, dtype='uint8', tiled=True, blockxsize=512, blockysize=512)
+        with rasterio.open(temporary, 'w', height=60000, width=60000, sparse_ok=True, **how) as file:
+            file.update_tags(TIFFTAG_SOFTWARE=SIGNED)
+    assert path.read_bytes().index(b'written by unetkit') > 2**16
+    check_output(path)
+    with open(path, 'ab') as file:
+        file.write(b'0')
+    assert refused_as_changed(path)
+
+
+def test_what_somebody_added_to_a_table_stays(tmp_path):
+    "A column, a line, or a word among the numbers; a table of each kind as it was written is ours."
+    label_map = np.arange(60, dtype=np.uint8).reshape(6, 10) % 6
+    scores = Scores(np.eye(6, dtype=int) + 1, ISPRS.names)
+    place = Georeference(rasterio.CRS.from_epsg(25832).to_wkt(), (1, 0, 5e5, 0, -1, 58e5))
+    for at, how in enumerate([{}, {'errors': scores}]):
+        write_areas(tmp_path / f'{at}.csv', areas(label_map, ISPRS, **how))
+        write_areas(tmp_path / f'{at}_m2.csv', areas(label_map, ISPRS, georeference=place, **how))
+    some = [Epoch(1, 9, 0.5, None, None), Epoch(2, 18, 0.25, 0.5, 0.75, 1.5, 0.625)]
+    History(some).write(tmp_path / 'run.csv')
+    document = {'recipe': 'r, s', 'patch_size': 32, 'per_class': {'road': {'f1': None}}}
+    (tmp_path / 'scores.csv').write_text(scores_csv({'models': [document]}))
+    row = dict.fromkeys(COLUMNS) | {'candidate': 'a', 'patch_size': 32, 'left': 'the network, too deep'}
+    Tuning(None, 'a', [row], None, None, None, 0, 1, 1.0).write(tmp_path / 'tuning.csv')
+    tables = sorted(tmp_path.glob('*.csv'))
+    assert len(tables) == 7
+    for path in tables:
+        check_output(path)
+        header, *rows = path.read_text().splitlines()
+        changes = {
+            'column': [f'{header},note', *(f'{row},' for row in rows)],
+            'line': [header, *rows, 'as measured in May'],
+            'word': [header, *rows[:-1], rows[-1].rsplit(',', 3)[0] + ',wrong,1,1'],
+            'separator': [header.replace(',', ';'), *rows],
+            'blank': [header, *rows, ''],
+        }
+        for lines in changes.values():
+            path.write_text('\n'.join(lines) + '\n')
+            assert refused_as_changed(path)
 
 
 def test_areas_do_not_fill_the_folder_of_the_system(place, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from zlib import crc32
+import csv
 import json
 import os
 import shutil
@@ -126,12 +127,12 @@ def claim(
 
 # %% ../nbs/library/outputs.ipynb #outputs-atomic
 MARK = 'written by unetkit'  # Stands in every result whose format has a place for it
-SIGNED = f'{MARK}, checksum 00000000'  # Near the start of a text: `atomic_path` puts in its checksum
-_END = 2**16  # bytes at both ends of a file in which the mark stands
+SIGNED = f'{MARK}, checksum 00000000'  # Near the start of a file: `atomic_path` puts in its checksum
+_END = 2**20  # bytes at both ends of a file in which the mark stands, behind the tile offsets of a large map
 
 
 def _checksums(file):
-    "Where the checksum of a text stands, what is there, and what it has to be; None for a file without one."
+    "Where the checksum of a file stands, what is there, and what it has to be; None for a file without one."
     file.seek(0)
     start, sign = file.read(_END), SIGNED[:-8].encode()
     if sign not in start:
@@ -144,7 +145,7 @@ def _checksums(file):
 
 
 def _sign(file):
-    "Put the checksum of a text that is open for reading and writing beside its mark."
+    "Put the checksum of a file that is open for reading and writing beside its mark."
     found = _checksums(file)
     if found:
         file.seek(found[0])
@@ -208,29 +209,64 @@ def atomic_path(
 _SIGNS = (MARK.encode(), b'{"__metadata__":{"unetkit":', b'\x12\x07unetkit')  # models and ONNX have their own
 _STATISTICS = b'STATISTICS_', b'<Histograms>'  # of a map, which a program has opened
 _TABLES = (
-    'recipe,patch_size,',
-    'class,pixels,area_',
-    'number,steps,train_loss,',
-    'candidate,patch_size,width,',
-)  # how the tables of comma-separated values begin
+    'recipe,patch_size,stride,epochs_run,steps,accuracy,mean_f1,mean_iou,class,precision,recall,f1,iou,support',
+    'class,pixels,area_m2,share,objects',
+    'class,pixels,area_px,share,objects',
+    'class,pixels,area_m2,share,objects,adjusted_area_m2,standard_error_m2',
+    'class,pixels,area_px,share,objects,adjusted_area_px,standard_error_px',
+    'number,steps,train_loss,valid_loss,valid_accuracy,seconds,valid_f1',
+    'candidate,patch_size,width,changes,steps,seconds,mean_f1,accuracy,left',
+)  # the first lines of the tables of comma-separated values
+_WORDS = ('recipe', 'class', 'candidate', 'changes', 'left')  # their columns that hold no numbers
+
+
+def _is_table(path):
+    "Is a file one of our tables, and nothing in it that this kit does not write?"
+    try:
+        with open(path, encoding='utf-8', newline='') as file:
+            header = file.readline(1000).rstrip('\r\n')
+            if header not in _TABLES:
+                return False
+            names = header.split(',')
+            for row in csv.reader(file):
+                for name, value in zip(names, row, strict=True):
+                    if name not in _WORDS and value:
+                        float(value)
+    except (ValueError, csv.Error):  # no text, a note below the table, or a word among its numbers
+        return False
+    return True
+
+
+def _ends(path):
+    "The first and the last bytes of a file."
+    with open(path, 'rb') as file:
+        start = file.read(_END)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
+        return start + file.read()
+
+
+def _is_marked(path):
+    "Does a file say that this kit wrote it?"
+    ends = _ends(path)
+    return any(sign in ends for sign in _SIGNS)
 
 
 def is_ours(
     path: str | Path,  # A file that exists
-) -> bool:  # True if it says that this kit wrote it, and a text is as it was written
+) -> bool:  # True if it says that this kit wrote it, and is as it was written
     "Tell a file of this kit from one of somebody else."
     of_map = Path(str(path).removesuffix('.aux.xml'))  # whose statistics GDAL and QGIS put beside it
     with open(path, 'rb') as file:
         start = file.read(_END)
         derived = b'<PAMDataset' in start and any(sign in start for sign in _STATISTICS)
-        if of_map != Path(path) and derived and of_map.is_file() and is_ours(of_map):
+        if of_map != Path(path) and derived and of_map.is_file() and _is_marked(of_map):
             return True
         found = _checksums(file)
-        if found:
-            return found[1] == found[2]
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
-        ends = start + file.read()
-    return any(sign in ends for sign in _SIGNS) or start.startswith(tuple(map(str.encode, _TABLES)))
+    if found:
+        return found[1] == found[2]
+    if SIGNED[:-8].encode() in _ends(path):  # another program moved the mark
+        return False
+    return _is_marked(path) or _is_table(path)
 
 
 def _kind(path):

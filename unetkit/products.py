@@ -33,7 +33,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .metrics import Scores
 from .palettes import Palette
-from .outputs import MARK, SIGNED, atomic_path, work_folder
+from .outputs import SIGNED, atomic_path, work_folder
 from .raster import Georeference, Raster, check_file, check_grid, write_image
 from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
 
@@ -246,7 +246,7 @@ def _write_geopackage(path, features, raster):
             "a GeoPackage needs pyogrio: pip install 'unetkit[vector]', or write .geojson"
         ) from None
     crs = raster.georeference.crs if raster.georeference else None
-    about = dict(layer=path.stem, driver='GPKG', geometry_type='Polygon', crs=crs, DESCRIPTION=MARK)
+    about = dict(layer=path.stem, driver='GPKG', geometry_type='Polygon', crs=crs, DESCRIPTION=SIGNED)
     first = next(features, None)
     if first is None:
         raise ValueError("the map has no object to write: all of it is without data or unknown")

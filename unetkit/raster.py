@@ -31,7 +31,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
-from .outputs import MARK, SIGNED, atomic_path, is_ours
+from .outputs import SIGNED, atomic_path, is_ours
 from .rules import IGNORE_INDEX, one_line, remark
 
 # %% ../nbs/library/raster.ipynb #raster-georeference
@@ -1010,7 +1010,7 @@ def _write_geotiff(path, array, profile, colour_table=None):
     with MemoryFile() as memory:
         with _strict(), memory.open(**profile) as raster:
             if colour_table:
-                raster.update_tags(TIFFTAG_SOFTWARE=MARK)
+                raster.update_tags(TIFFTAG_SOFTWARE=SIGNED)
                 raster.write_colormap(1, colour_table)
             for row in range(0, len(array), 1024):
                 strip = array[row : row + 1024]
@@ -1161,7 +1161,7 @@ def _write_pieces(path, size, count, pieces, georeference):
     profile = _profile(np.empty((*size, 0), np.uint8), georeference, nodata=IGNORE_INDEX, zlevel=1)
     profile |= {'count': count, 'interleave': 'band', 'photometric': 'minisblack'}
     with rasterio.open(path, 'w', **profile) as raster:
-        raster.update_tags(TIFFTAG_SOFTWARE=MARK)
+        raster.update_tags(TIFFTAG_SOFTWARE=SIGNED)
         for (r0, r1, c0, c1), piece in pieces:
             fits = piece.shape == (r1 - r0, c1 - c0, count) and 0 <= r0 and r1 <= size[0]
             if not fits or piece.dtype != np.uint8 or not (0 <= c0 and c1 <= size[1]):
