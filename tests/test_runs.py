@@ -1612,9 +1612,24 @@ def test_two_models_of_one_name_do_not_share_events(place, tmp_path):
     succeeds(*line, second)
     before = disk(tmp_path)
     code, out, err = shell(*line, second, '--restart', '--log', f'{tmp_path}/runs/')
-    assert (code, err.count('\n')) == (2, 1) and 'm holds events of another model' in err
+    assert (code, err.count('\n')) == (2, 1) and 'holds events of another model' in err and 'remove it' in err
     assert 'epoch' not in out and disk(tmp_path) == before
     succeeds(*line, first, '--restart', '--log', f'{tmp_path}/runs/')
+
+
+@tensorboard
+def test_events_among_images_of_the_user(place, tmp_path):
+    "A folder of the model's name is made among them; one that has other files is refused, and not to be removed."
+    shutil.copytree(place / 'scene', tmp_path / 'scene')
+    pair = tmp_path / 'scene/image.tif', tmp_path / 'scene/reference.tif'
+    before = disk(tmp_path)
+    line = ['train', *pair, *SMALL, '--epochs', 1, '--out', tmp_path / 'scene.safetensors', '--log', tmp_path]
+    code, out, err = shell(*line)
+    assert (code, err.count('\n')) == (2, 1) and 'it holds files that are no events: choose' in err
+    assert 'remove' not in err and 'epoch' not in out and disk(tmp_path) == before
+    succeeds(*line[:-2], '--log', tmp_path / 'scene')
+    assert sorted(path.name for path in (tmp_path / 'scene').iterdir() if path.is_dir()) == ['scene']
+    assert before.items() <= disk(tmp_path).items()
 
 
 @tensorboard

@@ -341,9 +341,12 @@ def _own_events(folder, out):
     text = f"{MARK}: the events of model {crc32(str(Path(out).resolve()).encode()):08x}\n"
     there = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     if there and not (note.is_file() and note.read_bytes() == text.encode()):
+        what, remedy = "files that are no events", ""
+        if note.is_file() and note.read_bytes().startswith(MARK.encode()):
+            what, remedy = "events of another model, which TensorBoard would no longer show", ", or remove it"
         raise ValueError(
-            f"{folder} holds events of another model than {out}, which TensorBoard would no longer show: "
-            "choose another folder (--log) or another name (--out), or remove it"
+            f"{folder} is where the events of {out} would go, and it holds {what}: "
+            f"choose another folder (--log) or another name (--out){remedy}"
         )
     with atomic_path(note) as temporary:
         temporary.write_bytes(text.encode())
