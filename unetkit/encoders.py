@@ -15,9 +15,10 @@ import math
 import torch
 from torch import nn
 
+from .layers import Network, pad_to_multiple
 from .receptive import route_reach
 from .rules import MAX_CLASSES, check_batch, one_line, one_of, whole
-from .unet import Up, conv_block, pad_to_multiple, start_weights
+from .unet import Up, conv_block, start_weights
 
 # %% ../nbs/library/encoders.ipynb #encode-50a0a82f
 VARIANTS = {  # Name -> factors of channels and of repeats
@@ -180,7 +181,7 @@ def _in_order(expected, tensors):
     return fitted
 
 # %% ../nbs/library/encoders.ipynb #encode-1419b41c
-class EfficientNetUNet(nn.Module):
+class EfficientNetUNet(Network):
     "A U-Net whose way down is an `Encoder`; its subclasses are the entries of `NETWORKS`."
 
     variant = 'efficientnet_lite0'  # A key of `VARIANTS`
@@ -237,11 +238,6 @@ class EfficientNetUNet(nn.Module):
         return read_weights(self.variant, self.depth)
 
     @property
-    def multiple(self) -> int:  # 2**depth, in pixels
-        "What rows and columns are multiples of inside the network."
-        return 2**self.depth
-
-    @property
     def route(self) -> list[str]:  # Keys of `receptive.STEPS`, and 'up'
         "The steps of the longest route, the one through the bottom of the network."
         steps = ['halve3']
@@ -255,22 +251,11 @@ class EfficientNetUNet(nn.Module):
         "How far outside an aligned window a pixel can change the output."
         return route_reach(self.route)
 
-    @property
-    def settings(self) -> dict:  # JSON-ready; `type(model)(**model.settings)` builds the same network
-        "The arguments this network was built with."
-        names = 'in_channels num_classes width depth normalisation residual'.split()
-        return {name: getattr(self, name) for name in names}
-
-    def bytes_per_pixel(
-        self,
-        itemsize: int = 4,  # Bytes per number inside the network: 4 for float32, 2 for bfloat16
-    ) -> float:  # Bytes of memory per pixel of an image
-        "What a prediction holds at its peak, without weights and libraries."
+    def channels_at_peak(self) -> float:  # Channels at full size
+        "How many channels are alive where a prediction is widest: on the way down, or in the last `Up`."
         levels = enumerate(encoder_blocks(self.variant, self.depth))
         down = max(_alive(blocks[0]) / 4 ** max(level, 1) for level, blocks in levels)
-        up = (6.5 if self.residual else 5.5) * self.width  # in the last `Up`, as for the U-Net
-        image_and_logits = 4 * (2 * self.in_channels + self.num_classes)
-        return max(down, up) * itemsize + image_and_logits
+        return max(down, super().channels_at_peak())
 
 
 def _alive(block):
