@@ -6,8 +6,7 @@
 __all__ = ['ModelPipeline', 'Result', 'compare']
 
 # %% ../nbs/09_experiments.ipynb #c003-bb6627b1
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import time
@@ -18,27 +17,22 @@ from fastcore.basics import patch
 
 from . import training
 from .batches import Batches
-from .calibration import fit_temperature, pixels_of
-from .datasets import LazyTile, Source
-from .jobs import batch_change, check_job, check_tiles, checksum, focus_class, origin
-from .jobs import place_windows, say_few, say_recipe, windows_sum
+from .fitting import Trainable
+from .jobs import batch_change, check_job, check_tiles, focus_class, place_windows
 from .labels import Palette
 from .losses import class_weights, make_loss
-from .machine import LossNotFinite, OwnPart, in_step, rank_and_world, track
+from .machine import track
 from .metrics import Scores, confusion_matrix
 from .models import Epoch
-from .optimisers import Cycle, RateTest, make_optimizer
-from .pipelines import TrainedModel, as_tiles
-from .raster import map_path, write_label_map
-from .rules import IGNORE_INDEX, remark
-from .scale import predict_raster
+from .optimisers import Cycle, make_optimizer
+from .pipelines import as_tiles, scored_labels
+from .rules import IGNORE_INDEX
 from .settings import Settings
 from .stitching import predict_tile
-from .tiles import Tile, read_tile
-from .values import measure
+from .tiles import Tile
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
-class ModelPipeline(TrainedModel):
+class ModelPipeline(Trainable):
     "From labelled tiles to a trained model, maps and scores."
 
 # %% ../nbs/09_experiments.ipynb #c057-db7ac3b9
@@ -49,245 +43,66 @@ def batches(
     valid: Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
 ) -> tuple[Batches, Batches | None]:  # Training and validation batches; None without validation
     "Cut windows into batches for training and validation."
-    s = self.settings
-    if self.values is None:
-        self.values = measure(tiles, self.limits)
+    s, source = self.settings, self.source(tiles)
     train, kept = place_windows(s, tiles, valid)
-    source = Source(tiles, self.device, self.prepared)
-    other = source if valid is None else Source(valid, self.device, self.prepared)
     focus = focus_class(s, self.palette, tiles, train)
-    layout = dict(channels_last=self.channels_last)
     change = batch_change(s, self.palette, source, train, focus, self.values.bands)
     randomness = dict(shuffle=True, crops=s.crops, focus=focus, augment=s.augment, seed=s.seed)
-    more = dict(scale=s.scale_jitter, change=change)
-    learnt = source.batches(train, s.batch_size, **randomness, **more, **layout)
-    return learnt, _validation(self, other, kept) if len(kept) else None
-
-
-def _validation(pipeline, source, windows):
-    "The batches of validation windows, each drawn once."
-    how = dict(once=True, channels_last=pipeline.channels_last)
-    return source.batches(windows, pipeline.settings.batch_size, **how)
+    more = dict(scale=s.scale_jitter, change=change, channels_last=self.channels_last)
+    batches = source.batches(train, s.batch_size, **randomness, **more)
+    other = source if valid is None else self.source(valid)
+    return batches, self.validation(other, kept) if len(kept) else None
 
 # %% ../nbs/09_experiments.ipynb #c065-9de15c26
 @patch
-def epochs(
+def loss_fn(
     self: ModelPipeline,
-    tiles: Tile | Sequence[Tile],  # Training tiles with labels
-    checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
-    counts: np.ndarray | None = None,  # Pixels of each class from `check_job`; it is called when None
-    valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
-    init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
-    freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
-    fresh: bool = False,  # Forget the model that this pipeline has, and remove the checkpoint?
-) -> Iterator[Epoch]:  # A record per epoch; after the last the best weights are in the model
-    "Train a model on tiles, one epoch at a time; a pipeline that has a model goes on with it."
-    s, tiles = self.settings, as_tiles(tiles)
-    valid = None if valid is None else as_tiles(valid)
-    if counts is None:
-        counts = check_job(tiles, None, self.palette, [s], valid)
-    before = copy(self)
-    try:
-        chance = self.make(tiles)
-        about = origin(s, self.device, self.dtype, tiles, counts, valid, self.values)
-        train_batches, valid_batches = self.batches(tiles, valid)
-        sums = [about["pixels"], about.get("validation pixels")]
-        about["windows"] = windows_sum(train_batches.windows, valid_batches and valid_batches.windows, sums)
-        about = self.begin(before, about, init, freeze, fresh, checkpoint)
-        if valid_batches is None:
-            remark(f"no validation: all {s.epochs} epochs are trained, and the last is kept")
-        elif valid is None:
-            say_few(train_batches.windows, valid_batches.windows)
-        say_recipe(s, self.model, tiles, train_batches.windows, scored=valid_batches is not None)
-        loss_fn = _loss(self, counts)
-        run = training.epochs(
-            self.model,
-            OwnPart(train_batches),
-            valid_batches,
-            loss_fn=loss_fn,
-            optimizer=make_optimizer(self.model, s.lr, s.optimiser, s.weight_decay),
-            epochs=s.epochs + self.trained_before,
-            patience=s.patience,
-            dtype=self.dtype,
-            checkpoint=checkpoint,
-            settings=about,
-            forward=in_step(self.forward()),
-            keep=s.keep,
-            memory=self.memory,
-            cycle=Cycle(s.lr, s.schedule, s.warmup),
-            average=s.average,
-            chance=chance,
-        )
-    except BaseException:  # what was refused leaves the model as it was
-        vars(self).update(vars(before))
-        raise
-    if fresh and checkpoint and rank_and_world()[0] == 0:
-        Path(checkpoint).unlink(missing_ok=True)
-    return _noted(self, before, run, valid_batches, loss_fn, counts, about)
-
-
-def _loss(pipeline, counts):
-    "The loss that the settings of a pipeline name, with the weights of the classes."
-    s = pipeline.settings
-    return make_loss(s.loss, class_weights(counts, s.weights).to(pipeline.device), s.label_smoothing)
-
-
-def _noted(pipeline, before, run, valid_batches, loss_fn, counts, about):
-    "The epochs of a run, each noted in the history of a pipeline; at the end, what validation says of classes."
-    try:
-        for epoch in run:
-            pipeline.history.append(epoch)
-            pipeline.split = about.get("windows", "")
-            yield epoch
-    except BaseException as error:
-        if not pipeline.history:  # a checkpoint that was refused, or a stop in the first epoch
-            vars(pipeline).update(vars(before))
-        elif isinstance(error, Exception):
-            pipeline.memory = {}
-        if isinstance(error, LossNotFinite):  # what failed is not gone on with
-            pipeline.memory = {}
-        raise
-    finally:
-        run.close()
-    if valid_batches is not None:
-        _, scores = training.validate(pipeline.model, valid_batches, loss_fn, pipeline.dtype)
-        pipeline.gaps = _gaps(scores, counts, pipeline.palette.names)
-
-
-def _gaps(scores, counts, names):
-    "Name the classes of the training tiles that validation windows do not hold, and those never predicted there."
-    support, predicted = scores.support, scores.confusion_matrix.sum(0)
-    unseen = [name for name, n, some in zip(names, counts, support) if n and not some]
-    missed = [name for name, some, n in zip(names, support, predicted) if some and not n]
-    found = {"never seen in validation": unseen, "never predicted on the validation windows": missed}
-    return [f"{what}: {', '.join(which)}" for what, which in found.items() if which]
+    counts: np.ndarray,  # Pixels of each class in the training tiles
+) -> Callable:  # (logits, targets) -> scalar
+    "Make the loss, with the weights of the classes."
+    s = self.settings
+    weights = class_weights(counts, s.weights).to(self.device)
+    return make_loss(s.loss, weights, s.label_smoothing)
 
 
 @patch
-def fit(
-    self: ModelPipeline,
-    tiles: Tile | Sequence[Tile],  # Training tiles with labels
-    checkpoint: str | Path | None = None,  # File to save to after each epoch and to resume from
-    label: str = "",  # Printed in front of the progress
-    counts: np.ndarray | None = None,  # Pixels of each class from `check_job`; it is called when None
-    valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
-    init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
-    freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
-    fresh: bool = False,  # Forget the model that this pipeline has, and remove the checkpoint?
-) -> ModelPipeline:  # Itself, trained
-    """Train a model on tiles; a second call goes on for as many epochs more.
-
-    With a checkpoint a second call goes on to the epochs of the settings, and trains none where they are reached."""
-    run = self.epochs(tiles, checkpoint, counts, valid, init, freeze, fresh)
-    for _ in track(run, self.settings.epochs + self.trained_before, label):
-        pass
-    for text in self.gaps:
-        remark(text)
-    return self
+def optimizer(self: ModelPipeline) -> torch.optim.Optimizer:  # For the weights of the model
+    "Make the optimiser."
+    s = self.settings
+    return make_optimizer(self.model, s.lr, s.optimiser, s.weight_decay)
 
 
 @patch
-def calibrate(
+def run(
     self: ModelPipeline,
-    tiles: Tile | Sequence[Tile],  # The tiles that it was trained on
-    valid: Tile
-    | Sequence[Tile]
-    | None = None,  # Its validation tiles; a part of the training tiles when None
-) -> ModelPipeline:  # Itself, with a `temperature`
-    """Fit the temperature of the probabilities on the validation windows; the most probable classes stay.
-
-    It is fitted on the logits of single windows. Where a map averages several of them (`tta`, method blend) it is applied
-    after the average, which is less sure than its parts: a lower temperature might fit there."""
-    self.needs_model()
-    tiles, valid = as_tiles(tiles), None if valid is None else as_tiles(valid)
-    learnt, kept = place_windows(self.settings, tiles, valid)
-    if not len(kept):
-        raise ValueError(
-            "calibration needs validation windows, and validation is 0: keep a part of the tiles"
-        )
-    sums = [side and [checksum(tile) for tile in side] for side in (tiles, valid)]
-    found = windows_sum(learnt, kept, sums)
-    if self.split and found != self.split:
-        raise ValueError(
-            f"the validation windows are not those of this model's training (checksum {found}, then {self.split}): "
-            "give the tiles and validation tiles of the training, or train the model again"
-        )
-    if not self.split:
-        remark(
-            "this model does not say which windows it was trained on: if the validation windows were among them, "
-            "its probabilities stay too sure"
-        )
-    batches = _validation(self, Source(tiles if valid is None else valid, self.device, self.prepared), kept)
-    pairs = ((training.compute_logits(self.model, batch, self.dtype), labels) for batch, labels in batches)
-    self.model.eval()
-    with torch.inference_mode():
-        self.temperature = fit_temperature(*pixels_of(pairs))
-    return self
-
-# %% ../nbs/09_experiments.ipynb #c065b-find-lr
-@patch
-def find_lr(
-    self: ModelPipeline,
-    tiles: Tile | Sequence[Tile],  # Training tiles with labels
-    steps: int = 100,  # Steps from a learning rate of 1e-6 to one of 1
-    valid: Tile | Sequence[Tile] | None = None,  # Validation tiles; a part of the training tiles when None
-    init: ModelPipeline | str | Path | None = None,  # A trained model to begin with, or its file
-    freeze: str = "",  # Part of the network that keeps its weights: "encoder" or ""
-    fresh: bool = False,  # Begin with a new network, whatever model this pipeline has?
-) -> RateTest:  # Rates, losses and a suggestion
-    "Try learning rates on a copy of the network that `epochs` would begin with, and a new optimiser."
-    s, tiles = self.settings, as_tiles(tiles)
-    valid = None if valid is None else as_tiles(valid)
-    counts = check_job(tiles, None, self.palette, [s], valid)
-    before, trial = copy(self), copy(self)
-    before.memory = {}  # no training goes on
-    chance = trial.make(tiles)
-    batches, _ = trial.batches(tiles, valid)
-    trial.begin(before, {}, before if init is self else init, freeze, fresh)
-    optimizer = make_optimizer(trial.model, s.lr, s.optimiser, s.weight_decay)
-    how = dict(steps=steps, dtype=self.dtype, chance=chance)
-    return training.find_lr(trial.model, batches, _loss(trial, counts), optimizer, **how)
+    train: Iterable,  # Training batches
+    valid: Iterable | None,  # Validation batches
+    loss_fn: Callable,  # (logits, targets) -> scalar
+    optimizer: torch.optim.Optimizer,  # Holds the weights of the model
+    more: dict,  # Further arguments of `training.epochs`, such as the checkpoint
+) -> Iterator[Epoch]:  # A record per epoch
+    "Train for the epochs of the settings, and stop early."
+    s = self.settings
+    duration = dict(epochs=s.epochs + self.trained_before, patience=s.patience, keep=s.keep)
+    rates = dict(cycle=Cycle(s.lr, s.schedule, s.warmup), average=s.average)
+    more = more | duration | rates | dict(dtype=self.dtype)
+    return training.epochs(self.model, train, valid, loss_fn, optimizer, **more)
 
 # %% ../nbs/09_experiments.ipynb #c069-a4b990a0
 @patch
-def predict(
+def map_tile(
     self: ModelPipeline,
-    image: Tile | str | Path,  # Tile, or image file, with the bands of the training tiles
-    out: str | Path | None = None,  # GeoTIFF to write; the map is returned when None
-    method: str | Callable | None = None,  # One of `stitching.METHODS`; that of the settings when None
+    tile: Tile,  # Tile with the bands of the training tiles
+    method: str | Callable,  # One of `stitching.METHODS`
     tta: bool = False,  # Average over the eight orientations?
-    *,
-    unknown_below: float | None = None,  # Least probability of every class; what has none is unknown (255)
-    thresholds: Mapping[str, float] | None = None,  # Least probability of some classes, by name
-    match: str | None = None,  # Match the bands of the image to training; that of the settings when None
-    norm_statistics: str | None = None,  # Those of training, or of the image; that of the settings when None
-) -> np.ndarray | Path:  # label_map: uint8 (H, W), 255 where the image has no data or is unknown; or `out`
-    "Map a tile or an image file."
-    self = self.with_use(match, norm_statistics)
-    method, out = method or self.settings.method, None if out is None else map_path(out)
-    image = image.read() if isinstance(image, LazyTile) else image
-    if out is not None and method == "exact" and not isinstance(image, Tile):
-        wanted = dict(unknown_below=unknown_below, thresholds=thresholds)
-        return predict_raster(self, image, out, tta=tta, **wanted)
-    self = self.with_thresholds(unknown_below, thresholds)
-    tile = image if isinstance(image, Tile) else read_tile(image)
-    self = self.for_image(tile)
-    self.check_image(tile)
-    label_map = predict_tile(
-        self.predictor(tta),
-        self.prepared(tile).image,
-        method,
-        self.settings.patch_size,
-        device=self.device,
-        decide=self.decide,
-        **self.windows(),
-    )
-    valid = np.full(tile.size, True) if tile.valid is None else tile.valid
-    label_map[~valid] = IGNORE_INDEX
-    self.say_unknown(tile.name, np.sum(valid & (label_map == IGNORE_INDEX)), valid.sum())
-    if out is None:
-        return label_map
-    return write_label_map(out, label_map, self.palette.colours, tile.georeference, self.palette.names)
+) -> np.ndarray:  # label_map: uint8 (H, W), 255 where the tile has no data or no class is sure
+    "Map a tile."
+    image, patch_size = self.prepared(tile).image, self.settings.patch_size
+    how = dict(device=self.device, decide=self.decide, **self.windows())
+    label_map = predict_tile(self.predictor(tta), image, method, patch_size, **how)
+    if tile.valid is not None:
+        label_map[~tile.valid] = IGNORE_INDEX
+    return label_map
 
 # %% ../nbs/09_experiments.ipynb #c071-d5495cce
 @patch
@@ -306,10 +121,7 @@ def evaluate(
         )
     matrix = 0
     for tile, label_map in zip(tiles, label_maps):
-        labels = tile.read_labels() if isinstance(tile, LazyTile) else tile.labels
-        if isinstance(tile, Tile) and tile.valid is not None:
-            labels = np.where(tile.valid, labels, np.uint8(IGNORE_INDEX))
-        matrix = matrix + confusion_matrix(labels, label_map, self.palette.num_classes)
+        matrix = matrix + confusion_matrix(scored_labels(tile), label_map, self.palette.num_classes)
     return Scores(matrix, self.palette.names)
 
 # %% ../nbs/09_experiments.ipynb #c101-977375e0
