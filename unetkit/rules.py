@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['IGNORE_INDEX', 'MAX_CLASSES', 'whole', 'number', 'one_of', 'one_line', 'Remark', 'remark', 'listening', 'strips',
-           'check_labels', 'check_label_map', 'check_batch']
+           'check_labels', 'check_label_map', 'check_batch', 'check_counts', 'takes']
 
 # %% ../nbs/library/rules.ipynb #rules-208f629e
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+import inspect
 import math
 import warnings
 
@@ -205,3 +206,24 @@ def check_batch(
             f"size {rows} x {cols} does not fit: rows and columns must be multiples of {multiple}; "
             f"use {below} or {above}, or build the model with pad=True"
         )
+
+# %% ../nbs/library/rules.ipynb #rules-counts-c
+def check_counts(
+    counts: np.ndarray,  # Pixels of each class
+) -> None:  # Nothing; raises `ValueError` otherwise
+    "Check that there is one number >= 0 for each class, and that one of them is above 0."
+    if counts.ndim != 1 or not np.isfinite(counts).all() or (counts < 0).any():
+        raise ValueError(f"counts must be one number >= 0 for each class, got {counts.tolist()}")
+    if not counts.any():
+        raise ValueError(
+            f"the counts of all {len(counts)} classes are 0: no pixel would be scored; "
+            "check the palette and the ignored colours"
+        )
+
+# %% ../nbs/library/rules.ipynb #rules-takes-c
+def takes(
+    function: Callable,  # A function, a class or a partial
+    name: str,  # Name of a parameter
+) -> bool:  # True if it has this parameter
+    "Tell whether a function has a parameter of this name."
+    return name in inspect.signature(function).parameters

@@ -13,12 +13,12 @@ from typing import Any
 import math
 
 from .layers import NORMALISATIONS
-from .losses import LOSSES, SCHEMES, _takes, make_loss
+from .losses import LOSSES, SCHEMES, make_loss
 from .machine import PRECISIONS
 from .models import _OFF, CRITERIA
 from .networks import NETWORKS
 from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
-from .rules import number, one_of, whole
+from .rules import number, one_of, whole, takes
 from .stitching import METHODS
 from .values import MATCHES
 
@@ -131,7 +131,7 @@ class Settings:
         "Whether the loss has weights of the classes."
         loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
         ignores = loss is LOSSES["cross_entropy"]  # whose parameter is there for the sake of the others
-        return loss is None or (_takes(loss, "weights") and not ignores)
+        return loss is None or (takes(loss, "weights") and not ignores)
 
     @property
     def architecture(self) -> dict:  # Name to value; a normalisation and residual blocks only if wanted
