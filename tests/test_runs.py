@@ -1949,7 +1949,7 @@ def test_log_without_an_ending_is_a_folder(place, tmp_path):
 
 def test_a_command_keeps_no_second_state(place, tmp_path, monkeypatch):
     "Its checkpoint is enough."
-    monkeypatch.setattr(training, '_remember', lambda *given: pytest.fail('it is remembered'))
+    monkeypatch.setattr('unetkit.runs._remember', lambda *given: pytest.fail('it is remembered'))
     succeeds('train', *pair_of(place), '--out', tmp_path / 'm.safetensors', *SMALL, '--epochs', 1)
 
 

@@ -331,7 +331,7 @@ class History(list):
 @on_first
 def save_checkpoint(
     path: str | Path,  # File to write
-    run,  # A `training.Run`
+    run,  # A `runs.Run`
     settings: dict,  # What the run depends on, JSON-ready
 ) -> Path:  # The file
     "Write all that the rest of a run depends on."
@@ -339,7 +339,7 @@ def save_checkpoint(
 
 
 def run_state(
-    run,  # A `training.Run`
+    run,  # A `runs.Run`
     settings: dict,  # What the run depends on, JSON-ready
 ) -> tuple[dict, dict]:  # Tensors by name, and the rest as plain data
     "Collect all that the rest of a run depends on."
@@ -463,7 +463,7 @@ def _no_checkpoint(path, why):
 # %% ../nbs/library/models.ipynb #models-66139bb6
 def load_checkpoint(
     path: str | Path,  # File that `save_checkpoint` wrote; nothing happens if there is none
-    run,  # The `training.Run` to continue: model, optimiser, stopper, history, best weights
+    run,  # The `runs.Run` to continue: model, optimiser, stopper, history, best weights
     settings: dict,  # What the run depends on; "windows" is taken out if the checkpoint does not know them
     epochs: int,  # Epochs asked for
 ) -> None:  # Nothing; the run is changed, or `ValueError` raised for other settings or more epochs
@@ -480,7 +480,7 @@ def load_checkpoint(
 
 
 def restore_run(
-    run,  # A `training.Run` of the same network
+    run,  # A `runs.Run` of the same network
     tensors: dict,  # From `run_state`
     about: dict,  # Likewise
 ) -> None:  # Nothing; the run is changed, or an error is raised where the state is not of this network
