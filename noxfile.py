@@ -86,7 +86,14 @@ def tests(session):
 @nox.session
 def slow(session):
     "What takes minutes: kills, several processes, runs of the studies trained again."
-    session.run('pytest', '-n', '2', '-m', 'slow', *session.posargs, env=SINGLE | {'UNETKIT_TMPFS': '1'})
+    dist = [
+        '-n',
+        '2',
+        '--dist',
+        'loadfile',
+        '--no-loadscope-reorder',
+    ]  # files with few tests are not the short ones
+    session.run('pytest', *dist, '-m', 'slow', *session.posargs, env=SINGLE | {'UNETKIT_TMPFS': '1'})
 
 
 @nox.session

@@ -344,8 +344,10 @@ def test_many_claimants(tmp_path):
 
 
 RACE = """
-import json, os, sys, time
+import gc, json, os, sys, time
+import unetkit.scale  # and torch with it, which would take each child a second
 from unetkit.cli import main
+gc.freeze()  # what is shared with the children stays shared
 for line in sys.stdin:
     children = []
     for wait, words, log in json.loads(line):

@@ -222,9 +222,11 @@ def test_python_on_tiles_of_ones_own(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_several_processes_and_machines(folder, printed, monkeypatch):
+def test_several_processes_and_machines(folder, monkeypatch):
     "The scheduler's address is replaced by that of one which is started here; everything else is as printed."
     distributed = pytest.importorskip('dask.distributed', reason='the extra [scale] is not installed')
+    if not (folder / 'model.safetensors').exists():
+        run_shell(COMMAND_LINES[0] + SHORT['train'], folder)
     monkeypatch.chdir(folder)  # workers look for files where they were started
     local = dict(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50)
     with distributed.LocalCluster(**local) as cluster:
