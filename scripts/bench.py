@@ -483,7 +483,7 @@ def tuned(pipeline, image):
 
 def measure_inference(quick, folder):
     "Every method on one tile, in turn; labels held against the whole-image forward of the same precision, memory of a process of its own."
-    model, (rows, cols), maps = trained(folder), (640, 640) if quick else (1408, 1536), {}
+    model, (rows, cols), maps = trained(folder), (512, 512) if quick else (1408, 1536), {}
     image, path, pipeline = (
         synthetic_scene(rows, cols, seed=2).image,
         f'{folder}/tile.npy',
@@ -570,7 +570,7 @@ def size_curve(folder, quick):
 
 def core_curve(model, folder, quick):
     "Time and memory against the side of the core."
-    side, cores = (640, (128, 512)) if quick else (1536, (128, 256, 512, 768, 1536))
+    side, cores = (512, (128, 384)) if quick else (1536, (128, 256, 512, 768, 1536))
     path = repeated(f'{folder}/part.npy', side)
     return [
         {'core': core, 'side': side} | child('map', model=model, image=path, how=['core', core])
@@ -598,7 +598,7 @@ def width_curve(quick):
     "Speed of prediction against width, on windows of 512 pixels."
     batch, dtype = torch.rand(1, 3, 512, 512), pick_precision()
     models = {
-        width: prepare(UNet(3, 5, width), 'cpu') for width in ((8, 16, 32) if quick else (8, 16, 32, 64))
+        width: prepare(UNet(3, 5, width), 'cpu') for width in ((8, 32) if quick else (8, 16, 32, 64))
     }
     works = {width: partial(make_predictor(model, dtype), batch) for width, model in models.items()}
     for work in works.values():
@@ -795,14 +795,14 @@ def beside_memory(images, references, memory, budget):
 
 def measure_data(quick, folder):
     "Memory of an epoch on sets of the sizes that are promised, and the speed of a smaller tile beside memory."
-    sizes = [(1500, 1), (256, 40)] if quick else [(20_000, 1), (512, 2000)]
-    rows, budget = [], 0.01 if quick else 0
+    sizes = [(768, 1), (128, 40)] if quick else [(20_000, 1), (512, 2000)]
+    rows, budget = [], 0.001 if quick else 0
     for number, (side, count) in enumerate(sizes):
         files = write_set(f'{folder}/set{number}', side, count)
         found = child('epoch', images=files[0], references=files[1], memory=budget)
         kept = found['from_disk'] and found['peak_gigabytes'] <= BOUND_DATA_GB
         rows.append({'tiles': count, 'side': side, 'bound_gigabytes': BOUND_DATA_GB, 'kept': kept} | found)
-    side, memory, seconds_to_spend = (1500, 0.02, 5) if quick else (3072, 0.05, 120)
+    side, memory, seconds_to_spend = (768, 0.001, 2) if quick else (3072, 0.05, 120)
     files = write_set(f'{folder}/beside', side, 1)
     found = child('beside', images=files[0], references=files[1], memory=memory, budget=seconds_to_spend)
     kept = quick or found['speed_beside_memory'] >= BOUND_DATA_SPEED

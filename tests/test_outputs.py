@@ -24,7 +24,7 @@ from unetkit.deploy import export_onnx
 from unetkit.experiments import ModelPipeline
 from unetkit.metrics import Scores
 from unetkit.models import Epoch, History
-from unetkit.outputs import _END, SIGNED, atomic_path, check_output, claim, is_ours
+from unetkit.outputs import _END, MARK, SIGNED, atomic_path, check_output, claim, is_ours
 from unetkit.pages import scores_csv
 from unetkit.palettes import ISPRS, write_palette
 from unetkit.products import areas, write_areas, write_polygons, write_scores
@@ -209,8 +209,34 @@ def test_edited_polygons_of_a_geopackage_stay(how, tmp_path):
             file.execute('PRAGMA journal_mode = wal')
         file.execute("UPDATE gpkg_contents SET identifier = 'mine'")
         file.commit()
-        assert refused_as_changed(path)
+        if how == 'write-ahead log':  # which another file at this place would take in
+            for overwrite in (False, True):
+                with pytest.raises(
+                    ValueError, match='a.gpkg-wal holds changes of .*a.gpkg that another program'
+                ):
+                    check_output(path, overwrite=overwrite)
+        else:
+            assert refused_as_changed(path)
     assert refused_as_changed(path)
+
+
+def test_a_geopackage_that_was_only_opened_is_ours(tmp_path):
+    "Some programs switch to a write-ahead log and back when they open it, which SQLite counts."
+    path = write_polygons(tmp_path / 'a.gpkg', np.zeros((9, 9), np.uint8), ISPRS)
+    before = path.read_bytes()
+    with closing(sqlite3.connect(path)) as file:
+        file.execute('PRAGMA journal_mode = wal')
+        file.execute('SELECT * FROM gpkg_contents').fetchall()
+        file.execute('PRAGMA journal_mode = delete')
+    assert path.read_bytes() != before
+    check_output(path)
+
+
+def test_a_mention_is_no_mark(tmp_path):
+    "A note about a result of this kit is a file of its author."
+    notes = tmp_path / 'notes.csv'
+    notes.write_text(f'class,pixels,area_m2,share,objects\ncar,3,0.3,1,1\nas {MARK}; corrected by hand\n')
+    assert refused_as_changed(notes)
 
 
 @pytest.mark.parametrize('kind', ['label map', 'mosaic', 'probabilities'])

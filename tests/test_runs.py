@@ -1625,7 +1625,7 @@ def test_events_among_images_of_the_user(place, tmp_path):
     before = disk(tmp_path)
     line = ['train', *pair, *SMALL, '--epochs', 1, '--out', tmp_path / 'scene.safetensors', '--log', tmp_path]
     code, out, err = shell(*line)
-    assert (code, err.count('\n')) == (2, 1) and 'it holds files that are no events: choose' in err
+    assert (code, err.count('\n')) == (2, 1) and 'it holds files that are not of this model: choose' in err
     assert 'remove' not in err and 'epoch' not in out and disk(tmp_path) == before
     succeeds(*line[:-2], '--log', tmp_path / 'scene')
     assert sorted(path.name for path in (tmp_path / 'scene').iterdir() if path.is_dir()) == ['scene']

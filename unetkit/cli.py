@@ -341,7 +341,7 @@ def _own_events(folder, out):
     text = f"{MARK}: the events of model {crc32(str(Path(out).resolve()).encode()):08x}\n"
     there = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     if there and not (note.is_file() and note.read_bytes() == text.encode()):
-        what, remedy = "files that are no events", ""
+        what, remedy = "files that are not of this model", ""
         if note.is_file() and note.read_bytes().startswith(MARK.encode()):
             what, remedy = "events of another model, which TensorBoard would no longer show", ", or remove it"
         raise ValueError(

@@ -33,7 +33,7 @@ from .tiles import Tile
 
 # %% ../nbs/09_experiments.ipynb #c055-6e7e5d1f
 class ModelPipeline(Trainable):
-    "From labelled tiles to a trained model, maps and scores."
+    "From labelled tiles to a trained model, maps and scores; `fit` and `predict` are those of `fitting.Trainable`."
 
 # %% ../nbs/09_experiments.ipynb #c057-db7ac3b9
 @patch

@@ -75,7 +75,7 @@ class Network(nn.Module):
 
     def channels_at_peak(self) -> float:  # Channels at full size
         "How many channels are alive where a prediction is widest: in the last block, see the module `networks`."
-        return (6.5 if self.residual else 5.5) * self.width
+        return (6.5 if getattr(self, 'residual', False) else 5.5) * self.width
 
     def bytes_per_pixel(
         self,

@@ -137,6 +137,10 @@ def _checksums(file):
     start, sign = file.read(_END), SIGNED[:-8].encode()
     if sign not in start:
         return None
+    if start.startswith(
+        b'SQLite format 3\0'
+    ):  # its counters change when a program opens it, and no edit is without other changes
+        start = start[:24] + bytes(4) + start[28:92] + bytes(8) + start[100:]
     place = start.index(sign) + len(sign)
     total = crc32(start[place + 8 :], crc32(start[:place]))
     while piece := file.read(2**20):
@@ -206,7 +210,7 @@ def atomic_path(
             _remove(hidden)
 
 # %% ../nbs/library/outputs.ipynb #outputs-ours
-_SIGNS = (MARK.encode(), b'{"__metadata__":{"unetkit":', b'\x12\x07unetkit')  # models and ONNX have their own
+_MODEL, _ONNX = b'{"__metadata__":{"unetkit":', b'\x12\x07unetkit'  # they have marks of their own
 _STATISTICS = b'STATISTICS_', b'<Histograms>'  # of a map, which a program has opened
 _TABLES = (
     'recipe,patch_size,stride,epochs_run,steps,accuracy,mean_f1,mean_iou,class,precision,recall,f1,iou,support',
@@ -246,9 +250,8 @@ def _ends(path):
 
 
 def _is_marked(path):
-    "Does a file say that this kit wrote it?"
-    ends = _ends(path)
-    return any(sign in ends for sign in _SIGNS)
+    "Did this kit put a checksum into a file, wherever it stands now?"
+    return SIGNED[:-8].encode() in _ends(path)
 
 
 def is_ours(
@@ -264,16 +267,16 @@ def is_ours(
         found = _checksums(file)
     if found:
         return found[1] == found[2]
-    if SIGNED[:-8].encode() in _ends(path):  # another program moved the mark
+    if _is_marked(path):  # another program moved the mark
         return False
-    return _is_marked(path) or _is_table(path)
+    return start[8:].startswith(_MODEL) or _ONNX in _ends(path) or _is_table(path)
 
 
 def _kind(path):
     "What a file of weights is, a model or a checkpoint; empty for any other file."
     with open(path, 'rb') as file:
         start = file.read(_END)[8:]
-        if not start.startswith(_SIGNS[1]):
+        if not start.startswith(_MODEL):
             return ''
         file.seek(0)
         length = int.from_bytes(file.read(8), 'little')
@@ -297,6 +300,10 @@ def check_output(
     make_folder(path)
     if path.resolve() in set(inputs):
         raise ValueError(f"{path} is an input and would be lost: choose another name with --out")
+    if path.exists() and (log := Path(f'{path}-wal')).exists() and log.stat().st_size:
+        raise ValueError(
+            f'{log} holds changes of {path} that another program has not finished: close it, or remove both'
+        )
     there = _kind(path) if path.exists() else ''
     if there not in ('', kind):
         raise ValueError(f'{path} is there already, and is a {there}: choose another name')

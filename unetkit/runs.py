@@ -24,7 +24,7 @@ from .rules import remark, whole
 # %% ../nbs/library/runs.ipynb #runs-class
 @dataclass
 class Run:
-    "What changes while a network trains: everything that a checkpoint has to hold."
+    "What changes while a network trains, and where it is saved."
 
     model: nn.Module  # The network
     optimizer: torch.optim.Optimizer  # Its optimiser

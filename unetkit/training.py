@@ -129,7 +129,7 @@ def epochs(
     patience: int = 10,  # Epochs without a new best before stopping
     dtype: torch.dtype = torch.float32,  # Number format inside the network
     keep: str = "loss",  # The best epoch has the lowest validation "loss", or the highest mean "f1"
-    **more: Any,  # checkpoint, cycle, average ... of `runs.begin_run`
+    **more: Any,  # checkpoint, cycle, average ... of `runs.begin_run`, which refuses any other name
 ) -> Iterator[Epoch]:  # A record per epoch
     "Train with early stopping at the best epoch; its weights are restored at the end."
     run = begin_run(model, optimizer, train, EarlyStopping(patience), epochs, keep, **more)
