@@ -597,9 +597,7 @@ def stride_curve(step_seconds):
 def width_curve(quick):
     "Speed of prediction against width, on windows of 512 pixels."
     batch, dtype = torch.rand(1, 3, 512, 512), pick_precision()
-    models = {
-        width: prepare(UNet(3, 5, width), 'cpu') for width in ((8, 32) if quick else (8, 16, 32, 64))
-    }
+    models = {width: prepare(UNet(3, 5, width), 'cpu') for width in ((8, 32) if quick else (8, 16, 32, 64))}
     works = {width: partial(make_predictor(model, dtype), batch) for width, model in models.items()}
     for work in works.values():
         work()
