@@ -27,7 +27,7 @@ from unetkit.datasets import Reading, open_labelled, training_tiles
 from unetkit.inspection import inspect
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.models import load_tensors
-from unetkit.palettes import Palette
+from unetkit.palettes import Palette, read_palette
 from unetkit.scale import evaluate_raster
 from unetkit.scenes import synthetic_scene
 
@@ -837,6 +837,26 @@ def test_draft_of_a_palette(image, tmp_path):
         found = json.loads(out.read_text())['classes']
         assert len(found) == len(np.unique(LABELS))
         command('train', image, reference, '--palette', out, '--out', tmp_path / f'{n}.safetensors', *QUICK)
+
+
+def test_draft_from_colour_tables_in_different_orders(image, tmp_path):
+    "A program that saves masks with as few colours as it can numbers them anew in each file: colours decide, and that is said."
+    files, orders = [], ([0, 1, 2, 3, 4, 5], [3, 5, 1, 0, 4, 2])
+    for n, order in enumerate(orders):
+        table = {number: ISPRS.colours[index] for number, index in enumerate(order)}
+        stored = np.argsort(order).astype(np.uint8)[LABELS]
+        files.append(write(tmp_path / f'{n}.tif', stored, colours=table, **PLACE))
+    out = tmp_path / 'palette.json'
+    _, notes = command('palette', *files, '--out', out)
+    assert '1.tif: number 0 has the colour' in notes[0] and 'all are read by their colours' in notes[0]
+    draft = read_palette(out)
+    assert draft.values is None and {*draft.names} == {ISPRS.names[index] for index in np.unique(LABELS)}
+    for path in files:
+        labels = reads(image, path, draft)[0].labels
+        assert np.array_equal(np.array([ISPRS.names.index(name) for name in draft.names])[labels], LABELS)
+    bare = write(tmp_path / 'bare.tif', numbers(), **PLACE)
+    words = ['palette', *files, bare, '--out', tmp_path / 'no.json']
+    check_refusal([tmp_path], words, ['1.tif', 'files without a colour table', 'one palette for each kind'])
 
 
 def test_transparent_reference(image, tmp_path):

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, succeeds
+from helpers import ROOT, shell, succeeds
 from PIL import Image
 
 from unetkit.batches import Batches, to_device
-from unetkit.datasets import read_labelled
+from unetkit.datasets import read, read_labelled
 from unetkit.labels import DUBAI, ISPRS, class_counts, colours_to_labels, label_tile, labels_to_colours
 from unetkit.losses import class_weights, make_loss
 from unetkit.machine import prepare
 from unetkit.metrics import Scores, confusion_matrix
+from unetkit.palettes import read_palette
 from unetkit.patches import grid_windows
 from unetkit.rules import IGNORE_INDEX
 from unetkit.stitching import predict_tile
@@ -178,3 +179,47 @@ def test_from_one_scene_to_another(tmp_path):
     assert made.shape == read_image(image).shape[:2] and made.max() < DUBAI.num_classes
     accuracy = np.mean((made == truth)[truth != IGNORE_INDEX])
     assert f'accuracy {100 * accuracy:.2f}' in succeeds('evaluate', model, image, mask, *machine)
+
+
+TINY = (
+    '--patch-size 64 --epochs 2 --width 4 --depth 2 --split random --device cpu --precision float32'.split()
+)
+
+
+def said(*words):
+    "What a command prints that ends well, with remarks or without."
+    code, out, err = shell(*words)
+    assert code == 0, err
+    return out
+
+
+@pytest.mark.parametrize(
+    'palette, image, reference',
+    [
+        pytest.param(ISPRS, CROP / 'image.tif', CROP / 'reference_eroded.tif', marks=needs_crop, id='crop'),
+        pytest.param(
+            DUBAI,
+            *(DATA / 'dubai/tile4' / name for name in ('images', 'masks')),
+            marks=needs_dubai,
+            id='dubai',
+        ),
+    ],
+)
+def test_from_a_first_look_to_polygons(palette, image, reference, tmp_path):
+    "All commands in their order, with the palette that one of them drafts; the polygons, drawn again, are the map."
+    draft, model, label_map, polygons = (
+        tmp_path / name for name in ('p.json', 'm.safetensors', 'map.tif', 'map.geojson')
+    )
+    said('palette', reference, '--out', draft)
+    found = read_palette(draft)
+    assert {*found.names} <= {*palette.names} and {*found.colours} <= {*palette.colours}
+    look = said('inspect', image, reference, '--palette', draft)
+    assert all(name in look for name in found.names) and 'not scored' in look
+    said('train', image, reference, '--palette', draft, '--out', model, *TINY)
+    one, truth = (sorted(path.iterdir())[0] if path.is_dir() else path for path in (image, reference))
+    said('predict', model, one, '--out', label_map, '--polygons', polygons, '--device', 'cpu')
+    drawn = read(one, polygons, found, label_column='class').labels
+    np.testing.assert_array_equal(drawn, read_label_map(label_map))
+    labels = read(one, truth, found).labels
+    accuracy = 100 * np.mean((drawn == labels)[labels != IGNORE_INDEX])
+    assert f'accuracy {accuracy:.2f}' in said('evaluate', model, one, truth, '--device', 'cpu')

@@ -316,7 +316,7 @@ def legend(
 ) -> tuple[
     Palette, dict
 ]:  # Draft, most frequent first for colours, else in order; 'pixels' or 'polygons' -> counts
-    "Draft a palette from what references hold; files with a colour table beside others in colours count by colour."
+    "Draft a palette from what references hold; files whose colour tables differ, or lie beside others in colours, count by colour."
     kinds, counts, table, painted, conflict = set(), Counter(), {}, Counter(), None
     for path in references:
         if Path(path).suffix.lower() in VECTORS:
@@ -358,8 +358,14 @@ def legend(
             if isinstance(colour, tuple):
                 painted[colour] += count
         return _draft('colours', painted, {})
+    if conflict and 'numbers' in kinds:
+        raise ValueError(
+            f"{conflict}, and files without a colour table are among them, whose numbers then name no class: "
+            "draft one palette for each kind"
+        )
     if conflict:
-        raise ValueError(conflict)
+        remark(f"{conflict}: all are read by their colours")
+        return _draft('colours', painted, {})
     return _draft('polygons' if 'polygons' in kinds else 'numbers', counts, table)
 
 
@@ -380,9 +386,7 @@ def _add_colours(raster, numbers, table):
         if colour is not None and table.setdefault(number, colour) != colour:
             return (
                 f"{raster.path}: number {number} has the colour {colour} in its colour table and "
-                f"{table[number]} in "
-                "that of a file before, so numbers name no classes: "
-                "save the files as RGB, and draft the palette of them"
+                f"{table[number]} in that of a file before"
             )
     return None
 
