@@ -238,7 +238,10 @@ def test_several_processes_and_machines(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_training_as_it_stands(folder):
-    "The training without the shortening; `report` in full is a session of its own."
+    "The training without the shortening, with the palettes that it needs; `report` in full is a session of its own."
+    for line in COMMAND_LINES:
+        if command(line) == 'palette' and not (folder / line.split()[-1]).exists():
+            run_shell(line, folder)
     for line in COMMAND_LINES:
         if command(line) == 'train' and not several(line):
             for left in folder.glob(
