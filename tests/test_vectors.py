@@ -148,8 +148,12 @@ def test_numbers_whose_colours_are_not_those_of_the_palette(tmp_path):
         ValueError, match="swapped.png: number 1 has the colour #0000ff, the colour of 'b', in .* is 'a'"
     ):
         read_labels(swapped, NUMBERED)
-    with pytest.raises(ValueError, match="swapped.png: number 1 has the colour .* in that of a file before"):
-        legend([good, swapped])
+    with pytest.warns(
+        UserWarning, match='swapped.png: number 1 has the colour .* all are read by their colours'
+    ):
+        draft, counts = legend([good, swapped])
+    assert ({*draft.colours}, draft.values, counts) == ({red, blue}, None, {'pixels': [2, 2]})
+    np.testing.assert_array_equal(read_labels(good, draft), read_labels(swapped, draft))
     plain = Palette(['a', 'b'], [red, blue])
     np.testing.assert_array_equal(read_labels(good, plain), read_labels(swapped, plain))
     ignored = drawn(tmp_path / 'ignored.png', [[0, 2]], red, green, blue)
