@@ -91,8 +91,12 @@ def slow(session):
         '2',
         '--dist',
         'loadfile',
-        '--no-loadscope-reorder',
-    ]  # files with few tests are not the short ones
+        '--no-loadscope-reorder',  # files with few tests are not the short ones
+        '--timeout',
+        '900',
+        '-o',
+        'faulthandler_timeout=930',
+    ]
     session.run('pytest', *dist, '-m', 'slow', *session.posargs, env=SINGLE | {'UNETKIT_TMPFS': '1'})
 
 
