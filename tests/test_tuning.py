@@ -134,7 +134,7 @@ def test_any_setting_can_be_given(name):
     assert refused.keys() == {
         'scale_jitter': {'report, patch 32'},
         'focus': {'report, patch 32'},
-        'optimiser': {'AdamW, cosine, average'},
+        'optimiser': {'AdamW, one cycle'},
     }.get(name, set())
 
 

@@ -151,11 +151,9 @@ def report_runs(
 ) -> dict[str, Settings]:  # Name of each run and its settings; the last is "recommended"
     "Plan the runs of a report."
     runs = {str(p): replace(settings, patch_size=p) for p in patch_sizes}
-    best = replace(
-        Settings(seed=settings.seed, **settings.of_kind("network", "machine")),
-        patch_size=min(Settings().patch_size, max(patch_sizes)),
-        keep=settings.keep,
-    )
+    asked = settings.of_kind("network", "machine") | {"keep": settings.keep}
+    asked = {name: value for name, value in asked.items() if value != getattr(REPORT, name)}
+    best = Settings(seed=settings.seed, patch_size=min(Settings().patch_size, max(patch_sizes)), **asked)
     try:
         split_windows(best, sizes)
     except ValueError:

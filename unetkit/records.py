@@ -272,7 +272,7 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and sett
         "tiles": _six_scenes,
         "palette": FIVE,
         "methods": ("exact",),
-        "arms": {f"scene {n}": Settings(epochs=60) for n in range(1, 7)},
+        "arms": {f"scene {n}": Settings(epochs=60, normalisation="none", average=0.0) for n in range(1, 7)},
         "train": {f"scene {n}": n - 1 for n in range(1, 7)},
     },
     "dubai": {

@@ -67,7 +67,7 @@ class Settings:
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
     # After each 3x3 convolution: each channel normalised over the batch, or the channels of each pixel; the
     # EfficientNets are never without one, and none means batch there
-    normalisation: str = setting("none", "network", choices=NORMALISATIONS, off="none")
+    normalisation: str = setting("batch", "network", choices=NORMALISATIONS, off="none")
     residual: bool = setting(False, "network", off=False)  # Add the input of every block to its output
     # What training minimises; dice alone may never find a class that has about 1% of the pixels
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
@@ -87,7 +87,7 @@ class Settings:
     warmup: float = setting(0.0, "optimiser", above=0, below=1, zero=True, off=0.0)
     # Share of itself that a moving average of the weights keeps in a step, such as 0.99: it is what is
     # validated and kept; 0 for the weights themselves
-    average: float = setting(0.0, "optimiser", above=0, below=1, zero=True, off=0.0)
+    average: float = setting(0.98, "optimiser", above=0, below=1, zero=True, off=0.0)
     # Which epoch is the best: highest mean F1 on the validation windows, or lowest loss
     keep: str = setting("f1", "optimiser", choices=CRITERIA)
     epochs: int = setting(60, "duration", low=1)  # Passes over the training windows, at most

@@ -49,6 +49,8 @@ _REPORT = (
     "augment",
     "crops",
     "focus",
+    "normalisation",
+    "average",
 )  # What is the report's besides its patch size
 CANDIDATES = {  # Name -> settings that differ from the recommended recipe
     "recommended": {},
@@ -58,13 +60,8 @@ CANDIDATES = {  # Name -> settings that differ from the recommended recipe
     "class weights": {"loss": "weighted_cross_entropy", "weights": "sqrt"},
     "dice and cross entropy": {"loss": "dice_cross_entropy"},
     "no class in focus": {"focus": ""},
-    "batch normalisation": {"normalisation": "batch"},
-    "AdamW, cosine, average": {
-        "optimiser": "adamw",
-        "weight_decay": 0.01,
-        "schedule": "cosine",
-        "average": 0.99,
-    },
+    "no normalisation": {"normalisation": "none"},
+    "AdamW, one cycle": {"optimiser": "adamw", "weight_decay": 0.01, "schedule": "one_cycle", "lr": 3e-3},
     "pretrained": {"network": "efficientnet_lite0"},
     "report, patch 32": {"patch_size": 32} | {name: getattr(REPORT, name) for name in _REPORT},
 }
