@@ -86,18 +86,14 @@ def tests(session):
 @nox.session
 def slow(session):
     "What takes minutes: kills, several processes, runs of the studies trained again."
-    dist = [
-        '-n',
-        '2',
-        '--dist',
-        'loadfile',
+    how = [
         '--no-loadscope-reorder',  # files with few tests are not the short ones
         '--timeout',
         '900',
         '-o',
         'faulthandler_timeout=930',
     ]
-    session.run('pytest', *dist, '-m', 'slow', *session.posargs, env=SINGLE | {'UNETKIT_TMPFS': '1'})
+    session.run('pytest', *how, '-m', 'slow', *session.posargs, env=SINGLE | {'UNETKIT_TMPFS': '1'})
 
 
 @nox.session
@@ -145,7 +141,7 @@ def colab(session):
 
 
 def in_browser(session, *paths):
-    "The tests of some files, two at a time."
+    "The tests of some files, one per core at a time."
     session.run('pytest', '-m', 'browser', '--dist', 'load', *paths, *session.posargs, env=SINGLE)
 
 
