@@ -316,7 +316,7 @@ def api(source):
         rows.append(f'| [`unetkit.{module}`]({module}.md) | {said} |')
         (folder / f'{module}.md').write_text(
             f'# unetkit.{module}\n\nSource: [{title}](../lessons/{name}.ipynb).\n\n'
-            f'```{{eval-rst}}\n.. automodule:: unetkit.{module}\n   :members:\n{borrowed(module)}```\n',
+            f'```{{eval-rst}}\n.. automodule:: unetkit.{module}\n   :members:\n   :show-inheritance:\n{borrowed(module)}```\n',
             encoding='utf-8',
         )
     (folder / 'index.md').write_text(
