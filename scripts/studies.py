@@ -4,7 +4,7 @@
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 
 NAME is a key of `unetkit.records.STUDIES`, which says what is trained; `dubai` needs --data, the folder with tile4 and tile8 of the Dubai imagery, of which
-only scores are kept. Every arm is trained with every seed. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
+only scores are kept. Every arm is trained with the first seed, then with the next, and so on. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
 same settings, are not repeated, so that a study can be stopped and continued, or split over several calls. Each run uses one thread: start two calls with
 different seeds and files to use two cores.
 """
@@ -99,7 +99,7 @@ def main():
             f'{path} was begun on another machine, with other versions or on other tiles: '
             'go on there, or write to another file with --out'
         )
-    seeded = {(arm, seed): replace(study['arms'][arm], seed=seed) for arm in arms for seed in args.seeds}
+    seeded = {(arm, seed): replace(study['arms'][arm], seed=seed) for seed in args.seeds for arm in arms}
     order = list(study['arms'])
     found['runs'] = [
         run

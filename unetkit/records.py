@@ -115,12 +115,15 @@ def trial(
     pipeline = ModelPipeline(palette, replace(settings, patience=settings.epochs))
     moments = {}
     for epoch in pipeline.epochs(train):
-        if epoch.number == settings.epochs:
+        if epoch.number == settings.epochs and settings.validation:
             moments["last"] = {"validation": epoch.valid_accuracy, "matrices": matrices()}
     best = pipeline.history.best
     names = ("valid_accuracy", "valid_f1", "valid_loss")
-    curves = {name: [round(getattr(e, name), 4) for e in pipeline.history] for name in names}
+    curves = {}
+    if settings.validation:
+        curves = {name: [round(getattr(e, name), 4) for e in pipeline.history] for name in names}
     moments["kept"] = {"validation": best.valid_accuracy, "matrices": matrices()}
+    moments.setdefault("last", moments["kept"])
     return {
         "settings": settings.as_dict(),
         "steps": epoch.steps,
@@ -212,6 +215,12 @@ def _six_scenes(data):
     return train, [test]
 
 
+def _fresh_scenes(data):
+    "Load one small scene to train on, and five that no setting was chosen on."
+    train, *test = (synthetic_scene(512, 640, seed=seed) for seed in (1, 21, 22, 23, 24, 25))
+    return [train], test
+
+
 def _dubai_scenes(data):
     "Load 1024 x 1280 pixels of scene 8, part 1, to train on, and parts 1 and 2 of scene 4 to test on."
     train, *_ = read_labelled(data / "tile8" / "images", data / "tile8" / "masks", DUBAI)
@@ -252,6 +261,28 @@ def _remedies():
     return {arm: replace(REPORT, patch_size=64, **changes) for arm, changes in arms.items()}
 
 
+def _ingredients():
+    """The recommended recipe, without each of its ingredients, and the report's recipe with each of them; all on the
+    whole tile, in a network of half the usual width. Whoever leaves out the crops leaves out their focus too."""
+    common = dict(epochs=20, width=8, depth=4, batch_size=10, validation=0, lr=0.001)
+    good = dict(
+        normalisation="batch", average=0.98, augment=True, crops=True, focus="auto", loss="cross_entropy"
+    )
+    poor = dict(normalisation="none", average=0.0, augment=False, crops=False, focus="", loss=REPORT.loss)
+    recommended = replace(Settings(patch_size=64, method="exact"), **common, **good)
+    report = replace(REPORT, patch_size=32, **common, **poor)
+    outside = {name: {name: poor[name]} for name in good}
+    outside["loss"] = dict(loss=REPORT.loss, weights=REPORT.weights)
+    outside["crops"] = dict(crops=False, focus="")
+    inside = {name: {name: good[name]} for name in good} | {"focus": dict(crops=True, focus="auto")}
+    return {
+        "recommended": recommended,
+        **{f"without {name}": replace(recommended, **changes) for name, changes in outside.items()},
+        "report": report,
+        **{f"report + {name}": replace(report, **changes) for name, changes in inside.items()},
+    }
+
+
 _ALL, _TWO = ("patches", "blend", "exact"), ("patches", "exact")
 STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and settings per arm
     "fair": {"tiles": _two_scenes, "palette": FIVE, "methods": _TWO, "arms": _patch_sizes()},
@@ -275,6 +306,7 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and sett
         "arms": {f"scene {n}": Settings(epochs=60, normalisation="none", average=0.0) for n in range(1, 7)},
         "train": {f"scene {n}": n - 1 for n in range(1, 7)},
     },
+    "ablation": {"tiles": _fresh_scenes, "palette": FIVE, "methods": _TWO, "arms": _ingredients()},
     "dubai": {
         "tiles": _dubai_scenes,
         "palette": DUBAI,
