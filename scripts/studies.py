@@ -65,9 +65,9 @@ def same_settings(run, wanted):
     return all(wanted.get(name) == value for name, value in run['settings'].items())
 
 
-def line(run):
+def line(run, method='exact'):
     "A run in one line, scored on its first test tile as a user would get it."
-    scores = Scores(np.array(run['kept']['matrices']['exact'][0]))
+    scores = Scores(np.array(run['kept']['matrices'][method][0]))
     return (
         f'{run["arm"]:28} seed {run["seed"]}: {run["steps"]} steps, {run["seconds"]:.0f} s, accuracy {scores.accuracy:.3f}, '
         f'mean F1 {scores.mean_f1:.3f}, F1 of class 5 {scores.f1[4]:.3f}'
