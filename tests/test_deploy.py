@@ -228,7 +228,8 @@ def four_bands(request, tmp_path_factory):
     settings = dict(
         patch_size=32, epochs=1, batch_size=4, lr=1e-3, width=8, depth=2, split='random', keep='loss'
     )
-    model = ModelPipeline(ISPRS, **settings, device='cpu', precision='float32', seed=0).fit(tiles[:1])
+    plain = dict(normalisation='none', average=0.0, device='cpu', precision='float32', seed=0)
+    model = ModelPipeline(ISPRS, **settings, **plain).fit(tiles[:1])
     image = tiles[1].image
     image[20:24, 30:60], image[90:94, 100:140] = far
     path = write_image(folder / 'image.tif', image, tiles[1].georeference)

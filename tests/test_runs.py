@@ -151,7 +151,7 @@ def test_history_as_a_frame(place):
     pandas = pytest.importorskip('pandas', reason='pandas is not installed')
     frame = ModelPipeline.load(place / 'model.safetensors').history.frame()
     assert isinstance(frame, pandas.DataFrame) and list(frame.index) == [1, 2, 3]
-    assert frame.valid_loss.idxmin() == ModelPipeline.load(place / 'model.safetensors').history.best.number
+    assert frame.valid_f1.idxmax() == ModelPipeline.load(place / 'model.safetensors').history.best.number
     with pytest.raises(KeyError):
         History().frame()
 
