@@ -262,25 +262,25 @@ def _remedies():
 
 
 def _ingredients():
-    """The recommended recipe, without each of its ingredients, and the report's recipe with each of them; all on the
-    whole tile, in a network of half the usual width. Whoever leaves out the crops leaves out their focus too."""
+    """The recommended recipe, whole, without each ingredient and with the report's patch size, and the report's with each
+    ingredient; on the whole tile, in networks of half the usual width. Focus needs crops, so it is never added alone."""
     common = dict(epochs=20, width=8, depth=4, batch_size=10, validation=0, lr=0.001)
     good = dict(
         normalisation="batch", average=0.98, augment=True, crops=True, focus="auto", loss="cross_entropy"
     )
     poor = dict(normalisation="none", average=0.0, augment=False, crops=False, focus="", loss=REPORT.loss)
-    recommended = replace(Settings(patch_size=64, method="exact"), **common, **good)
+    recommended = Settings(patch_size=64, method="exact", **common, **good)
     report = replace(REPORT, patch_size=32, **common, **poor)
-    outside = {name: {name: poor[name]} for name in good}
-    outside["loss"] = dict(loss=REPORT.loss, weights=REPORT.weights)
-    outside["crops"] = dict(crops=False, focus="")
-    inside = {name: {name: good[name]} for name in good} | {"focus": dict(crops=True, focus="auto")}
-    return {
-        "recommended": recommended,
-        **{f"without {name}": replace(recommended, **changes) for name, changes in outside.items()},
-        "report": report,
-        **{f"report + {name}": replace(report, **changes) for name, changes in inside.items()},
-    }
+    goes_along = {"crops": dict(focus=""), "loss": dict(weights=REPORT.weights)}
+    arms = {"recommended": recommended, "recommended, patch 32": replace(recommended, patch_size=32)}
+    for name, value in poor.items():
+        changes = {name: value} | goes_along.get(name, {})
+        arms[f"without {name}"] = replace(recommended, **changes)
+    arms["report"] = report
+    for name, value in good.items():
+        if name != "focus":
+            arms[f"report + {name}"] = replace(report, **{name: value})
+    return arms
 
 
 _ALL, _TWO = ("patches", "blend", "exact"), ("patches", "exact")
