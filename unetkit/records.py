@@ -262,8 +262,8 @@ def _remedies():
 
 
 def _ingredients():
-    """The recommended recipe, whole, without each ingredient and with the report's patch size, and the report's with each
-    ingredient; on the whole tile, in networks of half the usual width. Focus needs crops, so it is never added alone."""
+    """The recommended recipe, whole, without each ingredient and with the report's patch size, and the report's recipe
+    with three of the ingredients; on the whole tile, in networks of half the usual width."""
     common = dict(epochs=20, width=8, depth=4, batch_size=10, validation=0, lr=0.001)
     good = dict(
         normalisation="batch", average=0.98, augment=True, crops=True, focus="auto", loss="cross_entropy"
@@ -277,9 +277,8 @@ def _ingredients():
         changes = {name: value} | goes_along.get(name, {})
         arms[f"without {name}"] = replace(recommended, **changes)
     arms["report"] = report
-    for name, value in good.items():
-        if name != "focus":
-            arms[f"report + {name}"] = replace(report, **{name: value})
+    for name in ("normalisation", "crops", "loss"):
+        arms[f"report + {name}"] = replace(report, **{name: good[name]})
     return arms
 
 
