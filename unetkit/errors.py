@@ -9,6 +9,7 @@ __all__ = ['keep_patches', 'patch_grid', 'worst_blocks', 'border_distance', 'err
 # %% ../nbs/19_your_own_data.ipynb #l19-imports
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, label
@@ -98,7 +99,7 @@ def objects_found(
 
 # %% ../nbs/19_your_own_data.ipynb #l19-doubt
 def doubt(
-    logits,  # Tensor (..., K, h, w) of a network
+    logits: Any,  # Tensor (..., K, h, w) of a network, K at least 2
 ) -> np.ndarray:  # uint8 (..., h, w): 0 where one class is certain, 254 where two are equally probable
     "Measure how close the second class comes to the first: 254 times (1 - margin of the probabilities)."
     first, second = logits.softmax(-3).topk(2, -3).values.unbind(-3)
