@@ -198,12 +198,16 @@ def label_next(
     tile: Tile,  # Tile to label patches of; its labels are known, and shown to a network patch by patch
     test: Sequence[Tile],  # Test tiles with labels
     palette: Palette,  # Their classes
-    settings: dict[str, Settings],  # Per arm: the first patches, then "random", "doubt" and "errors", by their order
+    settings: dict[
+        str, Settings
+    ],  # Per arm: the first patches, then "random", "doubt" and "errors", by their order
     count: int = 20,  # Patches at first, and patches added
 ) -> list[dict]:  # One record per arm, as `trial` makes them, with "arm", "patches" and "rings"
     "Label some patches, train, choose as many again in three ways, and train again."
     arms, side = list(settings), next(iter(settings.values())).patch_size
-    order = np.random.default_rng(next(iter(settings.values())).seed).permutation(len(patch_grid(tile.size, side)))
+    order = np.random.default_rng(next(iter(settings.values())).seed).permutation(
+        len(patch_grid(tile.size, side))
+    )
     drawn = [patch_grid(tile.size, side)[i] for i in order[: 2 * count]]
     first, pipeline = _label_run(tile, drawn[:count], test, palette, settings[arms[0]])
     image = pipeline.prepared(tile).image

@@ -118,7 +118,9 @@ def _over_all(labels, label_map, chosen, far):
     others = (labels != 255) & (labels != chosen)
     near, wrong = _near(labels, label_map, chosen, far), labels != label_map
     total = others.sum()
-    return tuple(float((wrong & others & ring).sum() / total) if total else math.nan for ring in (near, ~near))
+    return tuple(
+        float((wrong & others & ring).sum() / total) if total else math.nan for ring in (near, ~near)
+    )
 
 
 def _of_all_errors(labels, label_map, chosen, far):
