@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['check']
 
-# %% ../../nbs/checkers/14_one_tile.ipynb #14-one-e815f412
-from itertools import chain, combinations, permutations
+# %% ../../nbs/checkers/14_one_tile.ipynb #14-one-86c23ec3
+from itertools import chain, combinations
 from math import factorial
 
 from ..check import Checker, Exercise, Mistake
