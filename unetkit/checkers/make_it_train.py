@@ -76,7 +76,8 @@ def _layer(
     if moves:
         kept_var = batch.var(**kept, ddof=ddof[1])
         new_mean, new_var = (
-            np.broadcast_to(one, (len(batch), len(mean), 1, 1)).mean((0, 2, 3)) for one in (own_mean, kept_var)
+            np.broadcast_to(one, (len(batch), len(mean), 1, 1)).mean((0, 2, 3))
+            for one in (own_mean, kept_var)
         )
         mean, var = mean + share * (new_mean - mean), var + share * (new_var - var)
     return out, mean.copy(), var.copy()
@@ -93,19 +94,27 @@ _LAYER_MISTAKES = [
         _slip(axes=(2, 3)),
     ),
     Mistake(
-        "All channels share one mean and one variance here: how many means has a layer?", _slip(axes=(0, 1, 2, 3))
+        "All channels share one mean and one variance here: how many means has a layer?",
+        _slip(axes=(0, 1, 2, 3)),
     ),
     Mistake(
-        "The channels of an image are mixed here: over which axes is a channel the same?", _slip(axes=(1, 2, 3))
+        "The channels of an image are mixed here: over which axes is a channel the same?",
+        _slip(axes=(1, 2, 3)),
     ),
-    Mistake("The channels of a pixel are mixed here: over which axes is a channel the same?", _slip(axes=(1,))),
-    Mistake("In evaluation, the map of a window must not depend on its neighbours in the batch.", _slip(own=True)),
+    Mistake(
+        "The channels of a pixel are mixed here: over which axes is a channel the same?", _slip(axes=(1,))
+    ),
+    Mistake(
+        "In evaluation, the map of a window must not depend on its neighbours in the batch.", _slip(own=True)
+    ),
     Mistake("In evaluation the layer only remembers: nothing that it sees may change it.", _slip(moves=True)),
     Mistake(
         "In evaluation, statistics of this batch are used, and remembered as well: both belong to training.",
         _slip(own=True, moves=True),
     ),
-    Mistake("In training the batch is normalised by its own statistics, not by remembered ones.", _slip(own=False)),
+    Mistake(
+        "In training the batch is normalised by its own statistics, not by remembered ones.", _slip(own=False)
+    ),
     Mistake("Training and evaluation have changed places.", lambda b, m, v, t: _batch_norm(b, m, v, not t)),
     Mistake(
         "The running statistics follow the batch almost completely: which of the two has the share of 0.1?",
@@ -119,7 +128,9 @@ _LAYER_MISTAKES = [
     ),
     Mistake("A channel may have no spread at all: what are you dividing by then?", _slip(divide=np.sqrt)),
     Mistake("The small constant belongs under the root.", _slip(divide=lambda var: np.sqrt(var) + EPS)),
-    Mistake("The variance that is *remembered* divides by one less than the number of values.", _slip(ddof=(0, 0))),
+    Mistake(
+        "The variance that is *remembered* divides by one less than the number of values.", _slip(ddof=(0, 0))
+    ),
     Mistake("The variance that *normalises* divides by the number of values.", _slip(ddof=(1, 1))),
     Mistake(
         "The variance is divided by n where n - 1 is wanted, and the other way round.", _slip(ddof=(1, 0))
@@ -179,9 +190,15 @@ _PATH_MISTAKES = [
         lambda weights, keep: np.mean(weights, 0),
     ),
     Mistake("These are the weights of the last step alone.", lambda weights, keep: weights[-1].copy()),
-    Mistake("These are the weights of the first step: does anything move?", lambda weights, keep: weights[0].copy()),
+    Mistake(
+        "These are the weights of the first step: does anything move?",
+        lambda weights, keep: weights[0].copy(),
+    ),
     Mistake("The shares of the old and the new do not add up to 1.", _growing),
-    Mistake("The last step is not in the average.", lambda weights, keep: _moving_average(weights[:-1] or weights, keep)),
+    Mistake(
+        "The last step is not in the average.",
+        lambda weights, keep: _moving_average(weights[:-1] or weights, keep),
+    ),
     Mistake(
         "The steps are taken in from the last to the first.",
         lambda weights, keep: _moving_average(weights[::-1], keep),
