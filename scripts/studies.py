@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the repeated trainings behind lessons 12, 14 to 17 and 19, and save what each of them scored.
+"""Run the repeated trainings behind lessons 11, 12, 14 to 17 and 19, and save what each of them scored.
 
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 

@@ -277,6 +277,12 @@ def _fresh_scenes(data):
     return [train], test
 
 
+def _smaller_tests(data):
+    "Load the built-in training scene, and two scenes to test on that are mapped in a second."
+    train, _ = built_in(FIVE)
+    return train, [synthetic_scene(384, 384, seed=seed) for seed in (2, 3)]
+
+
 def _dubai_scenes(data):
     "Load 1024 x 1280 pixels of scene 8, part 1, to train on, and parts 1 and 2 of scene 4 to test on."
     train, *_ = read_labelled(data / "tile8" / "images", data / "tile8" / "masks", DUBAI)
@@ -354,6 +360,27 @@ def _ingredients():
     return arms
 
 
+def _stability():
+    """What makes training steady, at patch 128: normalisation, learning rate and class weights; and one more
+    change each to batch normalisation at 0.01."""
+    plain = dict(patch_size=128, batch_size=4, epochs=8, width=8, depth=4, average=0.0, lr=0.001)
+    arms = {}
+    for layer in ("none", "batch"):
+        common = plain | dict(normalisation=layer, loss="cross_entropy")
+        arms |= {
+            f"{layer} 0.001": common,
+            f"{layer} 0.01": common | dict(lr=0.01),
+            f"{layer} weights": common | dict(loss="weighted_cross_entropy", weights="inverse"),
+        }
+    single = arms["batch 0.01"]
+    arms |= {
+        "average": single | dict(average=0.98),
+        "cosine": single | dict(schedule="cosine"),
+        "augmentation": single | dict(augment=True),
+    }
+    return {arm: replace(REPORT, **changes) for arm, changes in arms.items()}
+
+
 def _choices():
     "Twenty patches of 64 pixels, and forty with the same number of steps: 320 batches of five."
     common = dict(patch_size=64, stride=64, crops=False, validation=0, width=8, depth=3, focus="")
@@ -378,6 +405,7 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and sett
         "methods": _TWO,
         "arms": _strides("random", {64: 62, 32: 19, 16: 5}) | _strides("blocked", {64: 86, 32: 25, 16: 7}),
     },
+    "train": {"tiles": _smaller_tests, "palette": FIVE, "methods": ("exact",), "arms": _stability()},
     "kept": {
         "tiles": _six_scenes,
         "palette": FIVE,
