@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Run the repeated trainings behind lessons 12 and 15 to 17, and save what each of them scored.
+"""Run the repeated trainings behind lessons 11, 12, 15 to 17 and 19, and save what each of them scored.
 
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 
-NAME is a key of `unetkit.records.STUDIES`, which says what is trained; `dubai` needs --data, the folder with tile4 and tile8 of the Dubai imagery, of which
-only scores are kept. Every arm is trained with every seed. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
+NAME is a key of `unetkit.records.STUDIES`, which says what is trained; `dubai` and `labels_dubai` need --data, the folder with tile4, tile6 and tile8 of the
+Dubai imagery, of which only scores are kept. Every arm is trained with every seed. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
 same settings, are not repeated, so that a study can be stopped and continued, or split over several calls. Each run uses one thread: start two calls with
 different seeds and files to use two cores.
 """
@@ -74,6 +74,25 @@ def line(run):
     )
 
 
+def keys(runs):
+    return {(run['arm'], run['seed']) for run in runs}
+
+
+def trials(study, train, test, seeded, done):
+    "Lists of runs that are not done yet: one each, or all arms of a seed where these depend on each other."
+    palette = study['palette']
+    if 'trial' in study:
+        for seed in sorted({seed for arm, seed in seeded}):
+            arms = {arm: settings for (arm, own), settings in seeded.items() if own == seed}
+            if not done.issuperset((arm, seed) for arm in arms):
+                yield study['trial'](train[0], test, palette, arms)
+        return
+    for (arm, seed), settings in seeded.items():
+        if (arm, seed) not in done:
+            own = [train[study['train'][arm]]] if 'train' in study else train
+            yield [{'arm': arm, 'seed': seed, **trial(own, test, palette, settings, study['methods'])}]
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,8 +103,8 @@ def main():
     parser.add_argument('--data', type=Path)
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
-    if args.name == 'dubai' and not (args.data and args.data.is_dir()):
-        parser.error('dubai needs --data, the folder that holds tile4 and tile8')
+    if 'dubai' in args.name and not (args.data and args.data.is_dir()):
+        parser.error(f'{args.name} needs --data, the folder that holds tile4, tile6 and tile8')
     study, path = STUDIES[args.name], args.out or FOLDER / f'{args.name}.json'
     arms = args.arms or list(study['arms'])
     if unknown := set(arms) - set(study['arms']):
@@ -106,16 +125,13 @@ def main():
         for run in found['runs']
         if same_settings(run, replace(study['arms'][run['arm']], seed=run['seed']))
     ]
-    done = {(run['arm'], run['seed']) for run in found['runs']}
-    for (arm, seed), settings in seeded.items():
-        if (arm, seed) in done:
-            continue
-        own = [train[study['train'][arm]]] if 'train' in study else train
-        run = {'arm': arm, 'seed': seed, **trial(own, test, study['palette'], settings, study['methods'])}
-        found['runs'].append(run)
+    done = keys(found['runs'])
+    for runs in trials(study, train, test, seeded, done):
+        found['runs'] = [run for run in found['runs'] if (run['arm'], run['seed']) not in keys(runs)] + runs
         found['runs'].sort(key=lambda run: (order.index(run['arm']), run['seed']))
         save(path, found)
-        print(line(run), flush=True)
+        for run in runs:
+            print(line(run), flush=True)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECORDED', 'FIVE', 'STUDIES', 'environment', 'recorded', 'read_scores', 'read_benchmarks', 'demo_model', 'trial',
-           'Study', 'read_study']
+           'Study', 'read_study', 'label_next']
 
 # %% ../nbs/library/records.ipynb #record-83038077
 from collections.abc import Callable, Sequence
@@ -24,11 +24,14 @@ from . import __version__
 from .experiments import ModelPipeline
 from .jobs import built_in
 from .datasets import read_labelled
+from .errors import doubt, errors_by_distance, keep_patches, next_patches, patch_grid
 from .labels import DUBAI, ISPRS, Palette
 from .metrics import Scores
 from .report import REPORT
+from .rules import IGNORE_INDEX
 from .scenes import synthetic_scene
 from .settings import Settings
+from .stitching import predict_tile
 from .tiles import Tile
 
 # %% ../nbs/library/records.ipynb #record-0ce3537a
@@ -190,6 +193,59 @@ def read_study(
             )
     return Study(found, runs)
 
+# %% ../nbs/library/records.ipynb #record-label-code
+def label_next(
+    tile: Tile,  # Tile to label patches of; its labels are known, and shown to a network patch by patch
+    test: Sequence[Tile],  # Test tiles with labels
+    palette: Palette,  # Their classes
+    settings: dict[
+        str, Settings
+    ],  # Per arm: the first patches, then "random", "doubt" and "errors", by their order
+    count: int = 20,  # Patches at first, and patches added
+) -> list[dict]:  # One record per arm, as `trial` makes them, with "arm", "patches" and "rings"
+    "Label some patches, train, choose as many again in three ways, and train again."
+    arms, side = list(settings), next(iter(settings.values())).patch_size
+    order = np.random.default_rng(next(iter(settings.values())).seed).permutation(
+        len(patch_grid(tile.size, side))
+    )
+    drawn = [patch_grid(tile.size, side)[i] for i in order[: 2 * count]]
+    first, pipeline = _label_run(tile, drawn[:count], test, palette, settings[arms[0]])
+    image = pipeline.prepared(tile).image
+    doubts = predict_tile(
+        pipeline.predictor(), image, device=pipeline.device, decide=doubt, **pipeline.windows()
+    )
+    labels = keep_patches(tile, drawn[:count], side).labels
+    wrong = (pipeline.predict(tile) != tile.labels) & (tile.labels != IGNORE_INDEX)
+    added = (
+        drawn[count:],
+        next_patches(doubts, labels, side, count),
+        next_patches(wrong, labels, side, count),
+    )
+    runs = [first]
+    for arm, more in zip(arms[1:], added, strict=True):
+        runs.append(_label_run(tile, drawn[:count] + more, test, palette, settings[arm])[0])
+    return [{"arm": arm, "seed": settings[arm].seed, **run} for arm, run in zip(arms, runs)]
+
+
+def _label_run(tile, patches, test, palette, settings):
+    "Train on the patches of a tile; a record of the run, and the pipeline."
+    shown = keep_patches(tile, patches, settings.patch_size)
+    pipeline = ModelPipeline(palette, settings)
+    for epoch in pipeline.epochs([shown]):
+        pass
+    maps = [pipeline.predict(one) for one in test]
+    matrices = [pipeline.evaluate([one], [found]).confusion_matrix.tolist() for one, found in zip(test, maps)]
+    rings = [[n.tolist() for n in errors_by_distance(one.labels, found)] for one, found in zip(test, maps)]
+    record = {
+        "settings": settings.as_dict(),
+        "steps": epoch.steps,
+        "seconds": round(sum(e.seconds for e in pipeline.history), 1),
+        "patches": patches,
+        "kept": {"matrices": {"exact": matrices}},
+        "rings": rings,
+    }
+    return record, pipeline
+
 # %% ../nbs/library/records.ipynb #record-3ccd5ff0
 FIVE = ISPRS.ignoring("clutter")  # The classes of the report and of the scenes
 
@@ -212,12 +268,34 @@ def _six_scenes(data):
     return train, [test]
 
 
+def _smaller_tests(data):
+    "Load the built-in training scene, and two scenes to test on that are mapped in a second."
+    train, _ = built_in(FIVE)
+    return train, [synthetic_scene(384, 384, seed=seed) for seed in (2, 3)]
+
+
 def _dubai_scenes(data):
     "Load 1024 x 1280 pixels of scene 8, part 1, to train on, and parts 1 and 2 of scene 4 to test on."
     train, *_ = read_labelled(data / "tile8" / "images", data / "tile8" / "masks", DUBAI)
     test = read_labelled(data / "tile4" / "images", data / "tile4" / "masks", DUBAI)
     crop = slice(0, 1024), slice(0, 1280)
     return [Tile(train.image[crop], labels=train.labels[crop], name=train.name)], test[:2]
+
+
+def _patch_scenes(data):
+    "Load a scene to label patches of, and two small ones to test on."
+    train, *test = synthetic_scene(768, 1024, seed=1), *(synthetic_scene(512, 640, seed=s) for s in (2, 3))
+    return [train], test
+
+
+def _patch_dubai(data):
+    """Load 768 x 1024 pixels of scene 8, part 1, to label patches of; to test on, as much of part 9, the
+    opposite corner of the scene, and scene 6, part 1."""
+    parts = read_labelled(data / "tile8" / "images", data / "tile8" / "masks", DUBAI)
+    other, *_ = read_labelled(data / "tile6" / "images", data / "tile6" / "masks", DUBAI)
+    crop = slice(0, 768), slice(0, 1024)
+    train, test = (Tile(t.image[crop], labels=t.labels[crop], name=t.name) for t in (parts[0], parts[8]))
+    return [train], [test, other]
 
 
 def _patch_sizes(**changes):
@@ -252,6 +330,35 @@ def _remedies():
     return {arm: replace(REPORT, patch_size=64, **changes) for arm, changes in arms.items()}
 
 
+def _stability():
+    """What makes training steady, at patch 128: normalisation, learning rate and class weights; and one more
+    change each to batch normalisation at 0.01."""
+    plain = dict(patch_size=128, batch_size=4, epochs=8, width=8, depth=4, average=0.0, lr=0.001)
+    arms = {}
+    for layer in ("none", "batch"):
+        common = plain | dict(normalisation=layer, loss="cross_entropy")
+        arms |= {
+            f"{layer} 0.001": common,
+            f"{layer} 0.01": common | dict(lr=0.01),
+            f"{layer} weights": common | dict(loss="weighted_cross_entropy", weights="inverse"),
+        }
+    single = arms["batch 0.01"]
+    arms |= {
+        "average": single | dict(average=0.98),
+        "cosine": single | dict(schedule="cosine"),
+        "augmentation": single | dict(augment=True),
+    }
+    return {arm: replace(REPORT, **changes) for arm, changes in arms.items()}
+
+
+def _choices():
+    "Twenty patches of 64 pixels, and forty with the same number of steps: 320 batches of five."
+    common = dict(patch_size=64, stride=64, crops=False, validation=0, width=8, depth=3, focus="")
+    common |= dict(normalisation="batch", average=0.98, batch_size=5, patience=200)
+    arms = {"20 patches": 80, "40, at random": 40, "40, most doubt": 40, "40, most errors": 40}
+    return {arm: Settings(epochs=epochs, **common) for arm, epochs in arms.items()}
+
+
 _ALL, _TWO = ("patches", "blend", "exact"), ("patches", "exact")
 STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and settings per arm
     "fair": {"tiles": _two_scenes, "palette": FIVE, "methods": _TWO, "arms": _patch_sizes()},
@@ -268,6 +375,7 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and sett
         "methods": _TWO,
         "arms": _strides("random", {64: 62, 32: 19, 16: 5}) | _strides("blocked", {64: 86, 32: 25, 16: 7}),
     },
+    "train": {"tiles": _smaller_tests, "palette": FIVE, "methods": ("exact",), "arms": _stability()},
     "kept": {
         "tiles": _six_scenes,
         "palette": FIVE,
@@ -280,5 +388,19 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and sett
         "palette": DUBAI,
         "methods": _TWO,
         "arms": {f"epochs {p}": replace(REPORT, patch_size=p) for p in (32, 64, 128)},
+    },
+    "labels": {
+        "tiles": _patch_scenes,
+        "palette": FIVE,
+        "methods": ("exact",),
+        "arms": _choices(),
+        "trial": label_next,
+    },
+    "labels_dubai": {
+        "tiles": _patch_dubai,
+        "palette": DUBAI,
+        "methods": ("exact",),
+        "arms": _choices(),
+        "trial": label_next,
     },
 }
