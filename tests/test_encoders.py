@@ -436,7 +436,7 @@ def test_these_networks_draw_nothing():
 @pytest.mark.parametrize('name', NETS)
 def test_the_settings_say_what_the_network_has(name):
     "Without a choice the way up is normalised over the batch; older checkpoints, which did not note it, go on."
-    settings = Settings(network=name, width=2, depth=2)
+    settings = Settings(network=name, width=2, depth=2, average=0.0)
     assert settings.normalisation == settings.as_dict()['normalisation'] == 'batch'
     assert 'normalisation' not in settings.decisive()
     assert settings == replace(settings, normalisation='none') == Settings.read({'network': name} | SMALLEST)
@@ -445,7 +445,8 @@ def test_the_settings_say_what_the_network_has(name):
     for one in (settings, channel):
         assert make_network(name, 3, 5, **one.architecture).normalisation == one.normalisation
     assert Settings(network=NETWORKS[name]).normalisation == 'batch'
-    assert Settings().normalisation == Settings(network=lambda **_: None).normalisation == 'none'
+    assert Settings().normalisation == 'batch' and Settings(normalisation='none').normalisation == 'none'
+    assert Settings(network=lambda **_: None).normalisation == 'none'  # it cannot be told
 
 
 SMALLEST = {'width': 2, 'depth': 2, 'keep': 'f1'}

@@ -159,7 +159,9 @@ def test_the_part_to_freeze_is_named():
 def test_statistics_of_the_image_need_batch_normalisation():
     "It is said before a training, and not by the first map."
     scene, classes = synthetic_scene(96, 96, seed=5), ISPRS.ignoring('clutter')
-    settings = Settings(patch_size=32, width=2, depth=2, split='random', norm_statistics='image')
+    settings = Settings(
+        patch_size=32, width=2, depth=2, split='random', norm_statistics='image', normalisation='none'
+    )
     with pytest.raises(ValueError, match='norm_statistics image is for networks with batch normalisation'):
         check_job([scene], None, classes, [settings])
     check_job([scene], None, classes, [replace(settings, normalisation='batch')])

@@ -372,7 +372,7 @@ def test_batch_normalisation_of_one_pixel():
 
 def test_statistics_of_the_image_need_batch_normalisation():
     "Refused before the training, not after it."
-    settings = Settings(width=1, split='random', norm_statistics='image')
+    settings = Settings(width=1, split='random', norm_statistics='image', normalisation='none')
     with pytest.raises(ValueError, match='for networks with batch normalisation, and this one has none'):
         check_job([SCENE], None, ISPRS.ignoring('clutter'), [settings])
     check_job([SCENE], None, ISPRS.ignoring('clutter'), [replace(settings, normalisation='batch')])
