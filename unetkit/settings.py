@@ -66,8 +66,8 @@ class Settings:
     width: int = setting(16, "network", low=1)  # Channels of the first block; 64 in the standard U-Net
     depth: int = setting(4, "network", low=1, high=12)  # Steps down; each halves rows and columns
     # After each 3x3 convolution: each channel normalised over the batch, or the channels of each pixel; the
-    # EfficientNets are never without one, and none means batch there; by default batch, if the network can
-    normalisation: str | None = setting(None, "network", choices=NORMALISATIONS, off="none")
+    # EfficientNets are never without one, and none means batch there; a network that cannot be told has none
+    normalisation: str = setting("batch", "network", choices=NORMALISATIONS, off="none")
     residual: bool = setting(False, "network", off=False)  # Add the input of every block to its output
     # What training minimises; dice alone may never find a class that has about 1% of the pixels
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
@@ -105,8 +105,8 @@ class Settings:
     def __post_init__(self):
         for one in fields(self):
             object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
-        if self.normalisation is None:
-            object.__setattr__(self, "normalisation", "batch" if _can_normalise(self.network) else "none")
+        if self.normalisation == "batch" and not _can_normalise(self.network):
+            object.__setattr__(self, "normalisation", "none")
         if self.normalisation == "none":
             object.__setattr__(self, "normalisation", _usual_normalisation(self.network))
         if self.focus not in ("", "auto") and not self.crops:
