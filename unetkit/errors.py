@@ -77,7 +77,7 @@ def border_distance(
 def errors_by_distance(
     labels: np.ndarray,  # (H, W) class indices, the reference; 255 = not scored
     label_map: np.ndarray,  # (H, W) class indices, the prediction
-    edges: tuple[float, ...] = (1, 2, 4, 8, 16, 32),  # Where rings end, in pixels; one more has the rest
+    edges: tuple[float, ...] = (1, 2, 4, 8, 16, 32),  # Where rings end, in pixels; a last ring has the rest
 ) -> tuple[np.ndarray, np.ndarray]:  # Wrong and scored pixels of each ring, int64 (len(edges) + 1,)
     "Count the errors by distance to the nearest border between classes of the reference."
     labels = check_labels(labels, 254)

@@ -83,6 +83,12 @@ def _layer(
     return out, mean.copy(), var.copy()
 
 
+def _moved_first(batch, mean, var, training):
+    "In training the running statistics move first, and then normalise."
+    _, mean, var = _batch_norm(batch, mean, var, training)
+    return _batch_norm(batch, mean, var, False)
+
+
 def _slip(**changes):
     "A wrong answer that differs in one place."
     return lambda batch, mean, var, training: _layer(batch, mean, var, training, **changes)
@@ -114,6 +120,10 @@ _LAYER_MISTAKES = [
     ),
     Mistake(
         "In training the batch is normalised by its own statistics, not by remembered ones.", _slip(own=False)
+    ),
+    Mistake(
+        "In training the running statistics are moved first and then used: whose statistics belong there?",
+        _moved_first,
     ),
     Mistake("Training and evaluation have changed places.", lambda b, m, v, t: _batch_norm(b, m, v, not t)),
     Mistake(
