@@ -107,6 +107,8 @@ def main():
         parser.error(f'{args.name} needs --data, the folder that holds tile4, tile6 and tile8')
     study, path = STUDIES[args.name], args.out or FOLDER / f'{args.name}.json'
     arms = args.arms or list(study['arms'])
+    if args.arms and 'trial' in study:
+        parser.error(f'the arms of {args.name} depend on each other: leave out --arms')
     if unknown := set(arms) - set(study['arms']):
         parser.error(f'no arm {", ".join(unknown)}: choose among {", ".join(study["arms"])}')
     torch.set_num_threads(1)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -22,6 +23,8 @@ from unetkit.datasets import Reading
 from unetkit.labels import ISPRS
 from unetkit.products import write_polygons
 from unetkit.raster import write_image
+from unetkit.report import REPORT
+from unetkit.rules import Remark
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.tiles import read_tile
@@ -79,6 +82,15 @@ def test_report_runs():
     assert 0.9 * min(seen.values()) < seen['recommended'] == min(seen.values())
     assert runs['recommended'].split == 'blocked'
     assert cli.report_runs([(128, 160)])['recommended'].split == 'random'
+
+
+def test_report_of_the_smallest_windows():
+    "Windows that are one pixel at the lowest level have no batch normalisation, and that is said; others keep it."
+    with pytest.warns(Remark, match='normalisation none here: .*depth 4 halves 16 pixels to one'):
+        runs = cli.report_runs([(256, 320)], patch_sizes=(16,))
+    assert (runs['recommended'].patch_size, runs['recommended'].normalisation) == (16, 'none')
+    shallow = cli.report_runs([(256, 320)], replace(REPORT, depth=3), (16,))
+    assert shallow['recommended'].normalisation == 'batch'
 
 
 def test_types_of_options():

@@ -447,6 +447,8 @@ def test_the_settings_say_what_the_network_has(name):
     assert Settings(network=NETWORKS[name]).normalisation == 'batch'
     assert Settings().normalisation == 'batch' and Settings(normalisation='none').normalisation == 'none'
     assert Settings(network=lambda **_: None).normalisation == 'none'  # it cannot be told
+    own = Settings(network=NETWORKS['unet'])  # of which a file says its name only
+    assert Settings.read(own.as_dict()).normalisation == own.normalisation == 'batch'
 
 
 SMALLEST = {'width': 2, 'depth': 2, 'keep': 'f1'}

@@ -1,5 +1,9 @@
 """Errors of a map: where they lie, which objects are found, and which patches are labelled next, against plain loops."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +99,24 @@ def test_next_patches():
     assert next_patches(score, kept.labels, 20, 2) == [(20, 0), (0, 20)]
     assert len(next_patches(score, kept.labels, 20, 99)) == 4
     assert patch_grid((45, 79), 20) == [(r, c) for r in (0, 20) for c in (0, 20, 40)]
+
+
+def test_what_does_not_fit_is_refused():
+    "A patch beside the tile would label nothing, unsorted rings would count wrongly, and so would another grid."
+    tile, labels = synthetic_scene(40, 60, seed=1), np.zeros((4, 6), np.uint8)
+    for at in ((-20, 0), (30, 0), (0, 50)):
+        with pytest.raises(ValueError, match='must lie on the tile'):
+            keep_patches(tile, [at], 20)
+    for edges in ((4, 2), (1, 1)):
+        with pytest.raises(ValueError, match='edges must ascend'):
+            errors_by_distance(labels, labels, edges)
+    with pytest.raises(ValueError, match='score is .* but labels are'):
+        next_patches(np.zeros((4, 5)), labels, 2, 1)
+
+
+def test_arms_that_depend_on_each_other_run_together(tmp_path):
+    "A part of them, or another order, would be recorded under wrong names."
+    script = Path(__file__).parent.parent / 'scripts' / 'studies.py'
+    asked = ['labels', '--arms', '40, at random', '--out', tmp_path / 'labels.json']
+    done = subprocess.run([sys.executable, script, *asked], capture_output=True, text=True)
+    assert done.returncode == 2 and 'depend on each other: leave out --arms' in done.stderr

@@ -364,9 +364,10 @@ def test_models_of_earlier_versions(tmp_path):
 def test_batch_normalisation_of_one_pixel():
     "A last batch of one window would have a single pixel at the lowest level, which has no variance."
     settings = Settings(patch_size=16, depth=4, width=1, normalisation='batch')
-    with pytest.raises(ValueError, match='needs more than one pixel .*, and depth 4 halves 16 pixels to one'):
+    said = 'needs more than one pixel .*, and depth 4 halves 16 pixels to one: .*, or normalisation none or channel'
+    with pytest.raises(ValueError, match=said):
         check_job([SCENE], None, ISPRS.ignoring('clutter'), [settings])
-    for change in (dict(depth=3), dict(normalisation='channel')):
+    for change in (dict(depth=3), dict(normalisation='none'), dict(normalisation='channel')):
         check_job([SCENE], None, ISPRS.ignoring('clutter'), [replace(settings, **change)])
 
 

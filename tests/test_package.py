@@ -20,6 +20,7 @@ from helpers import ROOT, child_environment
 from packaging.requirements import Requirement
 
 import unetkit
+from unetkit.records import demo_model
 
 yaml = pytest.importorskip('yaml', reason='PyYAML reads the workflows; it comes with jupyterlab in [dev]')
 PACKAGE = Path(unetkit.__file__).parent
@@ -542,3 +543,10 @@ def test_warnings_are_not_silenced_wholesale():
     "A filter names the category that is meant; another warning is news."
     bare = re.compile(r"""simplefilter\(\s*['"]ignore['"]\s*\)""")
     assert [path.name for path in (ROOT / 'unetkit').rglob('*.py') if bare.search(path.read_text())] == []
+
+
+def test_the_demo_model_is_what_its_script_trains():
+    "Whatever the recommended recipe is by now."
+    made = runpy.run_path(str(ROOT / 'scripts' / 'records.py'))['DEMO']
+    assert demo_model().settings.decisive() == made.decisive()
+    assert demo_model().settings.of_kind('duration', 'use') == made.of_kind('duration', 'use')

@@ -44,7 +44,7 @@ from .fetching import SETS
 from .fetching import fetch as fetch_set
 from .inspection import class_summary, remarks_to
 from .inspection import inspect as inspect_files
-from .jobs import built_in, check_job, model_header, split_windows
+from .jobs import _check_depth, built_in, check_job, check_network, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
@@ -154,6 +154,8 @@ def report_runs(
     asked = settings.of_kind("network", "machine") | {"keep": settings.keep}
     asked = {name: value for name, value in asked.items() if value != getattr(REPORT, name)}
     best = Settings(seed=settings.seed, patch_size=min(Settings().patch_size, max(patch_sizes)), **asked)
+    _check_depth([*runs.values(), best])
+    best = _that_trains(best)
     try:
         split_windows(best, sizes)
     except ValueError:
@@ -161,6 +163,17 @@ def report_runs(
     budget = min(run.epochs * _pixels_per_epoch(run, sizes) for run in runs.values())
     epochs = max(1, min(best.epochs, budget // _pixels_per_epoch(best, sizes)))
     return runs | {"recommended": replace(best, epochs=epochs)}
+
+
+def _that_trains(settings):
+    "The settings, or the same without normalisation where windows are too small for that of a batch."
+    try:
+        check_network(settings, in_channels=1, num_classes=2)
+    except ValueError as error:
+        settings = replace(settings, normalisation="none")
+        check_network(settings, in_channels=1, num_classes=2)
+        remark(f"the recommended recipe is trained with normalisation none here: {error}")
+    return settings
 
 
 def _pixels_per_epoch(settings, sizes):

@@ -27,6 +27,11 @@ def keep_patches(
     "Forget every label outside some patches."
     labels = np.full_like(tile.labels, IGNORE_INDEX)
     for row, col in patches:
+        if not (0 <= row <= tile.size[0] - side and 0 <= col <= tile.size[1] - side):
+            raise ValueError(
+                f"patch ({row}, {col}) of {side} pixels must lie on the tile {tile.name} "
+                f"({tile.size[0]} x {tile.size[1]} pixels): choose patches of patch_grid"
+            )
         labels[row : row + side, col : col + side] = tile.labels[row : row + side, col : col + side]
     return replace(tile, labels=labels)
 
@@ -77,6 +82,8 @@ def errors_by_distance(
     "Count the errors by distance to the nearest border between classes of the reference."
     labels = check_labels(labels, 254)
     label_map = check_label_map(label_map, labels, 254)
+    if not (np.diff(edges) > 0).all():
+        raise ValueError(f"edges must ascend, got {edges}: sort them, each once")
     scored = labels != IGNORE_INDEX
     ring = np.searchsorted(edges, border_distance(labels)[scored])
     wrong = (labels != label_map)[scored]
@@ -113,6 +120,10 @@ def next_patches(
     count: int,  # Patches wanted
 ) -> list[tuple[int, int]]:  # First row and first column of each; the highest mean score first
     "Choose the patches without labels whose mean score is highest."
+    if np.shape(score) != np.shape(labels):
+        raise ValueError(
+            f"score is {np.shape(score)} but labels are {np.shape(labels)}: pass both of one tile"
+        )
     cut = lambda array, row, col: array[row : row + side, col : col + side]
     free = [at for at in patch_grid(score.shape, side) if (cut(labels, *at) == IGNORE_INDEX).all()]
     means = [cut(score, *at).mean() for at in free]

@@ -438,7 +438,7 @@ def check_network(
     if settings.norm_statistics == "image" and not batch_norm:
         raise ValueError(NO_BATCH_NORM)
     if batch_norm and side <= network.multiple:  # a last batch may be one window, and a value has no variance
-        remedy = ", or normalisation channel" if settings.network == "unet" else ""
+        remedy = ", or normalisation none or channel" if settings.network == "unet" else ""
         raise ValueError(
             "batch normalisation needs more than one pixel at the lowest level of the network, and depth "
             f"{settings.depth} halves {side} pixels to one: choose a smaller depth or a larger patch_size{remedy}"

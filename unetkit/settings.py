@@ -180,8 +180,8 @@ def _parameters(network):
 
 
 def _can_normalise(network):
-    "Can a network be told how to normalise?"
-    return "normalisation" in _parameters(network)
+    "Can a network be told how to normalise? What a record says of one that is not at hand is kept."
+    return str(network).startswith("custom:") or "normalisation" in _parameters(network)
 
 
 def _usual_normalisation(network):
