@@ -30,6 +30,7 @@ def _learnt(fn):
                 loss.gradient = None
         return loss
 
+    learnt.prepared = True
     return learnt
 
 
@@ -319,7 +320,7 @@ class _Losses(Checker):
 
     def verdict(self, fn, name=None, seed=None):
         name = name or getattr(fn, "__name__", "")
-        if name == "weighted_loss" and callable(fn) and not hasattr(fn, "__wrapped__"):
+        if name == "weighted_loss" and callable(fn) and not hasattr(fn, "prepared"):
             fn = _learnt(fn)
         return super().verdict(fn, name, seed)
 
