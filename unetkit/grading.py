@@ -337,13 +337,8 @@ def _judged(check, function, name, faults):
     verdict = check.verdict(function, name, seed=0)
     head = verdict.text.split("\n")[0].rstrip(".")
     if verdict:
-        return dict(outcome="passed", message=head.removeprefix(f"Right: {name} "), detail="")
-    case = head.removeprefix(f"Not yet: {name}, ").replace(": ", ", ", 1) if verdict.case else ""
-    rows = dict(re.findall(r"^  (given|differs) +(.*)$", verdict.text, re.M))
-    differs = rows.get("differs", "")
-    if differs.startswith("it raised"):
-        differs = rows["given"]
-    detail = [": ".join(filter(None, [case, differs])), *faults]
+        return dict(outcome="passed", message=head.partition(f"{name} ")[2], detail="")
+    detail = [": ".join(filter(None, [verdict.where.replace(": ", ", ", 1), verdict.how])), *faults]
     return dict(
         outcome="timed out" if verdict.late else "failed",
         message=verdict.hint or head,
