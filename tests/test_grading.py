@@ -140,6 +140,19 @@ def test_same_cases_every_time(tmp_path):
     assert (first.message, first.detail) == (second.message, second.detail) and first.outcome == 'failed'
 
 
+def test_hints_are_in_the_language_of_the_teacher(tmp_path, monkeypatch):
+    "Not in that which a student has chosen in the notebook."
+    wrong = 'from unetkit.check import language\nlanguage("pt_BR")', RIGHT.replace('step *= stride', 'pass')
+    english = graded(tmp_path, *START, *wrong)
+    monkeypatch.setenv('UNETKIT_LANGUAGE', 'pt_BR')
+    portuguese = graded(tmp_path, *START, *wrong)
+    assert english.outcome == portuguese.outcome == 'failed' and english.message.startswith(
+        'Behind a pooling'
+    )
+    assert portuguese.message not in ('', english.message) and '6 instead of 8' not in portuguese.detail
+    assert graded(tmp_path, *START, RIGHT).message.endswith(' 16 casos')
+
+
 # What a notebook may look like
 
 ALSO_RIGHT = {

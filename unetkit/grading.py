@@ -394,7 +394,7 @@ def _run(plan):
     if "outcome" in said:
         return said
     at = said.get("at", "Python was starting")
-    if code is None or code == -getattr(signal, "SIGXCPU", 0):
+    if code is None or (code < 0 and -code == getattr(signal, "SIGXCPU", 0)):
         return dict(outcome="timed out", message=f"not done after {plan['seconds']:g} seconds", detail=at)
     return dict(outcome="error", message=_end_of(code), detail=at)
 
