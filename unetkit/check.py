@@ -263,6 +263,8 @@ def _record(outcome, fn, args):
     try:
         outcome.value = fn(*args)
     except BaseException as error:
+        if isinstance(error, MemoryError):
+            traceback.clear_frames(error.__traceback__)  # which hold what has filled the memory
         outcome.error = error
 
 # %% ../nbs/library/check.ipynb #n65bc35ecd34
@@ -553,6 +555,7 @@ class Verdict:
     text: str  # What was printed
     hint: str = ""  # The likely cause, empty if right
     case: int | None = None  # Number of the case that failed, from 1; None if right or if no case was run
+    late: bool = False  # Was the function stopped because its time was up?
 
     def __bool__(self):
         return self.right
@@ -608,7 +611,8 @@ def _wrong(exercise, fn, number, total, why, args, got, want, fault):
         ("likely", hint),
     ]
     head = f"Not yet: {exercise.name}, case {number} of {total}: {why}."
-    return Verdict(False, "\n".join([head, *(_row(word, text) for word, text in rows if text)]), hint, number)
+    text = "\n".join([head, *(_row(word, text) for word, text in rows if text)])
+    return Verdict(False, text, hint, number, got.late)
 
 # %% ../nbs/library/check.ipynb #n8274a3f7848
 class Checker:
