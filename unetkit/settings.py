@@ -15,7 +15,7 @@ import math
 from .layers import NORMALISATIONS
 from .losses import LOSSES, SCHEMES, make_loss
 from .machine import PRECISIONS
-from .models import _OFF, CRITERIA
+from .models import NOT_NOTED, CRITERIA
 from .networks import NETWORKS
 from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
 from .rules import number, one_of, whole, takes
@@ -69,6 +69,8 @@ class Settings:
     # EfficientNets are never without one, and none means batch there; a network that cannot be told has none
     normalisation: str = setting("batch", "network", choices=NORMALISATIONS, off="none")
     residual: bool = setting(False, "network", off=False)  # Add the input of every block to its output
+    # Weights that the encoder of an EfficientNet begins with: learned on ImageNet, or none: drawn from the seed
+    encoder_weights: str = setting("imagenet", "network", choices=("imagenet", "none"), off="imagenet")
     # What training minimises; dice alone may never find a class that has about 1% of the pixels
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
     # Weight of a class in the loss by its share of the pixels: inverse 1/share, sqrt 1/sqrt(share), median
@@ -138,7 +140,8 @@ class Settings:
     @property
     def architecture(self) -> dict:  # Name to value; a normalisation and residual blocks only if wanted
         "What a network is built with besides bands and classes."
-        return {name: value for name, value in self.decisive("network").items() if name != "network"}
+        others = "network", "encoder_weights"  # which network it is, and what is put into it afterwards
+        return {name: value for name, value in self.decisive("network").items() if name not in others}
 
     @classmethod
     def read(
@@ -213,7 +216,7 @@ def _checked(one, value):
     return value
 
 
-_OFF.update({one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata})
+NOT_NOTED.update({one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata})
 
 
 def _plain(value):
