@@ -8,7 +8,7 @@ __all__ = ['check', 'mixed_batch']
 # %% ../../nbs/checkers/04_patches.ipynb #n5c12f370a7f
 import numpy as np
 
-from ..check import Checker, Exercise, Mistake, compare
+from ..check import Checker, Exercise, Mistake, compare, say
 
 # %% ../../nbs/checkers/04_patches.ipynb #nca68e3b2e99
 def _starts(length, size, stride):
@@ -174,9 +174,10 @@ def _typed(given, expected, *args):
     "`compare`, and the types of both arrays."
     if fault := compare(given, expected):
         return fault
-    for name, a, b in zip(("images", "labels"), given, expected):
+    for number, (a, b) in enumerate(zip(given, expected)):
         if a.dtype != b.dtype:
-            return f"the {name} are {a.dtype} instead of {b.dtype}"
+            how = say("its type is {given} instead of {expected}", given=a.dtype, expected=b.dtype)
+            return say("element {number}: {how}", number=number, how=how)
 
 
 def _tile(rng, *shape):
