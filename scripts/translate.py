@@ -72,7 +72,7 @@ def messages():
         module = import_module(f'unetkit.{name}')
         texts = said_in(path.read_text(encoding='utf-8'))
         if name == 'check':
-            texts += [text for table in TABLES for text in texts_in(getattr(module, table))]
+            texts += ['a tensor', *(text for table in TABLES for text in texts_in(getattr(module, table)))]
         else:
             for exercise in module.check.exercises.values():
                 texts += [mistake.hint for mistake in exercise.mistakes] + case_names(exercise)
