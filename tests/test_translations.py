@@ -17,7 +17,7 @@ from unetkit import check
 from unetkit.check import compare
 
 REFRESH = 'run python scripts/translate.py, then translate what it names'
-each_language = pytest.mark.parametrize('language', translate.LANGUAGES)
+each_language = pytest.mark.parametrize('language', translate.NAMES)
 
 
 @pytest.fixture
