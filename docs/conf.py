@@ -16,6 +16,7 @@ from pathlib import Path
 
 from docutils import nodes
 from fastcore.docments import docments
+from sphinx.locale import _
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / 'scripts')]
@@ -184,12 +185,13 @@ def shared_link(app, pagename, templatename, context, doctree):
     title, promise = re.sub(r'<[^>]+>', '', context.get('title') or project), None
     if doctree is not None and (quote := doctree.next_node(nodes.block_quote)):
         promise = html.escape(quote.astext().replace('\n', ' '))
+    said, picture = _(description), _('An aerial image and the map that a U-Net made of it')
     path = '' if pagename == 'index' else f'{pagename}.html'
     address = html_baseurl + path
-    tags = {'og:title': title, 'og:type': 'website', 'og:url': address, 'og:site_name': project, 'og:description': promise or description,
-            'og:image': f'{site}_static/card.png', 'og:image:alt': 'An aerial image and the map that a U-Net made of it'}
+    tags = {'og:title': title, 'og:type': 'website', 'og:url': address, 'og:site_name': project, 'og:description': promise or said,
+            'og:image': f'{site}_static/card.png', 'og:image:alt': picture}
     lines = [f'<meta property="{key}" content="{value}" />' for key, value in tags.items()]
-    lines += [f'<meta name="description" content="{promise or description}" />', '<meta name="twitter:card" content="summary_large_image" />']
+    lines += [f'<meta name="description" content="{promise or said}" />', '<meta name="twitter:card" content="summary_large_image" />']
     lines += [f'<link rel="alternate" hreflang="{tag}" href="{site}{folder}{path}" />' for tag, folder, _ in versions(pagename)]
     context['metatags'] = context.get('metatags', '') + '\n'.join(lines)
 

@@ -18,7 +18,7 @@ TAG = re.compile(rf'(</?(?:{"|".join(BLOCKS.split())})\b[^>]*>)')
 SAID = re.compile(r'\b((?:alt|aria-label)=")([^"]+)(")')
 
 
-class Text(nodes.raw, addnodes.translatable):
+class Message(nodes.raw, addnodes.translatable):
     "A piece of HTML with one message: a text, or the words of a tag."
 
     def preserve_original_messages(self):
@@ -54,13 +54,26 @@ class SplitHtml(SphinxTransform):
                 continue
             made = []
             for part, message in pieces(node.astext()):
-                kind = nodes.raw if message is None else Text
+                kind = nodes.raw if message is None else Message
                 piece = kind('', part, format='html')
                 piece.source, piece.line = node.source, node.line
                 if message:
                     piece['message'] = message
                 made.append(piece)
             node.replace_self(made)
+
+
+class Anchors(SphinxTransform):
+    "A heading keeps the anchor of its English text: MyST forgets those of a page when it reads a translated heading."
+
+    default_priority = 21  # after the translation
+
+    def apply(self, **options):
+        sections = [section for section in self.document.findall(nodes.section) if 'slug' in section]
+        self.env.metadata[self.env.docname]['myst_slugs'] = {
+            section['slug']: (section.line, section['ids'][0], section.next_node(nodes.title).astext())
+            for section in sections
+        }
 
 
 class LinkNames(SphinxPostTransform):
@@ -114,6 +127,7 @@ def setup(app):
     app.add_config_value('translated_about', None, 'env')
     app.connect('builder-inited', read_about)
     app.add_transform(SplitHtml)
+    app.add_transform(Anchors)
     app.add_post_transform(LinkNames)
     app.add_post_transform(EnglishPages)
     return {'parallel_read_safe': True}

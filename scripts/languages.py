@@ -18,7 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / 'docs'
 LOCALES = DOCS / 'locales'
-OWN = {'sphinx', 'booktheme'}  # catalogues of the words around a page: buttons, the search
+OWN = {
+    'sphinx',
+    'around',
+}  # catalogues of the words around a page: those that Sphinx asks for, and those that nobody asks for
 NAMES = {'pt_BR': 'Português'}  # language -> its name for itself
 FOLDERS = {'pt_BR': 'pt'}  # language -> its folder on the site
 ENGLISH = {
@@ -135,11 +138,24 @@ def build(language, work, out, numbers):
     about = {'names': names, 'published': published, 'source': build_site.BLOB}
     (work / 'about.json').write_text(json.dumps(about), encoding='utf-8')
     sphinx('html', source, fresh, work, language)
-    join(fresh, out, out / FOLDERS[language], numbers)
+    join(language, fresh, out, numbers)
 
 
 LINK = re.compile(r'(<a\b[^>]*?\bhref=")([^"]*)("[^>]*>)')
 FILE = re.compile(r'(\b(?:href|src)=")((?:\.\./)*)(_(?:static|images)/[^"?#]+)')
+
+
+def around(text, language):
+    "The HTML of a page with the words in another language that its theme has in English only."
+    from babel.messages.pofile import read_po
+
+    path = LOCALES / language / 'LC_MESSAGES' / 'around.po'
+    said = {message.id: message.string for message in read_po(path.open('rb')) if message.id}
+    words = '|'.join(map(re.escape, said))
+    text = re.sub(
+        rf'((?:aria-label|title|placeholder)=")({words})(")', lambda m: m[1] + said[m[2]] + m[3], text
+    )
+    return re.sub(rf'(>)({words})(</(?:span|p)>)', lambda m: m[1] + said[m[2]] + m[3], text)
 
 
 def linked(text, page, here, there, base):
@@ -162,7 +178,7 @@ def linked(text, page, here, there, base):
     return LINK.sub(follow, text)
 
 
-def join(fresh, english, target, numbers):
+def join(language, fresh, english, numbers):
     "Move translated pages below the English ones: a file that both have is kept once."
     import build_site
 
@@ -181,6 +197,8 @@ def join(fresh, english, target, numbers):
     base = f"{build_site.SETTINGS['doc_host']}{build_site.SETTINGS['doc_baseurl']}/"
     for path in fresh.rglob('*.html'):
         text = re.sub(r'\{\{(\w+)\}\}', lambda match: numbers[match[1]], path.read_text(encoding='utf-8'))
-        path.write_text(linked(text, path.relative_to(fresh), here, there, base), encoding='utf-8')
+        text = linked(around(text, language), path.relative_to(fresh), here, there, base)
+        path.write_text(text, encoding='utf-8')
+    target = english / FOLDERS[language]
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(fresh, target)
