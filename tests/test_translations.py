@@ -167,3 +167,81 @@ def test_a_translation_that_does_not_fit(monkeypatch, portuguese):
         check, '_catalogue', lambda language: {'{n} keys': '{m} chaves', '{n} rows': '{n linhas'}
     )
     assert (check.say('{n} keys', n=2), check.say('{n} rows', n=3)) == ('2 keys', '3 rows')
+
+
+# Pages of the site
+
+LEAST = 0.9  # a page on the site is translated to this part; the rest is shown in English until somebody writes it
+
+
+def messages_of(path):
+    "Messages of a catalogue, without its head."
+    pofile = pytest.importorskip('babel.messages.pofile', reason='babel comes with jupyterlab in [dev]')
+    with path.open('rb') as file:
+        return [message for message in pofile.read_po(file) if message.id]
+
+
+PAGES = [(language, page) for language in translate.NAMES for page in translate.catalogues(language)]
+each_page = pytest.mark.parametrize('language, page', PAGES, ids=map('-'.join, PAGES))
+
+
+def waiting(path):
+    "Messages without a translation, or with one that was made for another text."
+    return [message.id for message in messages_of(path) if message.fuzzy or not message.string]
+
+
+def test_waiting(tmp_path):
+    path = tmp_path / 'a.po'
+    path.write_text(
+        'msgid "one"\nmsgstr "um"\n\n#, fuzzy\nmsgid "two"\nmsgstr "dois"\n\nmsgid "three"\nmsgstr ""\n',
+        encoding='utf-8',
+    )
+    assert waiting(path) == ['two', 'three']
+
+
+@each_language
+def test_catalogues_follow_the_english_pages(language):
+    "Sphinx is not needed for this: a catalogue holds a digest of the text that it was made from."
+    assert translate.stale(language) == [], 'the English text has changed: run python scripts/translate.py'
+
+
+@each_page
+def test_page_is_translated(language, page):
+    path = translate.catalogues(language)[page]
+    left = waiting(path)
+    if left:
+        warnings.warn(f'{path.relative_to(ROOT)}: {len(left)} messages wait for a translation: {left}')
+    assert len(left) <= (1 - LEAST) * len(messages_of(path)), (
+        'translate them, or delete the catalogue: without it the page is not on the site'
+    )
+
+
+def kept(text):
+    "What a translation keeps of a message: addresses of links, code, and places for numbers."
+    return [
+        re.findall(form, text) for form in (r'\]\(([^)]*)\)', r'`[^`]+`|<code>.*?</code>', r'\{\{\w+\}\}')
+    ]
+
+
+def test_kept():
+    text = 'See [lesson 03](03_metrics.ipynb#f1), `uk.scene` and <code>range</code>: {{ACCURACY}}.'
+    assert kept(text) == [['03_metrics.ipynb#f1'], ['`uk.scene`', '<code>range</code>'], ['{{ACCURACY}}']]
+
+
+@each_page
+def test_page_keeps_links_and_code(language, page):
+    "A translation may say more than the English text, such as which pages are in which language, but leaves nothing out."
+    faults = []
+    for message in messages_of(translate.catalogues(language)[page]):
+        for here, there in zip(kept(message.id), kept(message.string)):
+            faults += [
+                (message.id, part)
+                for part in set(here)
+                if message.string and here.count(part) > there.count(part)
+            ]
+        faults += [
+            (message.id, link)
+            for link in set(kept(message.string)[0]) - set(kept(message.id)[0])
+            if message.string
+        ]
+    assert faults == []
