@@ -172,7 +172,9 @@ def linked(text, page, here, there, base):
             name = posixpath.normpath(posixpath.join(page.parent.as_posix(), address))
         if not name or name in here or name not in there:
             return match[0]
-        start, end = (part.replace('reference external', 'reference internal') for part in match.groups()[::2])
+        start, end = (
+            part.replace('reference external', 'reference internal') for part in match.groups()[::2]
+        )
         return f'{start}{up}{name}{"#" + place if place else ""}" hreflang="en{end}'
 
     text = FILE.sub(lambda match: match[0] if match[3] in here else f'{match[1]}{up}{match[3]}', text)

@@ -117,6 +117,9 @@ def refresh_hints(language):
 
 # Pages -------------------------------------------------------------------------------------------------------------------------------------
 
+HEADER = re.compile(
+    r'^"(?:Project|Report|POT|PO|Last|Language-Team|Generated).*\n', re.M
+)  # dates and names, which git knows
 MADE_FROM = re.compile(r'^# English text: (\w*)$', re.M)  # a line at the top of a catalogue
 
 
@@ -151,7 +154,9 @@ def refresh_pages(language, new=()):
         line = f'# English text: {now[page]}'
         if not MADE_FROM.search(text):  # what Sphinx writes at the top says nothing of this project
             text = f'# {NAMES[language]}: {page}\n#\n{line}\n' + text[text.index('msgid ""') :]
-        path.write_text(MADE_FROM.sub(line, text), encoding='utf-8')
+        head, start, messages = text.partition('\n\n')
+        text = HEADER.sub('', MADE_FROM.sub(line, head) + '\n') + start[1:] + messages
+        path.write_text(text, encoding='utf-8')
 
 
 def main():
