@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Run the repeated trainings behind lessons 11, 12, 14 to 17 and 19, and save what each of them scored.
+"""Run the repeated trainings behind lessons 11 to 17 and 19, and save what each of them scored.
 
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 
-NAME is a key of `unetkit.records.STUDIES`, which says what is trained; `dubai` and `labels_dubai` need --data, the folder with tile4, tile6 and tile8 of the
+NAME is a key of `unetkit.records.STUDIES`, which says what is trained; `dubai`, `labels_dubai` and `borrowed_dubai` need --data, the folder with tile4, tile6 and tile8 of the
 Dubai imagery, of which only scores are kept. Every arm is trained with the first seed, then with the next, and so on. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
 same settings, are not repeated, so that a study can be stopped and continued, or split over several calls. Each run uses one thread: start two calls with
 different seeds and files to use two cores.
@@ -59,10 +59,11 @@ def save(path, found):
         temporary.write_text(f'{head[:-1]}, "runs": [\n{lines}\n]}}\n')
 
 
-def same_settings(run, wanted):
+def same_settings(run, study):
     "Whether a saved run had the settings that are wanted; a setting that did not exist then is no difference."
-    wanted = asdict(wanted)
-    return all(wanted.get(name) == value for name, value in run['settings'].items())
+    wanted = asdict(replace(study['arms'][run['arm']], seed=run['seed']))
+    same = all(wanted.get(name) == value for name, value in run['settings'].items())
+    return same and run.get('freeze', '') == study.get('freeze', {}).get(run['arm'], '')
 
 
 def line(run):
@@ -90,7 +91,10 @@ def trials(study, train, test, seeded, done):
     for (arm, seed), settings in seeded.items():
         if (arm, seed) not in done:
             own = [train[study['train'][arm]]] if 'train' in study else train
-            yield [{'arm': arm, 'seed': seed, **trial(own, test, palette, settings, study['methods'])}]
+            view, freeze = study.get('views', {}).get(arm), study.get('freeze', {}).get(arm, '')
+            sides = (own, test) if view is None else (list(map(view, own)), list(map(view, test)))
+            run = trial(*sides, palette, settings, study['methods'], freeze)
+            yield [{'arm': arm, 'seed': seed, **run}]
 
 
 def main():
@@ -122,11 +126,7 @@ def main():
         )
     seeded = {(arm, seed): replace(study['arms'][arm], seed=seed) for seed in args.seeds for arm in arms}
     order = list(study['arms'])
-    found['runs'] = [
-        run
-        for run in found['runs']
-        if same_settings(run, replace(study['arms'][run['arm']], seed=run['seed']))
-    ]
+    found['runs'] = [run for run in found['runs'] if same_settings(run, study)]
     done = keys(found['runs'])
     for runs in trials(study, train, test, seeded, done):
         found['runs'] = [run for run in found['runs'] if (run['arm'], run['seed']) not in keys(runs)] + runs
