@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'
@@ -61,13 +61,14 @@ def save(path, found):
 
 def same_settings(run, wanted):
     "Whether a saved run had the settings that are wanted; a setting that did not exist then is no difference."
-    wanted = asdict(wanted)
+    wanted = wanted.as_dict()
     return all(wanted.get(name) == value for name, value in run['settings'].items())
 
 
 def line(run):
     "A run in one line, scored on its first test tile as a user would get it."
-    scores = Scores(np.array(run['kept']['matrices']['exact'][0]))
+    found = run['kept']['matrices']
+    scores = Scores(np.array(found.get('exact', next(iter(found.values())))[0]))
     return (
         f'{run["arm"]:28} seed {run["seed"]}: {run["steps"]} steps, {run["seconds"]:.0f} s, accuracy {scores.accuracy:.3f}, '
         f'mean F1 {scores.mean_f1:.3f}, F1 of class 5 {scores.f1[4]:.3f}'
@@ -90,7 +91,8 @@ def trials(study, train, test, seeded, done):
     for (arm, seed), settings in seeded.items():
         if (arm, seed) not in done:
             own = [train[study['train'][arm]]] if 'train' in study else train
-            yield [{'arm': arm, 'seed': seed, **trial(own, test, palette, settings, study['methods'])}]
+            found = trial(own, test, palette, settings, study['methods'], study.get('objects', ''))
+            yield [{'arm': arm, 'seed': seed, **found}]
 
 
 def main():
