@@ -63,7 +63,7 @@ setup(
         'Typing :: Typed',
     ],
     packages=find_packages(include=[settings['lib_path'], f"{settings['lib_path']}.*"]),
-    package_data={settings['lib_path']: ['py.typed', 'recorded/*/*']},
+    package_data={settings['lib_path']: ['py.typed', 'recorded/*/*', 'locales/*.json']},
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
     extras_require=extras,

@@ -193,6 +193,8 @@ def code_cell(cell, frames):
         {'remove-input'} if found.get('echo') == 'false' else {'hide-input'} if 'export' in found else set()
     )
     shown = next((line for line in source.split('\n') if not line.startswith(('@', '#'))), '').rstrip(':')
+    if cell['metadata'].get('jupyter', {}).get('outputs_hidden'):
+        tags, shown = tags | {'hide-output'}, 'Show what the cell prints or draws'
     cell['metadata'] = {
         'tags': sorted(tags),
         'mystnb': {'code_prompt_show': shown, 'code_prompt_hide': shown},

@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""Write README.md from nbs/index.ipynb, or check that it is current.
+"""Write README.md from nbs/index.ipynb and the list of exercises from the lessons, or check that both are current.
 
 usage: scripts/readme.py [--check]
 
 Prose is copied, code becomes fenced blocks (cells with `#| hide` are left out, of cells with `#| echo: false` only
 the results are shown, directives stripped), texts that code printed become plain fenced blocks, without the lines
 that training prints after each epoch. Pictures that code drew are not copied: the notebook links to files in
-nbs/images. Relative links and pictures are made relative to the root. Needs the standard library only.
+nbs/images. Relative links and pictures are made relative to the root.
+
+unetkit/recorded/lessons/exercises.json says for each notebook with an exercise what it is called, which checker it
+imports, and how each function that it checks looks before a student has touched it. `unetkit grade` reads it: the
+notebooks themselves are not in the package. Needs the standard library only.
 """
 
 import argparse
+import ast
 import json
 import posixpath
 import re
@@ -19,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / 'nbs' / 'index.ipynb'
 README = ROOT / 'README.md'
+EXERCISES = ROOT / 'unetkit' / 'recorded' / 'lessons' / 'exercises.json'
 HEAD = '<!-- Written by scripts/readme.py from nbs/index.ipynb: edit the notebook, not this file. -->'
 FENCE = re.compile(r'^```.*?^```$', re.M | re.S)
 LINK = re.compile(r'(\]\(|(?:src|href)=")([^)"\s]+)')
@@ -76,21 +82,57 @@ def readme():
     return '\n\n'.join([HEAD, *(block.strip() for cell in cells for block in blocks(cell))]) + '\n'
 
 
+CHECKER = re.compile(r'^from unetkit\.checkers\.(\w+) import check$', re.M)
+
+
+def stubs(source):
+    "The functions of a cell that it checks as well: name and text."
+    if 'check(' not in source:
+        return {}
+    body = ast.parse(source).body
+    calls = [node.value for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    checked = [call.args[:1] for call in calls if getattr(call.func, 'id', '') == 'check']
+    names = {name.id for args in checked for name in args if isinstance(name, ast.Name)}
+    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name in names]
+    return {node.name: ast.get_source_segment(source, node) for node in functions}
+
+
+def exercises():
+    "The text of the list of exercises."
+    found = {}
+    for path in sorted([*NOTEBOOK.parent.glob('*.ipynb'), *NOTEBOOK.parent.glob('library/*.ipynb')]):
+        notebook = json.loads(path.read_text(encoding='utf-8'))
+        code = [''.join(cell['source']) for cell in notebook['cells'] if cell['cell_type'] == 'code']
+        checkers = [name for source in code for name in CHECKER.findall(source)]
+        if checkers:
+            title = re.search(r'^# (.+)$', ''.join(notebook['cells'][0]['source']), re.M)[1]
+            functions = {}
+            for source in code:
+                if not source.startswith('#| hide'):  # what is hidden installs, and its magics are no Python
+                    functions |= stubs(source)
+            name = path.relative_to(NOTEBOOK.parent).with_suffix('').as_posix()
+            found[name] = {'title': title, 'checker': checkers[0], 'exercises': functions}
+    return json.dumps(found, indent=1, ensure_ascii=False) + '\n'
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        '--check', action='store_true', help='write nothing; exit with 1 when README.md is not current'
+        '--check', action='store_true', help='write nothing; exit with 1 when a file is not current'
     )
     check = parser.parse_args().check
     if not NOTEBOOK.exists():
         sys.exit(f'{NOTEBOOK.relative_to(ROOT)} does not exist: README.md is written from it')
-    text = readme()
-    current = README.exists() and README.read_text(encoding='utf-8') == text
-    if check and not current:
-        sys.exit('README.md is not what nbs/index.ipynb says: run scripts/readme.py and commit the result')
-    if not check and not current:
-        README.write_text(text, encoding='utf-8')
-    print('README.md is current' if current else 'README.md written')
+    for path, text in ((README, readme()), (EXERCISES, exercises())):
+        current = path.exists() and path.read_text(encoding='utf-8') == text
+        if check and not current:
+            sys.exit(
+                f'{path.name} is not what the notebooks say: run scripts/readme.py and commit the result'
+            )
+        if not check and not current:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding='utf-8')
+        print(f'{path.name} is current' if current else f'{path.name} written')
 
 
 if __name__ == '__main__':

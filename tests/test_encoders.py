@@ -286,6 +286,40 @@ def test_initial_weights():
             assert not torch.equal(value, other[name]), name
 
 
+def test_random_weights(monkeypatch):
+    "With `encoder_weights` none every weight is drawn from the seed, and no package is asked for."
+    monkeypatch.setattr(encoders, 'find_spec', lambda name: None)
+    tile = synthetic_scene(96, 96, seed=1)
+    seed_everything(0)
+    drawn = make_network('efficientnet_lite0', 3, 6, width=4, depth=2).state_dict()
+    found = begun(tile, encoder_weights='none')
+    assert found.keys() == drawn.keys()
+    assert all(torch.equal(value, drawn[name]) for name, value in found.items())
+    other = begun(tile, encoder_weights='none', seed=1)
+    assert not torch.equal(found['encoder.stem.1.weight'], other['encoder.stem.1.weight'])
+    how = dict(network='efficientnet_lite0', encoder_weights='none', patch_size=32, split='random')
+    pipeline = ModelPipeline(ISPRS, **how)
+    with pytest.raises(ValueError, match='freeze keeps the weights that a model begins with: give one'):
+        pipeline.fit(tile, freeze='encoder')
+
+
+def test_random_weights_of_the_command(monkeypatch, tmp_path):
+    "The model file says what it began with; a checkpoint goes on with the same beginning only."
+    monkeypatch.setattr(encoders, 'find_spec', lambda name: None)
+    succeeds('scene', '--out', tmp_path / 'scene', '--height', 160, '--width', 160, '--seed', 1)
+    line = ['train', *pair_of(tmp_path), '--out', tmp_path / 'm.safetensors', *SMALL]
+    code, _, err = shell(*line, '--encoder-weights', 'none')
+    assert code == 0 and 'ImageNet' not in err, err
+    _, about = load_tensors(tmp_path / 'm.safetensors')
+    assert about['settings']['encoder_weights'] == 'none' and 'init' not in about
+    assert 'encoder_weights' not in about['args']
+    assert 'encoder_weights none' in succeeds('info', tmp_path / 'm.safetensors')
+    monkeypatch.undo()
+    monkeypatch.setattr(encoders, 'weights_file', lambda variant: tmp_path / 'lite-00000000.pth')
+    code, _, err = shell(*line, '--epochs', 3)
+    assert code == 2 and "encoder_weights was 'none' and is 'imagenet'" in err, err
+
+
 @LITE0
 @pytest.mark.parametrize(
     'names, columns',
@@ -438,7 +472,7 @@ def test_the_settings_say_what_the_network_has(name):
     "Without a choice the way up is normalised over the batch; older checkpoints, which did not note it, go on."
     settings = Settings(network=name, width=2, depth=2, average=0.0)
     assert settings.normalisation == settings.as_dict()['normalisation'] == 'batch'
-    assert 'normalisation' not in settings.decisive()
+    assert 'normalisation' not in settings.decisive() and 'encoder_weights' not in settings.decisive()
     assert settings == replace(settings, normalisation='none') == Settings.read({'network': name} | SMALLEST)
     channel = replace(settings, normalisation='channel')
     assert channel.decisive()['normalisation'] == 'channel'

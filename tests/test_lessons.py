@@ -247,6 +247,97 @@ def test_weight(name):
     assert (HOME / name).stat().st_size <= 1e6
 
 
+# Questions to the reader, and their answers
+
+ASKED = re.compile(
+    r'(?<!\*)\*(?!\*)[^*]+\?\*(?!\*)|\bGuess\b|\b[Bb]efore you (?:run|read on)\b|\b[Pp]redict before you look\b'
+)
+
+
+def collapsed(cell):
+    "Is the output of a cell out of sight until the reader opens it or runs the cell? JupyterLab and Colab write both marks."
+    marks = cell['metadata']
+    return marks.get('collapsed') is True and marks.get('jupyter', {}).get('outputs_hidden') is True
+
+
+def paragraphs(cell):
+    "The paragraphs of a text; what stands in `<details>` is one of them."
+    text = re.sub(
+        r'<details>.*?</details>', lambda found: re.sub(r'\n+', '\n', found[0]), source(cell), flags=re.S
+    )
+    return [paragraph for paragraph in re.split(r'\n\s*\n', text) if paragraph.strip()]
+
+
+def answered_in_sight(cells):
+    """Predictions whose answer is in sight, by the ids of their cells.
+
+    A prediction is a question in italics before a cell. What the cells up to the next text print and draw has to be collapsed, and the answer
+    in words to stand in `<details>`: right behind the question, or at the beginning of the next text (unless that begins a new section).
+    """
+    found, section = [], ''
+    for i, cell in enumerate(cells):
+        texts = paragraphs(cell) if cell['cell_type'] == 'markdown' else []
+        for n, text in enumerate(texts):
+            section = text if text.startswith('## ') else section
+            practice = re.match(r'## (Questions|Exercise)', section)
+            if i == 0 or practice or text.startswith('<details') or not ASKED.search(text):
+                continue
+            told = ''.join(texts[n + 1 : n + 2]).startswith('<details')
+            shown = list(cells[i + 1 :])
+            answer = next((k for k, one in enumerate(shown) if one['cell_type'] == 'markdown'), len(shown))
+            outputs = [one for one in shown[:answer] if one.get('outputs')]
+            words = paragraphs(shown[answer])[0] if answer < len(shown) else '#'
+            in_order = told or (n == len(texts) - 1 and words.startswith(('<details', '#')))
+            if not (in_order and all(map(collapsed, outputs))):
+                found.append(cell['id'])
+    return found
+
+
+def test_answered_in_sight():
+    "A question with both answers out of sight; then with its output, its words, and the words of another paragraph in sight."
+
+    def lesson(
+        question='*How many?*',
+        marks=True,
+        words='<details><summary>Answer</summary>\n\nTwo.\n\n</details>\n\nSo we go on.',
+    ):
+        metadata = {'collapsed': True, 'jupyter': {'outputs_hidden': True}} if marks else {}
+        texts = [
+            {'cell_type': 'markdown', 'id': name, 'source': [text]}
+            for name, text in (('title', '# A'), ('q', question), ('a', words))
+        ]
+        code = {
+            'cell_type': 'code',
+            'id': 'code',
+            'source': ['1 + 1'],
+            'metadata': metadata,
+            'outputs': [{'data': {'text/plain': '2'}}],
+        }
+        return [*texts[:2], code, texts[2]]
+
+    assert answered_in_sight(lesson()) == answered_in_sight(lesson(words='## Next')) == []
+    told = '*How many?*\n\n<details><summary>Answer</summary>\n\nTwo.\n\n</details>\n\nCount them.'
+    assert answered_in_sight(lesson(told, words='So we go on.')) == []
+    assert answered_in_sight(lesson(marks=False)) == ['q']
+    assert answered_in_sight(lesson(told, marks=False)) == ['q']
+    assert answered_in_sight(lesson(words='Two. So we go on.')) == ['q']
+    assert answered_in_sight(lesson('Guess how many.', words='Two.')) == ['q']
+    assert answered_in_sight(lesson('*How many?*\n\nThere are two.')) == ['q']
+    assert answered_in_sight(lesson('**How many?** Count *them*.', marks=False)) == []
+    assert answered_in_sight(lesson('## Exercise\n\n*How many?*', marks=False)) == []
+
+
+@each_page
+def test_answers_are_out_of_sight(name):
+    assert answered_in_sight(PAGES[name]) == []
+
+
+def test_lessons_ask():
+    "Most lessons ask for predictions, so that the test above has something to look at."
+    asking = [name for name, cells in LESSONS.items() if any(map(collapsed, cells))]
+    assert len(asking) >= len(LESSONS) - 3
+
+
 # How a lesson ends
 
 

@@ -111,6 +111,8 @@ def folder(tmp_path_factory):
         shutil.move(folder / name / 'image.tif', folder / f'{name}.tif')
         shutil.move(folder / name / 'reference.tif', folder / f'{name}_ref.tif')
     shutil.copy(folder / 'b.tif', folder / 'ortho.tif')
+    (folder / 'submissions').mkdir()
+    shutil.copy(ROOT / 'nbs/solutions/05_unet.ipynb', folder / 'submissions')
     tile = synthetic_scene(256, 320, seed=2)  # that is b
     write_polygons(folder / 'fields.geojson', tile.labels, ISPRS, georeference=tile.georeference)
     for number in range(8):
@@ -170,6 +172,7 @@ def test_shell_lines(folder, printed):
         'map.geojson',
         'areas.csv',
         'tuned.safetensors',
+        'grades.csv',
     ):
         assert (folder / name).exists(), name
     (scores,) = [text for line, text in printed.items() if ' evaluate ' in line]

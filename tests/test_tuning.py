@@ -101,6 +101,7 @@ GIVEN = {
     'depth': 3,
     'normalisation': 'channel',
     'residual': True,
+    'encoder_weights': 'none',
     'loss': 'focal',
     'weights': 'inverse',
     'label_smoothing': 0.1,

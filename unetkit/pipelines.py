@@ -114,7 +114,8 @@ class TrainedModel:
                 _say_temperature(before)
                 return about | ({"init": own["init"]} if "init" in own else {})
         source = init or (None if fresh or before.model is None else before)
-        borrows = source is None and hasattr(self.model, "borrowed")
+        wanted = self.settings.encoder_weights == "imagenet"
+        borrows = source is None and wanted and hasattr(self.model, "borrowed")
         if part and source is None and not borrows:
             raise ValueError("freeze keeps the weights that a model begins with: give one (--init)")
         freeze(self.model, part)

@@ -69,6 +69,8 @@ class Settings:
     # EfficientNets are never without one, and none means batch there; a network that cannot be told has none
     normalisation: str = setting("batch", "network", choices=NORMALISATIONS, off="none")
     residual: bool = setting(False, "network", off=False)  # Add the input of every block to its output
+    # Weights that the encoder of an EfficientNet begins with: learned on ImageNet, or none: drawn from the seed
+    encoder_weights: str = setting("imagenet", "network", choices=("imagenet", "none"), off="imagenet")
     # What training minimises; dice alone may never find a class that has about 1% of the pixels
     loss: str | Callable = setting("cross_entropy", "optimiser", choices=LOSSES)
     # Weight of a class in the loss by its share of the pixels: inverse 1/share, sqrt 1/sqrt(share), median
@@ -138,7 +140,8 @@ class Settings:
     @property
     def architecture(self) -> dict:  # Name to value; a normalisation and residual blocks only if wanted
         "What a network is built with besides bands and classes."
-        return {name: value for name, value in self.decisive("network").items() if name != "network"}
+        others = "network", "encoder_weights"  # which network it is, and what is put into it afterwards
+        return {name: value for name, value in self.decisive("network").items() if name not in others}
 
     @classmethod
     def read(

@@ -62,7 +62,7 @@ CANDIDATES = {  # Name -> settings that differ from the recommended recipe
     "no class in focus": {"focus": ""},
     "no normalisation": {"normalisation": "none"},
     "AdamW, one cycle": {"optimiser": "adamw", "weight_decay": 0.01, "schedule": "one_cycle", "lr": 3e-3},
-    "pretrained": {"network": "efficientnet_lite0"},
+    "EfficientNet-Lite0": {"network": "efficientnet_lite0"},
     "report, patch 32": {"patch_size": 32} | {name: getattr(REPORT, name) for name in _REPORT},
 }
 DECIDED = "epochs", "patience", "validation", "split"  # Settings that follow from the time and the ground

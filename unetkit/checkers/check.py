@@ -6,7 +6,7 @@
 __all__ = ['check']
 
 # %% ../../nbs/checkers/check.ipynb #n70999df430e
-from ..check import Checker, Exercise, Mistake, compare, kind_of
+from ..check import Checker, Exercise, Mistake, compare, kind_of, say
 
 # %% ../../nbs/checkers/check.ipynb #n33fc218e0db
 _WRONG = {
@@ -29,13 +29,13 @@ def _judge(given, expected, size):
         return compare(given, [])
     for n in given:
         if kind_of(n) != "an int":
-            return f"{kind_of(n)} where an int is expected"
+            return say("{given} where {expected} is expected", given=kind_of(n), expected="an int")
     if not 1 <= len(given) <= 2:
-        return f"there are {len(given)} lengths: one or two are asked for"
+        return say("there are {count} lengths: one or two are asked for", count=len(given))
     if min(given) < 1:
-        return f"a length is {min(given)}: an axis has at least one pixel"
+        return say("a length is {length}: an axis has at least one pixel", length=min(given))
     if missed := _undetected(given, size):
-        return f"on {given} {missed[0]} is right, so nobody would notice"
+        return say("on {lengths} {wrong} is right, so nobody would notice", lengths=given, wrong=missed[0])
 
 # %% ../../nbs/checkers/check.ipynb #n2136bcb709f
 _MISTAKES = [

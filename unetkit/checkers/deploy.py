@@ -8,7 +8,7 @@ __all__ = ['check']
 # %% ../../nbs/checkers/20_a_model_leaves_home.ipynb #k003-c
 import numpy as np
 
-from ..check import Checker, Exercise, Mistake, compare
+from ..check import Checker, Exercise, Mistake, compare, say
 
 # %% ../../nbs/checkers/20_a_model_leaves_home.ipynb #k007-c
 def _with_scales(weights, scales):
@@ -199,7 +199,7 @@ def _judge(given, expected, weights):
     if fault := compare(given, expected):
         return fault
     if given[0].dtype != np.int8:
-        return f"element 0 holds {given[0].dtype} instead of int8"
+        return say("element 0 holds {given} instead of int8", given=given[0].dtype)
 
 
 check = Checker([Exercise('quantise', _cases, _oracle, _MISTAKES, _judge)])

@@ -8,7 +8,7 @@ __all__ = ['check']
 # %% ../../nbs/checkers/02_labels.ipynb #na07d0ad66a2
 import numpy as np
 
-from ..check import Checker, Exercise, Mistake, compare
+from ..check import Checker, Exercise, Mistake, compare, say
 
 # %% ../../nbs/checkers/02_labels.ipynb #n0f4d5da75c4
 def _new_label(label, old_names, new_names):
@@ -29,7 +29,9 @@ def _oracle(labels, old_names, new_names):
 def _judge(given, expected, *args):
     "Like `compare`, and the type must be uint8."
     fault = compare(given, expected)
-    return fault or (None if given.dtype == np.uint8 else f"it holds {given.dtype} instead of uint8")
+    return fault or (
+        None if given.dtype == np.uint8 else say("it holds {given} instead of uint8", given=given.dtype)
+    )
 
 # %% ../../nbs/checkers/02_labels.ipynb #n04a26cba751
 _OLD, _NEW = ["car", "road", "tree"], ["road", "tree", "car"]

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from ..check import Checker, Exercise, Mistake, compare, kind_of
+from ..check import Checker, Exercise, Mistake, compare, kind_of, say
 from ..labels import ISPRS
 from ..patches import PatchGrid
 
@@ -80,11 +80,9 @@ def _refused(given, expected):
     "A fault in whether the input was refused at all, or None."
     if isinstance(given, _Refusal) == isinstance(expected, _Refusal):
         return None
-    return (
-        "it raised ValueError, and this input is a good one"
-        if isinstance(given, _Refusal)
-        else "it returned a value where a ValueError is expected"
-    )
+    if isinstance(given, _Refusal):
+        return say("it raised ValueError, and this input is a good one")
+    return say("{found} where a {error} is expected", found=say("it returned a value"), error="ValueError")
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n3b6db1df0b3
 def _bands(image):
@@ -253,12 +251,13 @@ def _message_judge(given, expected, reference):
     if (fault := _refused(given, expected)) or not isinstance(expected, _Refusal):
         return fault or compare(given, expected)
     missing = (
-        "it names no colour of this reference that is in no palette",
-        "the colour is named; its count or its pixel (row, then column) is not",
-        "the colour is named, and its count or its pixel; the other is missing",
+        say("it names no colour of this reference that is in no palette"),
+        say("the colour is named; its count or its pixel (row, then column) is not"),
+        say("the colour is named, and its count or its pixel; the other is missing"),
     )
-    said = _says(given, reference)
-    return None if said == 3 else f"it is refused, but the message does not tell enough: {missing[said]}"
+    told = _says(given, reference)
+    if told < 3:
+        return say("it is refused, but the message does not tell enough: {what}", what=missing[told])
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n661e97edfc8
 def _jpeg(reference):
@@ -369,7 +368,12 @@ def _ground_judge(given, expected, labels, height, width):
         for c, (left, right) in enumerate(cols):
             found = np.unique(labels[top:bottom, left:right]).tolist()
             if given[r, c] not in found:
-                return f"label {given[r, c]} at {[r, c]}, and the ground of that pixel holds only {found}"
+                return say(
+                    "label {label} at {place}, and the ground of that pixel holds only {found}",
+                    label=given[r, c],
+                    place=[r, c],
+                    found=found,
+                )
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nc864bd163b5
 def _resize_cases(rng):
@@ -424,15 +428,15 @@ def _gaps(a, b, patch_size):
 def _window_numbers(given, count):
     "The two parts as integer arrays, or a sentence on why they are none."
     if kind_of(given) not in ("a tuple", "a list") or len(given) != 2:
-        return f"{kind_of(given)} where two arrays of window numbers are expected"
+        return say("{given} where two arrays of window numbers are expected", given=kind_of(given))
     parts = [np.asarray(part) for part in given]
     if any(p.ndim != 1 or (p.size and p.dtype.kind not in "iu") for p in parts):
-        return "the two parts are not lists of window numbers"
+        return say("the two parts are not lists of window numbers")
     both = np.concatenate(parts)
     if len(set(both.tolist())) < len(both):
-        return "a window is named twice: in one part, or in both"
+        return say("a window is named twice: in one part, or in both")
     if both.size and not 0 <= both.min() <= both.max() < count:
-        return f"a window number is not in 0 to {count - 1}"
+        return say("a window number is not in 0 to {last}", last=count - 1)
     return [p.astype(int) for p in parts]
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n224b5cb6236
@@ -443,15 +447,32 @@ def _split_judge(given, expected, origins, patch_size, guard, seed):
         return parts
     train, valid = parts
     if 10 * len(valid) < len(origins):
-        return f"{len(valid)} of {len(origins)} windows validate; at least a tenth is asked for"
+        return say(
+            "{part} of {whole} windows validate; at least a tenth is asked for",
+            part=len(valid),
+            whole=len(origins),
+        )
     if 5 * len(train) < 2 * len(origins):
-        return f"{len(train)} of {len(origins)} windows train; at least two fifths are asked for"
+        return say(
+            "{part} of {whole} windows train; at least two fifths are asked for",
+            part=len(train),
+            whole=len(origins),
+        )
     gaps = _gaps(origins[train], origins[valid], patch_size)
     if gaps.min() >= guard:
         return None
     i, j = np.unravel_index(gaps.argmin(), gaps.shape)
-    near = f"overlap by {-gaps.min()}" if gaps.min() < 0 else f"are {gaps.min()} apart"
-    return f"training window {train[i]} and validation window {valid[j]} {near} pixels; a guard of {guard} pixels is asked for"
+    if gaps.min() < 0:
+        near = say("they overlap by {pixels} pixels", pixels=-gaps.min())
+    else:
+        near = say("they are {pixels} pixels apart", pixels=gaps.min())
+    return say(
+        "training window {first} and validation window {second}: {near}; a guard of {guard} pixels is asked for",
+        first=train[i],
+        second=valid[j],
+        near=near,
+        guard=guard,
+    )
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n6390e7b0dc5
 def _fenced(origins, patch_size, guard, reach=None):
@@ -624,11 +645,11 @@ def _learnable(given, expected, *args):
     if fault := _close(given, expected):
         return fault
     if (gradient := getattr(given, "felt", None)) is None:
-        return "the number is right, but it is cut off from the logits: no gradient flows back"
-    return (
-        _close(gradient, expected.felt)
-        and "the number is right, but the gradient that flows back to the logits is not that of this number"
-    )
+        return say("the number is right, but it is cut off from the logits: no gradient flows back")
+    if _close(gradient, expected.felt):
+        return say(
+            "the number is right, but the gradient that flows back to the logits is not that of this number"
+        )
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n740b4baf9c7
 def _logit_cases(rng):
@@ -689,7 +710,7 @@ def _chunks(windows, batch_size):
 def _batch_judge(given, expected, windows, batch_size):
     "The same batches, whether lists or arrays."
     if kind_of(given) not in ("a list", "a tuple") or not all(np.ndim(b) == 1 for b in given):
-        return f"{kind_of(given)} where a list of batches is expected"
+        return say("{given} where a list of batches is expected", given=kind_of(given))
     return compare([np.asarray(b).tolist() for b in given], expected)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #nd1e3afb7bc6
@@ -753,7 +774,7 @@ def _epoch_judge(given, expected, losses, patience):
     if (fault := _refused(given, expected)) or not isinstance(expected, _Refusal):
         return fault or compare(given, expected)
     epoch = next(e for e, loss in enumerate(losses, 1) if not math.isfinite(loss))
-    return None if epoch in _numbers(given) else f"the message does not name epoch {epoch}"
+    return None if epoch in _numbers(given) else say("the message does not name epoch {epoch}", epoch=epoch)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #n3a47f7763bc
 def _loss_cases(rng):
@@ -1093,7 +1114,7 @@ def _paint_judge(given, expected, label_map):
     ):
         return None
     if kind_of(given) == "an array" and given.shape == expected.shape and given.dtype != np.uint8:
-        return f"the colours are {given.dtype} instead of uint8"
+        return say("the colours are {given} instead of uint8", given=given.dtype)
     return compare(given, expected)
 
 # %% ../../nbs/checkers/18_bug_museum.ipynb #naf9b357dcad

@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from ..check import Checker, Exercise, Mistake, compare
+from ..check import Checker, Exercise, Mistake, compare, say
 
 # %% ../../nbs/checkers/plots.ipynb #nc36ee7bc80e
 def _commonest(block):
@@ -28,7 +28,9 @@ def _oracle(labels, step):
 def _judge(given, expected, *args):
     "Like `compare`, and the type must be uint8."
     fault = compare(given, expected)
-    return fault or (None if given.dtype == np.uint8 else f"it holds {given.dtype} instead of uint8")
+    return fault or (
+        None if given.dtype == np.uint8 else say("it holds {given} instead of uint8", given=given.dtype)
+    )
 
 # %% ../../nbs/checkers/plots.ipynb #n6906e7db557
 def _map(*rows):

@@ -8,7 +8,7 @@ __all__ = ['check']
 # %% ../../nbs/checkers/21_larger_than_memory.ipynb #k003-c
 import numpy as np
 
-from ..check import Checker, Exercise, Mistake, compare
+from ..check import Checker, Exercise, Mistake, compare, say
 
 # %% ../../nbs/checkers/21_larger_than_memory.ipynb #k007-c
 def _oracle(labels):
@@ -230,7 +230,7 @@ _MISTAKES = [
 def _judge(given, expected, labels):
     "As `compare`; and the type must be uint8."
     return compare(given, expected) or (
-        None if given.dtype == np.uint8 else f"it holds {given.dtype} instead of uint8"
+        None if given.dtype == np.uint8 else say("it holds {given} instead of uint8", given=given.dtype)
     )
 
 
