@@ -494,17 +494,11 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and sett
         "objects": "car",
         "arms": _board(report=45, recommended=95, borrowed=72, monai=90),
     },
-    "board_dubai": {
-        "tiles": partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
-        "palette": DUBAI,
-        "methods": (),
-        "arms": _board(report=2, recommended=4, borrowed=3, monai=4),
-    },
     "board_dubai_two": {
         "tiles": partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         "palette": DUBAI,
         "methods": (),
-        "arms": _board(report=5, recommended=11, borrowed=8, monai=10),
+        "arms": _board(report=5, recommended=11, monai=10),
     },
     "dubai": {
         "tiles": _dubai_scenes,
