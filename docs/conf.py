@@ -9,26 +9,41 @@ import html
 import inspect
 import os
 import re
+import sys
 import textwrap
 import zlib
 from pathlib import Path
 
 from docutils import nodes
 from fastcore.docments import docments
+from sphinx.locale import _
 
 HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / 'scripts')]
+from languages import FOLDERS, NAMES, catalogues  # noqa: E402
 GENERATED = Path(os.environ['UNETKIT_SITE'])  # where scripts/build_site.py puts what it made: npm packages, frames, demo
 parser = configparser.ConfigParser(delimiters=['='])
 parser.read(HERE.parent / 'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
 
 project, author, version = settings['lib_name'], settings['author'], settings['version']
-release, copyright, language = version, settings['copyright'], 'en'
+release, copyright = version, settings['copyright']
 html_title = f'{project} {version}'
-html_baseurl = f"{settings['doc_host']}{settings['doc_baseurl']}/"
+site = f"{settings['doc_host']}{settings['doc_baseurl']}/"
 description = settings['description'] + '.'
 
-extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.viewcode', 'sphinx.ext.intersphinx', 'sphinx.ext.mathjax', 'sphinx_copybutton']
+# English is the whole site. For another language, and for its messages, scripts/languages.py calls Sphinx with the pages that are translated.
+few = 'UNETKIT_SITE_LANGUAGE' in os.environ
+language = os.environ.get('UNETKIT_SITE_LANGUAGE', 'en')
+html_baseurl = site if language == 'en' else f'{site}{FOLDERS[language]}/'
+locale_dirs = [str(GENERATED / 'locales')]
+gettext_compact = gettext_location = False
+translated_about = GENERATED / 'about.json'
+PAGES = {code: set(catalogues(code)) for code in FOLDERS}
+
+extensions = ['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton']
+extensions += ['translated'] if few else ['sphinx.ext.autodoc', 'sphinx.ext.viewcode', 'sphinx.ext.intersphinx']
+templates_path = ['_templates']
 exclude_patterns = ['_static', '_build']
 smartquotes = False
 suppress_warnings = ['mystnb.unknown_mime_type']
@@ -41,6 +56,7 @@ add_module_names = False
 nb_execution_mode = 'off'
 nb_merge_streams = True
 nb_render_markdown_format = 'myst'
+nb_mime_priority_overrides = [('gettext', 'image/png', 1)]  # a picture has words: its description
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'attrs_inline', 'attrs_block']
 myst_heading_anchors = 4
 
@@ -49,8 +65,8 @@ autodoc_typehints = 'signature'
 autodoc_preserve_defaults = True
 
 html_theme = 'sphinx_book_theme'
-html_static_path = ['_static', *([str(GENERATED / 'static')] if (GENERATED / 'static').is_dir() else [])]
-html_extra_path = ['extra']
+html_static_path = ['_static', *([str(GENERATED / 'static')] if (GENERATED / 'static').is_dir() and not few else [])]
+html_extra_path = [] if few else ['extra']
 html_css_files, html_js_files = ['unetkit.css'], [('unetkit.js', {'defer': 'defer'})]
 html_favicon = html_logo = '_static/mark.svg'
 html_copy_source = html_show_sourcelink = False
@@ -64,6 +80,7 @@ html_theme_options = {
     'use_issues_button': True,
     'use_download_button': False,
     'navbar_persistent': [],
+    'article_header_end': ['language.html', 'article-header-buttons.html'],
     'logo': {'text': project, 'alt_text': f'{project}, to the first page'},
     'home_page_in_toc': False,
     'show_navbar_depth': 1,
@@ -168,14 +185,35 @@ def shared_link(app, pagename, templatename, context, doctree):
     title, promise = re.sub(r'<[^>]+>', '', context.get('title') or project), None
     if doctree is not None and (quote := doctree.next_node(nodes.block_quote)):
         promise = html.escape(quote.astext().replace('\n', ' '))
-    address = html_baseurl + ('' if pagename == 'index' else f'{pagename}.html')
-    tags = {'og:title': title, 'og:type': 'website', 'og:url': address, 'og:site_name': project, 'og:description': promise or description,
-            'og:image': f'{html_baseurl}_static/card.png', 'og:image:alt': 'An aerial image and the map that a U-Net made of it'}
+    said, picture = _(description), _('An aerial image and the map that a U-Net made of it')
+    path = '' if pagename == 'index' else f'{pagename}.html'
+    address = html_baseurl + path
+    tags = {'og:title': title, 'og:type': 'website', 'og:url': address, 'og:site_name': project, 'og:description': promise or said,
+            'og:image': f'{site}_static/card.png', 'og:image:alt': picture}
     lines = [f'<meta property="{key}" content="{value}" />' for key, value in tags.items()]
-    lines += [f'<meta name="description" content="{promise or description}" />', '<meta name="twitter:card" content="summary_large_image" />']
+    lines += [f'<meta name="description" content="{promise or said}" />', '<meta name="twitter:card" content="summary_large_image" />']
+    lines += [f'<link rel="alternate" hreflang="{tag}" href="{site}{folder}{path}" />' for tag, folder, _ in versions(pagename)]
     context['metatags'] = context.get('metatags', '') + '\n'.join(lines)
 
 
+def versions(pagename):
+    "Tag, folder and name of the languages that a page exists in, if these are several."
+    found = [('en', '', 'English')]
+    found += [(code.replace('_', '-'), f'{FOLDERS[code]}/', NAMES[code]) for code, pages in PAGES.items() if pagename in pages]
+    return found if len(found) > 1 else []
+
+
+def other_languages(app, pagename, templatename, context, doctree):
+    "The links of the language switch."
+    up = '../' * (pagename.count('/') + few)
+    context['other_languages'] = [
+        {'tag': tag, 'name': name, 'address': f'{up}{folder}{pagename}.html'}
+        for tag, folder, name in versions(pagename) if tag != language.replace('_', '-')
+    ]
+
+
 def setup(app):
-    app.connect('autodoc-process-docstring', add_docments)
+    if not few:
+        app.connect('autodoc-process-docstring', add_docments)
     app.connect('html-page-context', shared_link)
+    app.connect('html-page-context', other_languages)

@@ -6,7 +6,7 @@ usage: scripts/build_site.py [--out FOLDER] [--work FOLDER]
     --out    where the site goes (default: _site)
     --work   where the pages are gathered, and what is slow to make is kept between builds (default: _docs)
 
-Lessons keep the outputs that were committed with them. Where a lesson has sliders, the page shows pictures made here beforehand, from the
+`scripts/languages.py` adds the pages that are translated. Lessons keep the outputs that were committed with them. Where a lesson has sliders, the page shows pictures made here beforehand, from the
 same panel (`scripts/frames.py`); the demo's model and scene are made by `scripts/demo.py`. Sphinx does the rest, with docs/conf.py, and every warning is an
 error. It needs the extras [dev] and [docs], and npm for what the site serves itself.
 """
@@ -26,6 +26,8 @@ import sys
 import time
 from configparser import ConfigParser
 from pathlib import Path
+
+import languages
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, NOTEBOOKS = ROOT / 'docs', ROOT / 'nbs'
@@ -212,8 +214,8 @@ def code_cell(cell, frames):
     return cell
 
 
-def lesson(path, target, known, others, published, frames):
-    "Write a notebook as the site shows it."
+def lesson(path, target, change, frames):
+    "Write a notebook as the site shows it; `change` is applied to its prose, with the folder of the notebook."
     name = path.relative_to(NOTEBOOKS).with_suffix('').as_posix()
     folder = name.rpartition('/')[0]
     notebook = json.loads(path.read_text(encoding='utf-8'))
@@ -228,10 +230,7 @@ def lesson(path, target, known, others, published, frames):
             cell = None
         else:
             source = opening(name, source) if i == 0 else source
-            cell['source'] = outside_fences(
-                source,
-                lambda text: link_names(relink(text, f'nbs/{folder}'.rstrip('/'), published), known, others),
-            )
+            cell['source'] = outside_fences(source, lambda text: change(text, f'nbs/{folder}'.rstrip('/')))
         if cell:
             cells.append(cell)
     notebook['cells'] = cells
@@ -241,8 +240,14 @@ def lesson(path, target, known, others, published, frames):
 def overview(cells):
     "The page of all lessons: the table of the course, without its badges, since every lesson has its button."
     at = next(i for i, cell in enumerate(cells) if ''.join(cell['source']).startswith('## The course'))
-    text = re.sub(r'(?m)^(\|.*)\|[^|\n]*\|$', r'\1|', ''.join(cells[at]['source']))
-    return [dict(cells[at], source='# All lessons' + text.removeprefix('## The course'))]
+    heading, table = cells[at : at + 2]
+    (output,) = table['outputs']
+    rows = re.sub(r'(?m)^(\|.*)\|[^|\n]*\|$', r'\1|', ''.join(output['data']['text/markdown']))
+    output['data'] = {'text/markdown': rows}
+    return [
+        dict(heading, source='# All lessons' + ''.join(heading['source']).removeprefix('## The course')),
+        table,
+    ]
 
 
 def frames_of(work):
@@ -259,15 +264,12 @@ def lessons(source, work):
     names = ['index', *(name for part in PUBLISHED.values() for name in part)]
     published = {f'{name}.ipynb' for name in names}
     known, others, frames = symbols(), outside(), frames_of(work)
+
+    def change(text, home):
+        return link_names(relink(text, home, published), known, others)
+
     for name in names:
-        lesson(
-            NOTEBOOKS / f'{name}.ipynb',
-            folder / f'{name}.ipynb',
-            known,
-            others,
-            published,
-            frames.get(name, {}),
-        )
+        lesson(NOTEBOOKS / f'{name}.ipynb', folder / f'{name}.ipynb', change, frames.get(name, {}))
     shutil.copytree(NOTEBOOKS / 'images', folder / 'images')
 
 
@@ -396,8 +398,8 @@ def title_of(name):
     return f'{number[1]} {promise(name)[0]}' if number else promise(name)[0]
 
 
-def first_page(source):
-    "The first page, with what the recorded model reached; its Python blocks are run, so that they hold."
+def numbers():
+    "What stands in double braces on the first page: what the recorded model reached, and how it was trained."
     from unetkit.records import demo_model
     from unetkit.labels import ISPRS
     from unetkit.networks import count_parameters
@@ -411,7 +413,7 @@ def first_page(source):
         for name, colour in zip(ISPRS.names, ISPRS.colours)
         if classes.get(name, {}).get('support')
     )
-    said = {
+    return {
         'LEGEND': f'<ul class="legend">{legend}</ul>',
         'ACCURACY': f'{recorded["accuracy"]:.1%}',
         'CAR': f'{classes["car"]["f1"]:.0%}',
@@ -420,6 +422,10 @@ def first_page(source):
         'SCENES': str(len(recorded['train'])),
         'EPOCHS': str(len(model.history)),
     }
+
+
+def first_page(source, said):
+    "The first page with its numbers; its Python blocks are run, so that they hold."
     text = re.sub(
         r'\{\{(\w+)\}\}', lambda match: said[match.group(1)], (DOCS / 'index.md').read_text(encoding='utf-8')
     )
@@ -533,7 +539,8 @@ def main():
     for name, target in {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'}.items():
         root_page(source, name, target)
     shutil.copy(DOCS / 'demo.md', source)
-    first_page(source)
+    said = numbers()
+    first_page(source, said)
     contents(source)
     done('pages')
     fresh = work / 'html'
@@ -560,6 +567,10 @@ def main():
         ),
         end='',
     )
+    done('English pages')
+    for language in languages.FOLDERS:
+        languages.build(language, work, fresh, said)
+        done(f'pages in {language}')
     sitemap(fresh)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(fresh, out)

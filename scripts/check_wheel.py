@@ -274,6 +274,10 @@ def try_commands(folder, version):
         cwd=work,
         env=env,
     )
+    (work / 'handed_in').mkdir()
+    shutil.copy(ROOT / 'nbs/solutions/05_unet.ipynb', work / 'handed_in')
+    said = run(program, 'grade', 'handed_in', cwd=work, env=env)
+    assert 'view_of: 1 passed' in said and (work / 'grades.csv').exists(), f'unetkit grade said {said}'
 
 
 def try_imports(folder, names, version):

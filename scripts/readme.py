@@ -8,8 +8,8 @@ the results are shown, directives stripped), texts that code printed become plai
 that training prints after each epoch. Pictures that code drew are not copied: the notebook links to files in
 nbs/images. Relative links and pictures are made relative to the root.
 
-unetkit/recorded/lessons/exercises.json says for each notebook with an exercise what it is called, which checker it
-imports, and how each function that it checks looks before a student has touched it. `unetkit grade` reads it: the
+unetkit/recorded/lessons/exercises.json says for each notebook with an exercise what it is called, how long it takes,
+what comes first, which checker it imports, and how each function that it checks looks before a student has touched it. `unetkit grade` reads it: the
 notebooks themselves are not in the package. Needs the standard library only.
 """
 
@@ -97,6 +97,14 @@ def stubs(source):
     return {node.name: ast.get_source_segment(source, node) for node in functions}
 
 
+def before(opening):
+    "The numbers of the lessons that come first, as the first cell of a lesson names them."
+    named = re.findall(r'\b[Ll]essons?\s+([^.;]*?)\s+comes?\s+first\b', re.sub(r'\]\([^)]*\)', ']', opening))
+    spans = re.findall(r'\b(\d\d)(?:\]?(?: to |–)\[?(\d\d))?\b', ' '.join(named))
+    numbers = {number for first, last in spans for number in range(int(first), int(last or first) + 1)}
+    return [f'{number:02}' for number in sorted(numbers)]
+
+
 def exercises():
     "The text of the list of exercises."
     found = {}
@@ -111,7 +119,13 @@ def exercises():
                 if not source.startswith('#| hide'):  # what is hidden installs, and its magics are no Python
                     functions |= stubs(source)
             name = path.relative_to(NOTEBOOK.parent).with_suffix('').as_posix()
-            found[name] = {'title': title, 'checker': checkers[0], 'exercises': functions}
+            found[name] = {
+                'title': title,
+                'minutes': notebook['metadata']['unetkit'].get('minutes', 0),
+                'before': before(''.join(notebook['cells'][0]['source'])),
+                'checker': checkers[0],
+                'exercises': functions,
+            }
     return json.dumps(found, indent=1, ensure_ascii=False) + '\n'
 
 

@@ -1,23 +1,36 @@
 #!/usr/bin/env python3
 """Bring the translations up to date with the English texts.
 
-usage: scripts/translate.py
+usage: scripts/translate.py [PAGE ...]
+
+    PAGE    a page to translate from now on, such as lessons/01_tiles: it gets a catalogue
 
 Hints of the checkers: `unetkit/locales/LANGUAGE.json` gets an entry for every sentence that a checker can say, with "" where there is no
-translation yet, and loses those that no checker says any more. Needs the package only; no network.
+translation yet, and loses those that no checker says any more.
+
+Pages of the site: each catalogue `docs/locales/LANGUAGE/LC_MESSAGES/PAGE.po` gets the messages of its page, as Sphinx finds them. A message
+whose English has changed keeps its old translation, marked as fuzzy: the site shows it in English until somebody has looked at it.
+
+It needs the extra [docs], and no network. `tests/test_translations.py` says what is missing.
 """
 
+import argparse
 import ast
 import json
+import re
+import sys
+import tempfile
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'scripts'))
+from languages import LOCALES, NAMES, catalogues, digests, gather, sphinx  # noqa: E402
+
 PACKAGE = ROOT / 'unetkit'
 HINTS = PACKAGE / 'locales'
-LANGUAGES = {'pt_BR': 'Português'}  # language -> its name for itself
 
 
 # Hints -------------------------------------------------------------------------------------------------------------------------------------
@@ -72,7 +85,7 @@ def messages():
         module = import_module(f'unetkit.{name}')
         texts = said_in(path.read_text(encoding='utf-8'))
         if name == 'check':
-            texts += [text for table in TABLES for text in texts_in(getattr(module, table))]
+            texts += ['a tensor', *(text for table in TABLES for text in texts_in(getattr(module, table)))]
         else:
             for exercise in module.check.exercises.values():
                 texts += [mistake.hint for mistake in exercise.mistakes] + case_names(exercise)
@@ -102,9 +115,59 @@ def refresh_hints(language):
         print(f'{language}: gone: {text} ({said})')
 
 
+# Pages -------------------------------------------------------------------------------------------------------------------------------------
+
+HEADER = re.compile(
+    r'^"(?:Project|Report|POT|PO|Last|Language-Team|Generated).*\n', re.M
+)  # dates and names, which git knows
+MADE_FROM = re.compile(r'^# English text: (\w*)$', re.M)  # a line at the top of a catalogue
+
+
+def made_from(path):
+    "The digest of the English text that a catalogue was made from."
+    found = MADE_FROM.search(path.read_text(encoding='utf-8'))
+    return found[1] if found else None
+
+
+def stale(language):
+    "Pages whose English text is not that of their catalogue any more. Reads the notebooks, and needs no Sphinx."
+    found = catalogues(language)
+    with tempfile.TemporaryDirectory() as place:
+        gather(Path(place) / 'source', list(found))
+        now = digests(Path(place) / 'source', list(found))
+    return [page for page, path in found.items() if made_from(path) != now[page]]
+
+
+def refresh_pages(language, new=()):
+    "Extract the messages of the translated pages, and bring the catalogues up to date."
+    from sphinx_intl.basic import update
+
+    pages = [*catalogues(language), *new]
+    with tempfile.TemporaryDirectory() as place:
+        source, templates = Path(place) / 'source', Path(place) / 'pot'
+        gather(source, pages)
+        sphinx('gettext', source, templates, Path(place), 'en')
+        update(str(LOCALES), str(templates), (language,), line_width=0, ignore_obsolete=True, jobs=1)
+        now = digests(source, pages)
+    for page, path in catalogues(language).items():
+        text = path.read_text(encoding='utf-8')
+        line = f'# English text: {now[page]}'
+        if not MADE_FROM.search(text):  # what Sphinx writes at the top says nothing of this project
+            text = f'# {NAMES[language]}: {page}\n#\n{line}\n' + text[text.index('msgid ""') :]
+        head, start, messages = text.partition('\n\n')
+        text = HEADER.sub('', MADE_FROM.sub(line, head) + '\n') + start[1:] + messages
+        path.write_text(text, encoding='utf-8')
+
+
 def main():
-    for language in LANGUAGES:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument('pages', nargs='*', metavar='PAGE')
+    args = options.parse_args()
+    for language in NAMES:
         refresh_hints(language)
+        refresh_pages(language, args.pages)
 
 
 if __name__ == '__main__':

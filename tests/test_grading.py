@@ -140,6 +140,19 @@ def test_same_cases_every_time(tmp_path):
     assert (first.message, first.detail) == (second.message, second.detail) and first.outcome == 'failed'
 
 
+def test_hints_are_in_the_language_of_the_teacher(tmp_path, monkeypatch):
+    "Not in that which a student has chosen in the notebook."
+    wrong = 'from unetkit.check import language\nlanguage("pt_BR")', RIGHT.replace('step *= stride', 'pass')
+    english = graded(tmp_path, *START, *wrong)
+    monkeypatch.setenv('UNETKIT_LANGUAGE', 'pt_BR')
+    portuguese = graded(tmp_path, *START, *wrong)
+    assert english.outcome == portuguese.outcome == 'failed' and english.message.startswith(
+        'Behind a pooling'
+    )
+    assert portuguese.message not in ('', english.message) and '6 instead of 8' not in portuguese.detail
+    assert graded(tmp_path, *START, RIGHT).message.endswith(' 16 casos')
+
+
 # What a notebook may look like
 
 ALSO_RIGHT = {
@@ -169,7 +182,7 @@ def test_right_answers_pass(how, tmp_path):
 
 
 WRONG = {
-    'a typing mistake': ([RIGHT.replace('(layers):', '(layers)')], 'error', 'SyntaxError', 'code cell 2'),
+    'a typing mistake': ([RIGHT.replace('(layers):', '(layers)')], 'error', 'in line 1', 'code cell 2 is no Python'),
     'a name that is missing': ([RIGHT.replace('= 1', '= one')], 'failed', 'A name is used', "'one'"),
     'a builtin that is hidden': (['sum = 3', RIGHT.replace('= 1', '= sum([1])')], 'failed', '', 'TypeError'),
     'a cell above that fails': (['one = 1 / 0', RIGHT.replace('= 1', '= one')], 'failed', '', 'code cell 2: Zero'),
@@ -422,7 +435,7 @@ def test_files_beside_the_notebooks_are_named(tmp_path):
     submit(tmp_path / 'a.ipynb', *START)
     (tmp_path / 'bela.py').write_text('x = 1')
     code, _, err = shell('grade', tmp_path, '--out', tmp_path / 'grades.csv')
-    assert code == 0 and err == 'note: 1 files beside the notebooks are not graded: bela.py\n'
+    assert code == 0 and err == 'note: not graded, because they are no notebooks: bela.py\n'
 
 
 @posix

@@ -373,6 +373,66 @@ def test_checkers_and_solutions_belong_to_a_notebook():
     assert [name for name in rooms if Path(name).name not in homes] == []
 
 
+# What a teacher gets
+
+
+def number_of(name):
+    return re.match(r'\d\d[a-z]?', name)[0]
+
+
+def lecture_notes(cells):
+    "Lines of the note below each heading that names a lesson."
+    parts = re.split(r'^## Lesson (\w+)$', prose(cells), flags=re.M)
+    return {
+        number: re.findall(r'^- \*\*.+', re.split(r'^## ', note, flags=re.M)[0], re.M)
+        for number, note in zip(parts[1::2], parts[2::2])
+    }
+
+
+def test_lecture_notes_are_found():
+    page = (
+        '# A\n\n## Lesson 01\n\n- **Open.** B\n- C\n\n## Lesson 18b\n\n- **Ask.** D\n\n## Else\n\n- **E.** F'
+    )
+    cells = [{'cell_type': 'markdown', 'source': [page]}]
+    assert lecture_notes(cells) == {'01': ['- **Open.** B'], '18b': ['- **Ask.** D']}
+
+
+@each_lesson
+def test_lesson_has_a_lecture_note(name):
+    "About ten short lines under `## Lesson NN` of the lecture notes, with a cell that says what the lesson is."
+    page, number = NOTEBOOKS['lecture_notes.ipynb'], number_of(name)
+    lines = lecture_notes(page).get(number, [])
+    assert 8 <= len(lines) <= 12, (
+        f'lecture_notes.ipynb: {len(lines)} lines under "## Lesson {number}", ten are wanted'
+    )
+    assert max(map(len, lines)) <= 150
+    assert any(f'about("{number}")' in source(cell) for cell in page)
+
+
+def test_lecture_notes_stand_in_order():
+    assert list(lecture_notes(NOTEBOOKS['lecture_notes.ipynb'])) == [number_of(name) for name in LESSONS]
+
+
+def shown(name):
+    "What the cells of a page show as markdown."
+    outputs = [output for cell in NOTEBOOKS[name] for output in cell.get('outputs', [])]
+    return '\n'.join(''.join(output.get('data', {}).get('text/markdown', '')) for output in outputs)
+
+
+@each_lesson
+def test_pages_for_teachers_are_current(name):
+    "Both were run since the lesson had its title and its minutes, and the long syllabus has all lessons."
+    title = re.search(r'^# (.+)$', source(LESSONS[name][0]), re.M)[1]
+    note = f"**[{title}]({name})**: {about(name)['minutes']} minutes to read"
+    assert note in shown('lecture_notes.ipynb') and f'[{number_of(name)} {title}]({name})' in shown(
+        'teaching.ipynb'
+    )
+    total = sum(about(lesson)['minutes'] for lesson in LESSONS)
+    assert f'{len(LESSONS)} lessons, {total} minutes to read. No lesson is left out.' in shown(
+        'teaching.ipynb'
+    )
+
+
 # Links
 
 

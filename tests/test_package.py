@@ -176,6 +176,23 @@ def test_table_of_the_modules():
         assert f'#| default_exp {name}' in path.read_text(encoding='utf-8')
 
 
+def borrowed_privately(text):
+    "Private names that a module takes from another of the package."
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    own = [node for node in nodes if node.level or (node.module or '').startswith('unetkit')]
+    return [name for node in own for name in (one.name for one in node.names) if re.match('_[^_]', name)]
+
+
+def test_private_names_stay_at_home():
+    "What a second module needs is public, and so documented."
+    found = borrowed_privately(
+        'from . import __version__\nfrom .tiles import Tile, _one\nfrom os import _exit'
+    )
+    assert found == ['_one']
+    borrowed = {name: borrowed_privately(text) for name, text in MODULES.items()}
+    assert {name: found for name, found in borrowed.items() if found} == {}
+
+
 def test_ends_of_the_order():
     "Nothing stands on `widgets` or `cli`; `check`, `plots` and `rules` stand on nothing but `rules`."
     used = set().union(*USES.values())

@@ -45,7 +45,7 @@ from .fetching import fetch as fetch_set
 from .grading import grade_folder, submissions, summary, write_grades
 from .inspection import class_summary, remarks_to
 from .inspection import inspect as inspect_files
-from .jobs import _check_depth, built_in, check_job, check_network, model_header, split_windows
+from .jobs import check_depth, built_in, check_job, check_network, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
 from .machine import process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
@@ -155,7 +155,7 @@ def report_runs(
     asked = settings.of_kind("network", "machine") | {"keep": settings.keep}
     asked = {name: value for name, value in asked.items() if value != getattr(REPORT, name)}
     best = Settings(seed=settings.seed, patch_size=min(Settings().patch_size, max(patch_sizes)), **asked)
-    _check_depth([*runs.values(), best])
+    check_depth([*runs.values(), best])
     best = _that_trains(best)
     try:
         split_windows(best, sizes)

@@ -44,14 +44,21 @@ class Lesson:
 
     name: str  # Name of the notebook, such as 05_unet or library/plots
     title: str  # Its title
+    minutes: int  # How long it takes to read; 0 for a notebook of the library
+    before: Sequence[str]  # Numbers of the lessons that come first
     checker: str  # The module of `unetkit.checkers` that it imports
     exercises: Mapping[str, str]  # Name of each function to write, and its stub
 
     @property
+    def number(self) -> str:  # Such as "05" or "18b"; empty for a notebook of the library
+        "The number of a lesson."
+        found = re.match(r"\d\d[a-z]?(?=_)", self.name)
+        return found[0] if found else ""
+
+    @property
     def label(self) -> str:  # Such as "05 The U-Net"
         "Number and title, or the title of a notebook without a number."
-        number = re.match(r"\d\d[a-z]?(?=_)", self.name)
-        return f"{number[0]} {self.title}" if number else self.title
+        return f"{self.number} {self.title}".lstrip()
 
 
 def _read_lessons():
@@ -220,6 +227,8 @@ def _taken_apart(cell, text):
 
 def _error(error):
     "An error as one line."
+    if isinstance(error, SyntaxError):
+        return one_line(f"{type(error).__name__}: {error.msg} in line {error.lineno}", 200)
     with suppress(Exception):  # the message of an error that a student has defined may fail itself
         return one_line(f"{type(error).__name__}: {error}".rstrip(": "), 200)
     return type(error).__name__
@@ -385,7 +394,7 @@ def _run(plan):
     if "outcome" in said:
         return said
     at = said.get("at", "Python was starting")
-    if code is None or code == -getattr(signal, "SIGXCPU", 0):
+    if code is None or (code < 0 and -code == getattr(signal, "SIGXCPU", 0)):
         return dict(outcome="timed out", message=f"not done after {plan['seconds']:g} seconds", detail=at)
     return dict(outcome="error", message=_end_of(code), detail=at)
 
@@ -503,8 +512,9 @@ def submissions(
         )
     others = [path for path in visible if path.parent == top and path.is_file() and path not in notebooks]
     if others:
+        dots = ", ..." if len(others) > 5 else ""
         remark(
-            f"{len(others)} files beside the notebooks are not graded: {', '.join(p.name for p in others[:5])}"
+            f"not graded, because they are no notebooks: {', '.join(path.name for path in others[:5])}{dots}"
         )
     handed = {path.relative_to(top).parts[0] for path in notebooks}
     empty = [path for path in visible if path.parent == top and path.is_dir() and path.name not in handed]

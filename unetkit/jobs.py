@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCENE_SIZE', 'CANDIDATES', 'RARE', 'FEW', 'built_in', 'checksum', 'check_tiles', 'check_bands', 'split_windows',
            'place_windows', 'check_focus', 'focus_class', 'batch_change', 'check_job', 'say_few', 'say_recipe',
-           'check_network', 'origin', 'windows_sum', 'model_header', 'read_header']
+           'check_depth', 'check_network', 'origin', 'windows_sum', 'model_header', 'read_header']
 
 # %% ../nbs/library/jobs.ipynb #jobs-c24a6f1d
 from collections.abc import Sequence
@@ -319,7 +319,7 @@ def check_job(
         )
     check_bands(train, test or ())
     check_bands(train, valid or (), "validation")
-    _check_depth(runs)
+    check_depth(runs)
     for settings in runs:
         check_network(settings, train[0].in_channels, palette.num_classes)
         _check_windows([*train, *(valid or ())], test or (), settings)
@@ -403,8 +403,10 @@ def _check_classes(seen, scored, held, names):
         )
 
 
-def _check_depth(runs):
-    "Raise `ValueError` if the largest window has fewer pixels than the network halves it to."
+def check_depth(
+    runs: Sequence[Settings],  # Settings of the runs
+) -> None:  # Nothing; raises `ValueError`
+    "Check that the largest window has as many pixels as the network halves it to."
     largest = max(settings.patch_size for settings in runs)
     depth, most = max(settings.depth for settings in runs), largest.bit_length() - 1
     if depth > most:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .palettes import PALETTES, Palette, _fill_colours
+from .palettes import PALETTES, Palette, fill_colours
 from .raster import Raster, lay_onto, read_reference
 from .rules import IGNORE_INDEX, MAX_CLASSES, remark, strips
 from .vectors import VECTORS, Burner, background_index, feature_classes, label_column, read_features
@@ -404,7 +404,7 @@ def _draft(kind, counts, table):
         values = found if numeric else None
         own = [table.get(value) for value in found]
         own = [colour if colour not in own[:at] else None for at, colour in enumerate(own)]
-        colours = _fill_colours(own)
+        colours = fill_colours(own)
     for title, palette in PALETTES.items():
         if _belong(own, palette):
             remark(

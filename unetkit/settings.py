@@ -15,7 +15,7 @@ import math
 from .layers import NORMALISATIONS
 from .losses import LOSSES, SCHEMES, make_loss
 from .machine import PRECISIONS
-from .models import _OFF, CRITERIA
+from .models import NOT_NOTED, CRITERIA
 from .networks import NETWORKS
 from .optimisers import OPTIMISERS, SCHEDULES, check_decay, check_schedule
 from .rules import number, one_of, whole, takes
@@ -216,7 +216,7 @@ def _checked(one, value):
     return value
 
 
-_OFF.update({one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata})
+NOT_NOTED.update({one.name: one.metadata["off"] for one in fields(Settings) if "off" in one.metadata})
 
 
 def _plain(value):

@@ -6,6 +6,7 @@ dark. Then what a reader does. Each kind of fault is planted on a page of its ow
 """
 
 import functools
+import re
 import threading
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -334,6 +335,34 @@ def moved(page, figure, control):
         if after[0] != before[0] and after[1] != before[1]:
             return True
     return 'guard' in control.evaluate('c => c.parentElement.innerText')
+
+
+def test_languages(site, address, reader):
+    "Each page that exists in another language leads there and back by keyboard, and keeps its anchors."
+    one, pages = reader(address), [name for name in names_of(site) if name.startswith('pt/')]
+    pages.remove('pt/search.html')
+    assert {'pt/index.html', 'pt/lessons/glossary.html'} <= set(pages)
+    for name in pages:
+        english = name.removeprefix('pt/')
+        for here, language, there in ((english, 'en', name), (name, 'pt-BR', english)):
+            page = one.visit(here)
+            assert page.evaluate('document.documentElement.lang') == language, here
+            page.locator('.languages a').press('Enter')
+            page.wait_for_url(one.root + there)
+        anchors = [
+            set(re.findall(r'<section id="([^"]+)"', (site / part).read_text(encoding='utf-8')))
+            for part in (english, name)
+        ]
+        assert anchors[0] == anchors[1], name
+    switch = one.visit('lessons/04_patches.html').locator('.languages')
+    assert switch.count() == 0 and not one.take()
+
+
+def test_links_to_english_pages(site):
+    "What is not translated is linked in English, and says so."
+    text = (site / 'pt/lessons/index.html').read_text(encoding='utf-8')
+    assert 'href="../../lessons/04_patches.html" hreflang="en"' in text
+    assert 'href="00_a_map_in_ten_minutes.html"' in text and '{{' not in text
 
 
 def test_first_page(address, reader):
