@@ -16,7 +16,6 @@ from pathlib import Path
 
 from docutils import nodes
 from fastcore.docments import docments
-from sphinx.locale import _
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / 'scripts')]
@@ -182,6 +181,8 @@ def add_docments(app, what, name, obj, options, lines):
 
 def shared_link(app, pagename, templatename, context, doctree):
     "What a page says about itself where a link to it is shown."
+    from sphinx.locale import _  # the tests read this file without Sphinx
+
     title, promise = re.sub(r'<[^>]+>', '', context.get('title') or project), None
     if doctree is not None and (quote := doctree.next_node(nodes.block_quote)):
         promise = html.escape(quote.astext().replace('\n', ' '))

@@ -168,9 +168,10 @@ def linked(text, page, here, there, base):
         "A link to a page that is not translated leads to the English one, and says so."
         address, _, place = match[2].partition('#')
         name = address.removeprefix(base)
-        if address and address == name and not re.match(r'[a-z]+:|/', address):
+        if address and name == address and not re.match(r'[a-z]+:|/', address):
             name = posixpath.normpath(posixpath.join(page.parent.as_posix(), address))
-        if not name or name in here or name not in there:
+            name = '' if name in here else name
+        if not name or name not in there:
             return match[0]
         start, end = (
             part.replace('reference external', 'reference internal') for part in match.groups()[::2]

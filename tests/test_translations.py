@@ -5,6 +5,7 @@
 import ast
 import inspect
 import re
+import runpy
 import string
 import warnings
 from importlib import import_module
@@ -12,7 +13,7 @@ from importlib import import_module
 import pytest
 from helpers import ROOT
 
-from scripts import translate
+from scripts import languages, translate
 from unetkit import check
 from unetkit.check import compare
 
@@ -125,6 +126,7 @@ def test_judges_say_what_they_say():
 # The language of an answer
 
 
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')  # of a wrong answer
 @pytest.mark.parametrize('name', EXERCISES)
 def test_answer_in_portuguese(name, portuguese):
     "The verdict on a wrong answer, and that on a right one."
@@ -240,3 +242,42 @@ def test_page_keeps_links_and_code(language, name):
             faults += [(message.id, part) for part in set(here) if here.count(part) > there.count(part)]
         faults += [(message.id, link) for link in set(said[0]) - set(english[0])]
     assert faults == []
+
+
+def test_links_of_a_translated_page():
+    "A link to a page that is not translated leads to the English one and says so; a file that both sites have is the English one's."
+    here, there = (
+        {'lessons/a.html', 'index.html', '_static/own.js'},
+        {'lessons/b.html', 'index.html', 'api/c.html'},
+    )
+    page, base = languages.Path('lessons/a.html'), 'https://site/'
+
+    def linked(html):
+        return languages.linked(html, page, here, there, base)
+
+    for same in (
+        '<a href="#x">',
+        '<a href="a.html#x">',
+        '<a href="../index.html">',
+        '<a href="https://b.html">',
+        '<a href="d.html">',
+    ):
+        assert linked(same) == same
+    assert (
+        linked('<a class="x" href="b.html#y">') == '<a class="x" href="../../lessons/b.html#y" hreflang="en">'
+    )
+    assert linked('<a href="../api/c.html">') == '<a href="../../api/c.html" hreflang="en">'
+    assert linked('<a class="reference external" href="https://site/index.html">') == (
+        '<a class="reference internal" href="../../index.html" hreflang="en">'
+    )
+    assert linked('<script src="../_static/own.js?v=1">') == '<script src="../_static/own.js?v=1">'
+    assert linked('<img src="../_images/x.png">') == '<img src="../../_images/x.png">'
+
+
+def test_messages_in_html():
+    "Each text between tags is a message of its own, and so are the words of a picture or a control; code stays inside its text."
+    pytest.importorskip('sphinx', reason='sphinx is in the extra [docs]')
+    pieces = runpy.run_path(str(ROOT / 'docs' / 'translated.py'))['pieces']
+    html = '<details><summary>Hint</summary>Use <code>range</code>.</details><img src="a.png" alt="A map"><p class="x"> </p>'
+    assert ''.join(part for part, _ in pieces(html)) == html
+    assert [message for _, message in pieces(html) if message] == ['Hint', 'Use <code>range</code>.', 'A map']
