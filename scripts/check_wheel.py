@@ -275,7 +275,7 @@ def try_commands(folder, version):
         env=env,
     )
     (work / 'handed_in').mkdir()
-    shutil.copy(ROOT / 'nbs/solutions/05_unet.ipynb', work / 'handed_in')
+    shutil.copy(ROOT / 'nbs/solutions/receptive.ipynb', work / 'handed_in')
     said = run(program, 'grade', 'handed_in', cwd=work, env=env)
     assert 'view_of: 1 passed' in said and (work / 'grades.csv').exists(), f'unetkit grade said {said}'
 

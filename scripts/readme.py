@@ -86,15 +86,16 @@ CHECKER = re.compile(r'^from unetkit\.checkers\.(\w+) import check$', re.M)
 
 
 def stubs(source):
-    "The functions of a cell that it checks as well: name and text."
+    "The functions and classes of a cell that it checks as well: name and text."
     if 'check(' not in source:
         return {}
     body = ast.parse(source).body
     calls = [node.value for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
     checked = [call.args[:1] for call in calls if getattr(call.func, 'id', '') == 'check']
     names = {name.id for args in checked for name in args if isinstance(name, ast.Name)}
-    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name in names]
-    return {node.name: ast.get_source_segment(source, node) for node in functions}
+    kinds = ast.FunctionDef, ast.ClassDef
+    parts = [node for node in body if isinstance(node, kinds) and node.name in names]
+    return {node.name: ast.get_source_segment(source, node) for node in parts}
 
 
 def before(opening):

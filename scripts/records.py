@@ -30,7 +30,8 @@ from unetkit.datasets import read_labelled
 from unetkit.labels import DUBAI, ISPRS, label_tile
 from unetkit.plots import show_triptych
 from unetkit.records import environment
-from unetkit.report import REPORT, model_name
+from unetkit.pages import model_name
+from unetkit.report import REPORT
 from unetkit.scenes import synthetic_scene
 from unetkit.raster import read_label_map
 from unetkit.tiles import Tile, read_tile

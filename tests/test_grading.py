@@ -16,11 +16,11 @@ from helpers import ROOT, check_line, disk, shell, start_process, succeeds
 from unetkit.grading import LESSONS, OUTCOMES, grade_notebook, lessons_in, needed, read_cells, statements
 
 NOTEBOOKS = ROOT / 'nbs'
-FEW = ['01_tiles', '04_patches', '05_unet']  # their checkers need no torch
+FEW = ['01_tiles', '04_patches', 'library/receptive']  # their checkers need no torch
 some_lessons = pytest.mark.parametrize(
     'name', [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in LESSONS]
 )
-START = '# The U-Net', 'from unetkit.checkers.unet import check'
+START = '# How far a network sees, by arithmetic', 'from unetkit.checkers.receptive import check'
 RIGHT = '''def view_of(layers):
     view = step = 1
     for kernel, stride, dilation in layers:
@@ -204,20 +204,24 @@ def test_what_is_wrong_is_said(how, tmp_path):
 def test_an_error_in_one_exercise_does_not_hide_the_next(tmp_path):
     "Lesson 04 has two; here the first ends the process, and the second is right."
     parts, _ = statements(read_cells(solution('04_patches')))
-    second = '\n'.join(one.text.strip('\n') for one in needed(parts, ['keep_clear']))
+    second = '\n'.join(one.text.strip('\n') for one in needed(parts, ['mixed_batch']))
     path = submit(
         tmp_path / 'a.ipynb', 'from unetkit.checkers.patches import check\nimport os', 'def owner_of(*args): os._exit(0)', second
     )  # fmt: skip
     assert [(g.exercise, g.outcome) for g in grade_notebook(path)] == [
         ('owner_of', 'error'),
-        ('keep_clear', 'passed'),
+        ('mixed_batch', 'passed'),
     ]
 
 
 def test_two_lessons_in_one_notebook(tmp_path):
-    texts = ['from unetkit.checkers.unet import check', RIGHT, 'from unetkit.checkers.tiles import check']
+    texts = [
+        'from unetkit.checkers.receptive import check',
+        RIGHT,
+        'from unetkit.checkers.tiles import check',
+    ]
     grades = grade_notebook(submit(tmp_path / 'a.ipynb', *texts))
-    assert [(g.lesson[:2], g.outcome) for g in grades] == [('01', 'not attempted'), ('05', 'passed')]
+    assert [(g.lesson[:2], g.outcome) for g in grades] == [('01', 'not attempted'), ('Ho', 'passed')]
 
 
 # Accidents
@@ -353,11 +357,11 @@ def test_a_code_cell_that_no_parser_takes(tmp_path):
 def folder(tmp_path):
     "A class's folder, as a learning platform exports it."
     top = tmp_path / 'handed in'
-    submit(top / 'silva_05_unet.ipynb', *START, RIGHT + 'check(view_of)')
+    submit(top / 'silva_view.ipynb', *START, RIGHT + 'check(view_of)')
     submit(
         top / 'João Ávila/lesson.ipynb', *START, RIGHT.replace('step *= stride', 'pass') + 'check(view_of)'
     )
-    submit(top / '@cmd/=1+1.ipynb', *START, LESSONS['05_unet'].exercises['view_of'])
+    submit(top / '@cmd/=1+1.ipynb', *START, LESSONS['library/receptive'].exercises['view_of'])
     submit(top / '@cmd/.ipynb_checkpoints/=1+1.ipynb', *START, RIGHT)
     submit(top / '__MACOSX/._silva.ipynb', *START)
     (top / 'costa').mkdir()
@@ -373,17 +377,17 @@ def test_command(folder, tmp_path):
     rows = {row['submission']: row for row in rows_of(tmp_path / 'grades.csv')}
     outcomes = {name: (row['student'], row['lesson'], row['outcome']) for name, row in rows.items()}
     assert outcomes == {
-        "'@cmd/=1+1.ipynb": ("'@cmd", '05 The U-Net', 'not attempted'),
-        'João Ávila/lesson.ipynb': ('João Ávila', '05 The U-Net', 'failed'),
+        "'@cmd/=1+1.ipynb": ("'@cmd", 'How far a network sees, by arithmetic', 'not attempted'),
+        'João Ávila/lesson.ipynb': ('João Ávila', 'How far a network sees, by arithmetic', 'failed'),
         'costa': ('costa', '', 'error'),
         'lima.ipynb': ('lima', '', 'error'),
-        'silva_05_unet.ipynb': ('silva_05_unet', '05 The U-Net', 'passed'),
+        'silva_view.ipynb': ('silva_view', 'How far a network sees, by arithmetic', 'passed'),
     }
     assert rows['João Ávila/lesson.ipynb']['message'].startswith(
         'Behind a pooling, neighbours lie two pixels'
     )
-    assert float(rows['silva_05_unet.ipynb']['seconds']) > 0
-    assert '05 The U-Net, view_of: 1 passed, 1 failed, 1 not attempted' in out
+    assert float(rows['silva_view.ipynb']['seconds']) > 0
+    assert 'How far a network sees, by arithmetic, view_of: 1 passed, 1 failed, 1 not attempted' in out
     assert out.endswith('5 rows of 5 submissions\n')
     for row in rows.values():
         assert all(cell[:1] not in tuple('=+-@\t\r') and cell.isprintable() for cell in row.values())
@@ -411,7 +415,7 @@ def test_a_table_is_not_replaced_unasked(folder, tmp_path):
     ('words', 'said'),
     [
         (['nowhere'], 'nowhere is no folder'),
-        (['handed in/silva_05_unet.ipynb'], 'is no folder: give the folder'),
+        (['handed in/silva_view.ipynb'], 'is no folder: give the folder'),
         (['handed in/costa'], 'holds no notebooks'),
         (['handed in', '--out', 'grades.xlsx'], "must be one of .csv, got '.xlsx'"),
         (['handed in', '--out', ''], 'must be one of .csv'),
@@ -424,7 +428,7 @@ def test_a_table_is_not_replaced_unasked(folder, tmp_path):
 )
 def test_bad_input(words, said, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (folder / 'link.csv').symlink_to(folder / 'silva_05_unet.ipynb')
+    (folder / 'link.csv').symlink_to(folder / 'silva_view.ipynb')
     before = disk(tmp_path)
     code, out, err = shell('grade', *words)
     assert (code, out) == (2, '') and disk(tmp_path) == before

@@ -112,7 +112,7 @@ def folder(tmp_path_factory):
         shutil.move(folder / name / 'reference.tif', folder / f'{name}_ref.tif')
     shutil.copy(folder / 'b.tif', folder / 'ortho.tif')
     (folder / 'submissions').mkdir()
-    shutil.copy(ROOT / 'nbs/solutions/05_unet.ipynb', folder / 'submissions')
+    shutil.copy(ROOT / 'nbs/solutions/receptive.ipynb', folder / 'submissions')
     tile = synthetic_scene(256, 320, seed=2)  # that is b
     write_polygons(folder / 'fields.geojson', tile.labels, ISPRS, georeference=tile.georeference)
     for number in range(8):

@@ -8,16 +8,8 @@ import pytest
 
 from unetkit.labels import ISPRS
 from unetkit.records import read_scores
-from unetkit.report import (
-    PUBLISHED_ACCURACY,
-    PUBLISHED_SCORES,
-    REPORT,
-    accuracy_table,
-    audit_f1,
-    class_table,
-    harmonic_mean,
-    percent,
-)
+from unetkit.pages import accuracy_table, class_table, percent
+from unetkit.report import PUBLISHED_ACCURACY, PUBLISHED_SCORES, REPORT, audit_f1, harmonic_mean
 
 ROWS = {p: [(name, *scores) for name, scores in table.items()] for p, table in PUBLISHED_SCORES.items()}
 

@@ -475,7 +475,8 @@ def _alike(a, b):
     if a.late or b.late:
         return a.late == b.late
     if a.error or b.error:
-        return type(a.error) is type(b.error)
+        same = type(a.error) is type(b.error)
+        return same and (type(a.error) is not RuntimeError or _message(a.error) == _message(b.error))
     return bool(a.changed) == bool(b.changed) and compare(a.value, b.value) is None
 
 
@@ -502,6 +503,10 @@ _ERRORS = (
     ),
     (MemoryError, "The function asks for more memory than there is."),
     (ValueError, "A value does not fit: look at its shape and range in this case."),
+    (
+        RuntimeError,
+        "PyTorch stopped here. Which sizes, types or gradients does its message name, and which did you expect?",
+    ),
 )
 
 # %% ../nbs/library/check.ipynb #nb703cd8b8e9
@@ -668,7 +673,9 @@ class Verdict:
 def _what_was_raised(fn, error):
     "The error with its message, and the student's line where it happened."
     text = f"{type(error).__name__}: {_message(error)}".rstrip(": ")
-    file = getattr(getattr(inspect.unwrap(fn), "__code__", None), "co_filename", None)
+    own = inspect.unwrap(fn)
+    own = own.__init__ if inspect.isclass(own) else own
+    file = getattr(getattr(own, "__code__", None), "co_filename", None)
     lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     if not lines:
         return text

@@ -51,8 +51,8 @@ from .machine import process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
 from .outputs import check_output, claim, is_ours, make_folder
 from .outputs import MARK, atomic_path
-from .pages import REPORT_FILES, result_files, write_report, write_result
-from .report import REPORT, accuracy_table
+from .pages import REPORT_FILES, accuracy_table, result_files, write_report, write_result
+from .report import REPORT
 from .products import POLYGON_FORMATS, read_scores, write_areas, write_polygons, write_scores
 from .products import areas as measure_areas
 from .raster import map_path, open_image, style_file, write_image, write_style

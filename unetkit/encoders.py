@@ -7,6 +7,7 @@ __all__ = ['VARIANTS', 'STEM', 'LEVELS', 'encoder_blocks', 'Block', 'Encoder', '
            'EfficientNetLite0', 'EfficientNetLite1', 'EfficientNetLite2']
 
 # %% ../nbs/library/encoders.ipynb #encode-e444abb2
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 import hashlib
@@ -204,15 +205,16 @@ class EfficientNetUNet(Network):
         self.normalisation, self.residual = normalisation, residual
         self.encoder = Encoder(in_channels, self.variant, depth)
         *skips, below = self.encoder.channels
+        block = partial(conv_block, normalisation=normalisation, residual=residual)
         self.laterals, self.ups = nn.ModuleList(), nn.ModuleList()
         for level in range(depth - 1, -1, -1):
             channels = width * 2**level
             if level:
                 lateral = nn.Conv2d(skips[level - 1], channels, 1)
                 self.laterals.append(start_weights(lateral, terms=skips[level - 1], gain=1))
-            self.ups.append(Up(below, channels, normalisation=normalisation, residual=residual))
+            self.ups.append(Up(below, channels, block=block))
             below = channels
-        self.entry = conv_block(in_channels, width, normalisation, residual)
+        self.entry = block(in_channels, width)
         self.head = start_weights(nn.Conv2d(width, num_classes, 1), terms=width, gain=1)
 
     def forward(

@@ -47,7 +47,7 @@ class Lesson:
     minutes: int  # How long it takes to read; 0 for a notebook of the library
     before: Sequence[str]  # Numbers of the lessons that come first
     checker: str  # The module of `unetkit.checkers` that it imports
-    exercises: Mapping[str, str]  # Name of each function to write, and its stub
+    exercises: Mapping[str, str]  # Name of each function or class to write, and its stub
 
     @property
     def number(self) -> str:  # Such as "05" or "18b"; empty for a notebook of the library
@@ -109,7 +109,7 @@ def lessons_in(
     "Tell the lesson by the checker that a notebook imports, or else by its title or its functions."
     code = "\n".join(text for kind, text in cells if kind == "code")
     imported = set(re.findall(r"\bunetkit\.checkers(?:\.| import )(\w+)", code))
-    functions = set(re.findall(r"^\s*(?:def +|(?:assert +)?check\( *)(\w+)", code, re.M))
+    functions = set(re.findall(r"^\s*(?:def +|class +|(?:assert +)?check\( *)(\w+)", code, re.M))
     titles = {
         title for kind, text in cells if kind == "markdown" for title in re.findall(r"^# (.+)$", text, re.M)
     }
@@ -253,29 +253,40 @@ def needed(
         wanted.update(*(some[place].reads for place in new))
 
 # %% ../nbs/library/grading.ipynb #grade-21
-def _body(function):
-    "The statements of a function behind its docstring."
-    first, *rest = function.body
-    return rest if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else [first, *rest]
+def _body(definition):
+    "The statements of a function or class behind its docstring."
+    first, *rest = definition.body
+    told = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return rest if told else definition.body
+
+
+def _code(node):
+    "The code of a statement as text; of functions and classes without their docstrings."
+    if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return ast.dump(node)
+    head = ast.dump(node.args) if isinstance(node, ast.FunctionDef) else ""
+    return f"{head}: {[_code(one) for one in _body(node)]}"
 
 
 def _is_empty(node):
     "Is a statement one that only holds a place?"
     if isinstance(node, ast.Raise) and node.exc is not None:
         return "NotImplementedError" in {one.id for one in ast.walk(node.exc) if isinstance(one, ast.Name)}
-    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    if isinstance(node, ast.FunctionDef):  # of a class
+        return all(map(_is_empty, _body(node)))
+    constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return constant or isinstance(node, ast.Pass) or ast.unparse(node) == "super().__init__()"
 
 
 def is_untouched(
-    tree: ast.stmt,  # The statement that gives an exercise's function its name
-    stub: str,  # The function as it stands in the lesson
-) -> bool:  # True for a function that is empty, or has the stub's code
+    tree: ast.stmt,  # The statement that gives an exercise's function or class its name
+    stub: str,  # The function or class as it stands in the lesson
+) -> bool:  # True for one that is empty, or has the stub's code
     "Tell a stub from an attempt."
-    if not isinstance(tree, ast.FunctionDef):
+    if not isinstance(tree, (ast.FunctionDef, ast.ClassDef)):
         return False
     (original,) = ast.parse(stub).body
-    same = [ast.dump(ast.Module([one.args, *_body(one)], [])) for one in (tree, original)]
-    return same[0] == same[1] or all(map(_is_empty, _body(tree)))
+    return _code(tree) == _code(original) or all(map(_is_empty, _body(tree)))
 
 # %% ../nbs/library/grading.ipynb #grade-24
 _LARGEST_FILE = 2**30  # Bytes of a file that an answer may write

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'LOSSES', 'class_weights', 'weighted_cross_entropy', 'decision_threshold', 'weighted_binary',
-           'cross_entropy', 'dice_cross_entropy', 'make_loss', 'dice_loss', 'focal_loss']
+           'cross_entropy', 'make_loss', 'dice_cross_entropy', 'dice_loss', 'focal_loss']
 
 # %% ../nbs/06_losses.ipynb #c003-b7a644b6
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from .imbalance import dice_loss, focal_loss
+from .imbalance import dice_cross_entropy, dice_loss, focal_loss
 from .rules import IGNORE_INDEX, check_counts, one_of, takes
 
-_all_ = ['dice_loss', 'focal_loss']
+_all_ = ['dice_cross_entropy', 'dice_loss', 'focal_loss']
 
 # %% ../nbs/06_losses.ipynb #c016-8a2cddfa
 SCHEMES = {
@@ -96,17 +96,6 @@ def cross_entropy(
 ) -> torch.Tensor:  # Scalar, float32, >= 0
     "Average -log of the probability of the true class over the scored pixels."
     return weighted_cross_entropy(logits, targets, label_smoothing=label_smoothing)
-
-
-def dice_cross_entropy(
-    logits: torch.Tensor,  # Scores (N, K, H, W), any floating dtype
-    targets: torch.Tensor,  # Class indices (N, H, W), int64; 255 is not scored
-    weights: torch.Tensor | None = None,  # Weight of each class in the mean of dice, (K,), >= 0; None: all 1
-    label_smoothing: float = 0.0,  # Of the cross entropy, 0 to below 1
-) -> torch.Tensor:  # Scalar, float32, >= 0
-    "Add dice and plain cross entropy."
-    smoothed = cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    return dice_loss(logits, targets, weights) + smoothed
 
 
 LOSSES = {

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'ASKED', 'PARTS', 'NO_BATCH_NORM', 'make_network', 'network_name', 'freeze', 'has_batch_norm',
-           'measured_norms', 'count_parameters', 'summary', 'count_flops', 'measured_view', 'measured_reach']
+           'measured_norms', 'count_parameters', 'summary', 'array_sizes', 'count_flops', 'measured_view',
+           'measured_reach']
 
 # %% ../nbs/library/networks.ipynb #networ-910af40a
 from collections.abc import Callable, Iterable
@@ -177,6 +178,37 @@ def _blocks(model):
         level, end = model.depth - number, 2 + 3 * model.depth + per_level * number
         blocks.append((f"up {level}", up, level, model.width * 2**level, route[:end]))
     return [*blocks, ("head", model.head, 0, model.num_classes, route)]
+
+# %% ../nbs/library/networks.ipynb #networ-sizes
+def array_sizes(
+    model: UNet,  # The network to measure; not changed
+    size: int = 128,  # Rows and columns of the patch that it is run on, in pixels; a multiple of `model.multiple`
+) -> dict[
+    str, list[tuple[int, int]]
+]:  # Part of the network -> (channels, rows) of its arrays, in their order
+    "Run a U-Net on a patch, and note the size of every array."
+    if size < 1 or size % model.multiple:
+        raise ValueError(
+            f"size must be a multiple of {model.multiple} pixels, got {size}: padding would hide it"
+        )
+    model = copy.deepcopy(model).to("meta").eval()
+    parts = {
+        "encoder": [model.entry, *model.downs[:-1]],
+        "bottleneck": [model.downs[-1]],
+        "decoder": [*model.ups],
+        "logits": [model.head],
+    }
+    sizes = {"image": [(model.in_channels, size)]} | {part: [] for part in parts}
+
+    def note(part):
+        "Make a hook that adds the size of an output to a part."
+        return lambda block, inputs, output: sizes[part].append(tuple(output.shape[1:3]))
+
+    for part, blocks in parts.items():
+        for block in blocks:
+            block.register_forward_hook(note(part))
+    model(torch.empty(1, model.in_channels, size, size, device="meta"))
+    return sizes
 
 # %% ../nbs/library/networks.ipynb #networ-e4655ea5
 def count_flops(

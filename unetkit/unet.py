@@ -7,6 +7,9 @@ __all__ = ['start_weights', 'DoubleConv', 'conv_block', 'Down', 'Up', 'UNet', 'U
            'receptive_field', 'seen_by']
 
 # %% ../nbs/05_unet.ipynb #c003-d3736303
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -65,28 +68,26 @@ def conv_block(
 
 # %% ../nbs/05_unet.ipynb #c022-ee40a1bb
 class Down(nn.Sequential):
-    "One step down: keep the largest of every 2x2 pixels, then a `DoubleConv`."
+    "One step down: keep the largest of every 2x2 pixels, then convolve."
 
     def __init__(
         self,
         in_channels: int,  # Channels of the level above; at least 1
         out_channels: int,  # Channels of this level, usually twice as many
-        normalisation: str = 'none',  # Between convolution and ReLU: a key of `NORMALISATIONS`
-        residual: bool = False,  # Add the input of the `DoubleConv` to its output?
+        block: Callable = DoubleConv,  # (channels in, channels out) -> the convolutions of the level
     ):
-        super().__init__(nn.MaxPool2d(2), conv_block(in_channels, out_channels, normalisation, residual))
+        super().__init__(nn.MaxPool2d(2), block(in_channels, out_channels))
 
 
 class Up(nn.Module):
-    "One step up: double the size, put the skip beside it, then a `DoubleConv`."
+    "One step up: double the size, put the skip beside it, then convolve."
 
     def __init__(
         self,
         in_channels: int,  # Channels of the level below
         out_channels: int,  # Channels of this level; the skip has as many
         up: str = 'transposed',  # How rows and columns are doubled: 'transposed' or 'nearest'
-        normalisation: str = 'none',  # Between convolution and ReLU: a key of `NORMALISATIONS`
-        residual: bool = False,  # Add the input of the `DoubleConv` to its output?
+        block: Callable = DoubleConv,  # (channels in, channels out) -> the convolutions of the level
     ):
         super().__init__()
         if one_of('up', up, UP) == 'transposed':
@@ -95,7 +96,7 @@ class Up(nn.Module):
         else:
             smooth = _conv3x3(in_channels, out_channels, gain=1)
             self.enlarge = nn.Sequential(nn.Upsample(scale_factor=2), smooth)
-        self.convs = conv_block(2 * out_channels, out_channels, normalisation, residual)
+        self.convs = block(2 * out_channels, out_channels)
 
     def forward(
         self,
@@ -126,10 +127,10 @@ class UNet(Network):
         self.width, self.depth = whole('width', width), whole('depth', depth, 1, 16)
         self.up, self.normalisation, self.residual, self.pad = up, normalisation, residual, pad
         levels = [(width * 2**level, width * 2 ** (level + 1)) for level in range(depth)]
-        how = normalisation, residual
-        self.entry = conv_block(in_channels, width, *how)
-        self.downs = nn.ModuleList(Down(fine, coarse, *how) for fine, coarse in levels)
-        self.ups = nn.ModuleList(Up(coarse, fine, up, *how) for fine, coarse in reversed(levels))
+        block = partial(conv_block, normalisation=normalisation, residual=residual)
+        self.entry = block(in_channels, width)
+        self.downs = nn.ModuleList(Down(fine, coarse, block) for fine, coarse in levels)
+        self.ups = nn.ModuleList(Up(coarse, fine, up, block) for fine, coarse in reversed(levels))
         self.head = start_weights(nn.Conv2d(width, num_classes, 1), terms=width, gain=1)
 
     def forward(
