@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the repeated trainings behind lessons 11, 12, 14 to 17 and 19, and save what each of them scored.
+"""Run the repeated trainings behind lessons 11 to 17 and 19, and save what each of them scored.
 
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 
@@ -59,10 +59,11 @@ def save(path, found):
         temporary.write_text(f'{head[:-1]}, "runs": [\n{lines}\n]}}\n')
 
 
-def same_settings(run, wanted):
+def same_settings(run, study):
     "Whether a saved run had the settings that are wanted; a setting that did not exist then is no difference."
-    wanted = wanted.as_dict()
-    return all(wanted.get(name) == value for name, value in run['settings'].items())
+    wanted = replace(study['arms'][run['arm']], seed=run['seed']).as_dict()
+    same = all(wanted.get(name) == value for name, value in run['settings'].items())
+    return same and run.get('freeze', '') == study.get('freeze', {}).get(run['arm'], '')
 
 
 def line(run):
@@ -91,8 +92,10 @@ def trials(study, train, test, seeded, done):
     for (arm, seed), settings in seeded.items():
         if (arm, seed) not in done:
             own = [train[study['train'][arm]]] if 'train' in study else train
-            found = trial(own, test, palette, settings, study['methods'], study.get('objects', ''))
-            yield [{'arm': arm, 'seed': seed, **found}]
+            view, freeze = study.get('views', {}).get(arm), study.get('freeze', {}).get(arm, '')
+            sides = (own, test) if view is None else (list(map(view, own)), list(map(view, test)))
+            run = trial(*sides, palette, settings, study['methods'], study.get('objects', ''), freeze)
+            yield [{'arm': arm, 'seed': seed, **run}]
 
 
 def main():
@@ -124,11 +127,7 @@ def main():
         )
     seeded = {(arm, seed): replace(study['arms'][arm], seed=seed) for seed in args.seeds for arm in arms}
     order = list(study['arms'])
-    found['runs'] = [
-        run
-        for run in found['runs']
-        if same_settings(run, replace(study['arms'][run['arm']], seed=run['seed']))
-    ]
+    found['runs'] = [run for run in found['runs'] if same_settings(run, study)]
     done = keys(found['runs'])
     for runs in trials(study, train, test, seeded, done):
         found['runs'] = [run for run in found['runs'] if (run['arm'], run['seed']) not in keys(runs)] + runs

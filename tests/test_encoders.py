@@ -27,6 +27,7 @@ from unetkit.machine import may_draw, seed_everything
 from unetkit.models import load_model, load_tensors, save_model
 from unetkit.networks import NETWORKS, count_flops, freeze, make_network, measured_norms, measured_reach
 from unetkit.raster import read_image, read_label_map, write_image
+from unetkit.records import STUDIES, trial
 from unetkit.scenes import synthetic_scene
 from unetkit.settings import Settings
 from unetkit.stitching import dihedral_average, exact_halo
@@ -372,6 +373,42 @@ def test_a_frozen_encoder_stays():
     optimizer.step()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert {name.split('.')[0] for name in changed} == {'laterals', 'ups', 'entry', 'head'}
+
+
+@LITE0
+def test_a_trial_says_what_was_frozen():
+    tile = synthetic_scene(96, 96, seed=1)
+    settings = Settings(network=NETS[0], width=4, depth=2, patch_size=32, epochs=1, validation=0)
+    settings = replace(settings, device='cpu', precision='float32')
+    plain, frozen = (trial([tile], [tile], ISPRS, settings, ('exact',), part) for part in ('', 'encoder'))
+    assert frozen['freeze'] == 'encoder' and 'freeze' not in plain
+    assert plain['kept']['matrices'] != frozen['kept']['matrices']
+
+
+def test_the_arms_of_the_study():
+    "Only the arms that say so freeze the encoder or see other bands, and these hold what their names say."
+    scene = synthetic_scene(64, 64, seed=1)
+    tile = replace(scene, bands=('red', 'green', 'blue'))
+    for name in ('borrowed', 'borrowed_dubai'):
+        study = STUDIES[name]
+        assert set(study['freeze']) == {arm for arm in study['arms'] if arm.startswith('frozen')}
+        assert set(study['views']) == {arm for arm in study['arms'] if ',' in arm}
+        for arm, settings in study['arms'].items():
+            assert (settings.network, settings.encoder_weights) == {
+                'plain U-Net': ('unet', 'imagenet'),
+                'from scratch': (NETS[0], 'none'),
+            }.get(arm, (NETS[0], 'imagenet'))
+            assert (
+                replace(settings, network='unet', encoder_weights='imagenet') == study['arms']['plain U-Net']
+            )
+    views = STUDIES['borrowed_dubai']['views']
+    turned, grey = (views[f'frozen, {what}'](tile) for what in ('blue first', 'with grey'))
+    np.testing.assert_array_equal(turned.image, tile.image[..., [2, 1, 0]])
+    assert turned.bands == ('', '', '') and grey.bands == ('red', 'green', 'blue', 'grey')
+    np.testing.assert_array_equal(grey.image[..., :3], tile.image)
+    assert np.abs(grey.image[..., 3] - tile.image.mean(2)).max() <= 0.5 and grey.image.dtype == np.uint8
+    named = STUDIES['borrowed']['views']['frozen, named bands'](scene)
+    assert named.bands == ('nir', 'red', 'green') and named.image is scene.image
 
 
 @pytest.fixture(scope='module')

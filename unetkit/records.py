@@ -107,6 +107,7 @@ def trial(
     settings: Settings,  # What the run depends on; all its epochs are run, whatever its patience
     methods: Sequence[str] = ("patches", "exact"),  # Stitching methods to score; () for that of the settings
     objects: str = "",  # Class whose objects are counted in the test tiles; "" for none
+    freeze: str = "",  # Part of the network that keeps the weights it begins with: "encoder" or ""
 ) -> dict:  # settings, steps, seconds, processor seconds, best_epoch, validation scores per epoch; of "kept" and "last" accuracy and matrices
     "Train once, and keep what repeated runs are compared by, JSON-ready."
 
@@ -124,7 +125,7 @@ def trial(
 
     pipeline = ModelPipeline(palette, replace(settings, patience=settings.epochs))
     moments, computed, start = {}, 0.0, time.process_time()
-    for epoch in pipeline.epochs(train):
+    for epoch in pipeline.epochs(train, freeze=freeze):
         computed = time.process_time() - start
         if epoch.number == settings.epochs and settings.validation:
             moments["last"] = moment(epoch)
@@ -140,6 +141,7 @@ def trial(
     moments.setdefault("last", moments["kept"])
     return {
         "settings": settings.as_dict(),
+        **({"freeze": freeze} if freeze else {}),
         "steps": epoch.steps,
         "seconds": round(sum(e.seconds for e in pipeline.history), 1),
         "computed": round(computed, 1),
@@ -303,6 +305,16 @@ def _dubai_scenes(data):
     return [Tile(train.image[crop], labels=train.labels[crop], name=train.name)], test[:2]
 
 
+def _borrowed_dubai(data):
+    "Load 640 x 1024 pixels of scene 8, part 1, to train on, and part 1 of the scenes 4 and 6 to test on."
+    parts = [
+        read_labelled(data / f"tile{n}" / "images", data / f"tile{n}" / "masks", DUBAI)[0] for n in (8, 4, 6)
+    ]
+    train, *test = parts
+    crop = slice(0, 640), slice(0, 1024)
+    return [Tile(train.image[crop], labels=train.labels[crop], name=train.name, bands=train.bands)], test
+
+
 def _patch_scenes(data):
     "Load a scene to label patches of, and two small ones to test on."
     train, *test = synthetic_scene(768, 1024, seed=1), *(synthetic_scene(512, 640, seed=s) for s in (2, 3))
@@ -462,8 +474,39 @@ def _choices():
     return {arm: Settings(epochs=epochs, **common) for arm, epochs in arms.items()}
 
 
+def _with_names(tile):
+    "A scene whose bands have their names."
+    return replace(tile, bands=("nir", "red", "green"))
+
+
+def _blue_first(tile):
+    "A tile whose bands are blue, green and red, and do not say so."
+    return replace(tile, image=np.ascontiguousarray(tile.image[..., ::-1]), bands=())
+
+
+def _with_grey(tile):
+    "A tile with a fourth band, the mean of the three, which shows nothing new."
+    grey = tile.image.mean(2, keepdims=True).round().astype(tile.image.dtype)
+    return replace(tile, image=np.concatenate([tile.image, grey], 2), bands=(*tile.bands, "grey"), dtypes=())
+
+
+def _beginnings(epochs, views):
+    """A plain U-Net, and one around an encoder that begins with random weights, or with borrowed ones that are
+    fine-tuned or frozen; the last two also for tiles with other bands. All without validation, and without a class
+    in focus, which harms where a tile has a single car."""
+    plain = Settings(epochs=epochs, validation=0, focus="")
+    encoder = replace(plain, network="efficientnet_lite0")
+    borrowed = {"fine-tuned": encoder, "frozen": encoder}
+    arms = {"plain U-Net": plain, "from scratch": replace(encoder, encoder_weights="none"), **borrowed}
+    seen = {}
+    for what, view in views.items():
+        for arm, settings in borrowed.items():
+            arms[f"{arm}, {what}"], seen[f"{arm}, {what}"] = settings, view
+    return {"arms": arms, "freeze": {arm: "encoder" for arm in arms if "frozen" in arm}, "views": seen}
+
+
 _ALL, _TWO = ("patches", "blend", "exact"), ("patches", "exact")
-STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and settings per arm
+STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, settings per arm; what some freeze or see
     "fair": {"tiles": _two_scenes, "palette": FIVE, "methods": _TWO, "arms": _patch_sizes()},
     "fair_plain": {
         "tiles": _two_scenes,
@@ -499,6 +542,18 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, and sett
         "palette": DUBAI,
         "methods": (),
         "arms": _board(report=5, recommended=11, monai=10),
+    },
+    "borrowed": {
+        "tiles": _fresh_scenes,
+        "palette": FIVE,
+        "methods": ("exact",),
+        **_beginnings(20, {"named bands": _with_names}),
+    },
+    "borrowed_dubai": {
+        "tiles": _borrowed_dubai,
+        "palette": DUBAI,
+        "methods": ("exact",),
+        **_beginnings(10, {"blue first": _blue_first, "with grey": _with_grey}),
     },
     "dubai": {
         "tiles": _dubai_scenes,
