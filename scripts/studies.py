@@ -3,7 +3,7 @@
 
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 
-NAME is a key of `unetkit.records.STUDIES`, which says what is trained; `dubai`, `labels_dubai` and `borrowed_dubai` need --data, the folder with tile4, tile6 and tile8 of the
+NAME is a key of `unetkit.records.STUDIES`, which says what is trained; those with `dubai` in their names need --data, the folder with tile1, tile3, tile4, tile6 and tile8 of the
 Dubai imagery, of which only scores are kept. Every arm is trained with the first seed, then with the next, and so on. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
 same settings, are not repeated, so that a study can be stopped and continued, or split over several calls. Each run uses one thread: start two calls with
 different seeds and files to use two cores.
@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'
@@ -61,14 +61,15 @@ def save(path, found):
 
 def same_settings(run, study):
     "Whether a saved run had the settings that are wanted; a setting that did not exist then is no difference."
-    wanted = asdict(replace(study['arms'][run['arm']], seed=run['seed']))
+    wanted = replace(study['arms'][run['arm']], seed=run['seed']).as_dict()
     same = all(wanted.get(name) == value for name, value in run['settings'].items())
     return same and run.get('freeze', '') == study.get('freeze', {}).get(run['arm'], '')
 
 
 def line(run):
     "A run in one line, scored on its first test tile as a user would get it."
-    scores = Scores(np.array(run['kept']['matrices']['exact'][0]))
+    found = run['kept']['matrices']
+    scores = Scores(np.array(found.get('exact', next(iter(found.values())))[0]))
     return (
         f'{run["arm"]:28} seed {run["seed"]}: {run["steps"]} steps, {run["seconds"]:.0f} s, accuracy {scores.accuracy:.3f}, '
         f'mean F1 {scores.mean_f1:.3f}, F1 of class 5 {scores.f1[4]:.3f}'
@@ -93,7 +94,7 @@ def trials(study, train, test, seeded, done):
             own = [train[study['train'][arm]]] if 'train' in study else train
             view, freeze = study.get('views', {}).get(arm), study.get('freeze', {}).get(arm, '')
             sides = (own, test) if view is None else (list(map(view, own)), list(map(view, test)))
-            run = trial(*sides, palette, settings, study['methods'], freeze)
+            run = trial(*sides, palette, settings, study['methods'], study.get('objects', ''), freeze)
             yield [{'arm': arm, 'seed': seed, **run}]
 
 
@@ -108,7 +109,7 @@ def main():
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
     if 'dubai' in args.name and not (args.data and args.data.is_dir()):
-        parser.error(f'{args.name} needs --data, the folder that holds tile4, tile6 and tile8')
+        parser.error(f'{args.name} needs --data, the folder that holds tile1, tile3, tile4, tile6 and tile8')
     study, path = STUDIES[args.name], args.out or FOLDER / f'{args.name}.json'
     arms = args.arms or list(study['arms'])
     if args.arms and 'trial' in study:

@@ -22,7 +22,7 @@ from unetkit.patches import grid_windows
 from unetkit.rules import IGNORE_INDEX
 from unetkit.stitching import predict_tile
 from unetkit.raster import read_image, read_label_map, read_reference, write_image
-from unetkit.tiles import read_tile
+from unetkit.tiles import Tile, read_tile
 from unetkit.training import epochs, make_optimizer, make_predictor, seed_everything
 from unetkit.unet import UNet
 
@@ -80,10 +80,13 @@ def overfit(tile, model, goal, count=150, patch_size=64):
 
 @needs_crop
 @pytest.mark.slow
-def test_crop_is_overfitted(crop):
+def test_half_a_crop_is_overfitted(crop):
     """A network that cannot learn its own training tile has a fault between reading and stitching: shifted labels, swapped axes, a loss that scores the ignored.
 
-    The goal is 95 % of the scored pixels. 97 % can be had without a single car, since cars are 1.75 % of them; so training goes on to 98.7 %."""
+    The goal is 95 % of the scored pixels. 98 % can be had without a single car, since cars are 1.3 % of the upper half; so training goes on to 98.7 %.
+    The lower half has more trees, and takes longer."""
+    half = slice(0, 256)
+    crop = Tile(crop.image[half], labels=crop.labels[half], name='upper half')
     seed_everything(0)
     model = prepare(UNet(3, ISPRS.num_classes, width=16, depth=3), 'cpu')
     overfit(crop, model, 0.987)

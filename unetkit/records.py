@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['RECORDED', 'FIVE', 'STUDIES', 'environment', 'recorded', 'read_scores', 'read_benchmarks', 'demo_model', 'trial',
-           'Study', 'read_study', 'label_next']
+           'Study', 'read_study', 'label_next', 'monai_unet']
 
 # %% ../nbs/library/records.ipynb #record-83038077
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 import json
 import os
 import platform
+import time
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from . import __version__
 from .experiments import ModelPipeline
 from .jobs import built_in
 from .datasets import read_labelled
-from .errors import doubt, errors_by_distance, keep_patches, next_patches, patch_grid
+from .errors import doubt, errors_by_distance, keep_patches, next_patches, objects_found, patch_grid
 from .labels import DUBAI, ISPRS, Palette
 from .metrics import Scores
 from .report import REPORT
@@ -103,36 +105,46 @@ def trial(
     test: Sequence[Tile],  # Test tiles with labels
     palette: Palette,  # Their classes
     settings: Settings,  # What the run depends on; all its epochs are run, whatever its patience
-    methods: Sequence[str] = ("patches", "exact"),  # Stitching methods to score
+    methods: Sequence[str] = ("patches", "exact"),  # Stitching methods to score; () for that of the settings
+    objects: str = "",  # Class whose objects are counted in the test tiles; "" for none
     freeze: str = "",  # Part of the network that keeps the weights it begins with: "encoder" or ""
-) -> dict:  # settings, steps, seconds, best_epoch, validation scores per epoch; of "kept" and "last" accuracy and matrices
+) -> dict:  # settings, steps, seconds, processor seconds, best_epoch, validation scores per epoch; of "kept" and "last" accuracy and matrices
     "Train once, and keep what repeated runs are compared by, JSON-ready."
 
-    def matrices():
-        found = {}
-        for method in methods:
+    def moment(epoch):
+        found = {"validation": epoch.valid_accuracy, "matrices": {}}
+        for method in methods or (settings.method,):
             maps = [pipeline.predict(tile, method=method) for tile in test]
             scores = [pipeline.evaluate([tile], [label_map]) for tile, label_map in zip(test, maps)]
-            found[method] = [s.confusion_matrix.tolist() for s in scores]
+            found["matrices"][method] = [s.confusion_matrix.tolist() for s in scores]
+        if objects:
+            index = palette.names.index(objects)
+            shares = [objects_found(tile.labels, one, index)[1] for tile, one in zip(test, maps)]
+            found["objects"] = [[len(some), int((some >= 0.5).sum())] for some in shares]
         return found
 
     pipeline = ModelPipeline(palette, replace(settings, patience=settings.epochs))
-    moments = {}
+    moments, computed, start = {}, 0.0, time.process_time()
     for epoch in pipeline.epochs(train, freeze=freeze):
+        computed = time.process_time() - start
         if epoch.number == settings.epochs and settings.validation:
-            moments["last"] = {"validation": epoch.valid_accuracy, "matrices": matrices()}
+            moments["last"] = moment(epoch)
     best = pipeline.history.best
+    if best.number < settings.epochs or not settings.validation:
+        moments["kept"] = moment(best)
+    else:
+        moments["kept"] = moments["last"]
     names = ("valid_accuracy", "valid_f1", "valid_loss")
     curves = {}
     if settings.validation:
         curves = {name: [round(getattr(e, name), 4) for e in pipeline.history] for name in names}
-    moments["kept"] = {"validation": best.valid_accuracy, "matrices": matrices()}
     moments.setdefault("last", moments["kept"])
     return {
         "settings": settings.as_dict(),
         **({"freeze": freeze} if freeze else {}),
         "steps": epoch.steps,
         "seconds": round(sum(e.seconds for e in pipeline.history), 1),
+        "computed": round(computed, 1),
         "best_epoch": best.number,
         **curves,
         **moments,
@@ -319,6 +331,67 @@ def _patch_dubai(data):
     return [train], [test, other]
 
 
+def _board_scenes(data):
+    "Load a scene with 32 cars to train on, and five with about ten each to test on; no setting was chosen on these."
+    train, *test = (
+        synthetic_scene(*size, seed=seed, shares={"car": 0.03})
+        for size, seed in [((1024, 1024), 1), *(((512, 640), seed) for seed in range(41, 46))]
+    )
+    return [train], test
+
+
+def _scenes_of_dubai(data, train, test):
+    "Load all nine parts of some scenes of Dubai."
+    found = {
+        n: read_labelled(data / f"tile{n}" / "images", data / f"tile{n}" / "masks", DUBAI)
+        for n in train + test
+    }
+    return [tile for n in train for tile in found[n]], [tile for n in test for tile in found[n]]
+
+
+def monai_unet(
+    in_channels: int,  # Bands of the image
+    num_classes: int,  # Classes
+    width: int = 32,  # Channels of the first level; each further level has twice as many
+    depth: int = 4,  # Steps down
+) -> torch.nn.Module:  # MONAI's UNet with two residual units per level; raises `ImportError` without MONAI
+    "Build a peer for the leaderboard, with what the kit asks of a network."
+    from monai.networks import nets  # only where it is trained: it takes seconds and memory
+
+    network = nets.UNet(
+        2, in_channels, num_classes, [width * 2**n for n in range(depth + 1)], [2] * depth, num_res_units=2
+    )
+    network.num_classes, network.multiple = num_classes, 2**depth
+    network.reach = 64  # half a usual window; instance normalisation looks at all of it, so none is exact
+    network.settings = dict(in_channels=in_channels, num_classes=num_classes, width=width, depth=depth)
+    network.bytes_per_pixel = lambda itemsize=4: 16 * width * itemsize
+    return network
+
+
+def _board(**epochs):
+    """What somebody might begin with, each for the same computing time: the report's recipe, the recommended one,
+    the same with a borrowed encoder, and MONAI's UNet as its users train it."""
+    arms = {
+        "report": replace(REPORT, patch_size=32),
+        "recommended": Settings(),
+        "borrowed": Settings(network="efficientnet_lite0", patch_size=128),
+        "monai": Settings(
+            network=monai_unet,
+            width=32,
+            patch_size=128,
+            focus="",
+            loss="dice_cross_entropy",
+            weights="none",
+            optimiser="adamw",
+            weight_decay=0.01,
+            schedule="cosine",
+            average=0.0,
+            method="blend",
+        ),
+    }
+    return {arm: replace(arms[arm], epochs=n, patience=n) for arm, n in epochs.items()}
+
+
 def _patch_sizes(**changes):
     """Patch 32, 64 and 128 for equal epochs, as in the report; for about 210 optimiser steps with
     batches of ten; and for as many steps with batches of equal area (where patch 128 is as before)."""
@@ -457,6 +530,19 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, settings
         "train": {f"scene {n}": n - 1 for n in range(1, 7)},
     },
     "ablation": {"tiles": _fresh_scenes, "palette": FIVE, "methods": _TWO, "arms": _ingredients()},
+    "board": {
+        "tiles": _board_scenes,
+        "palette": FIVE,
+        "methods": (),
+        "objects": "car",
+        "arms": _board(report=45, recommended=95, borrowed=72, monai=90),
+    },
+    "board_dubai_two": {
+        "tiles": partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
+        "palette": DUBAI,
+        "methods": (),
+        "arms": _board(report=5, recommended=11, monai=10),
+    },
     "borrowed": {
         "tiles": _fresh_scenes,
         "palette": FIVE,
