@@ -822,6 +822,7 @@ PLAIN = dict(
     focus='',
     augment=False,
     device='cpu',
+    precision='float32',
 )
 
 
@@ -1301,7 +1302,7 @@ def test_calibrated_probabilities_and_thresholds(calibrated, trained, place, tmp
     """
     pipeline, image = ModelPipeline.load(calibrated, 'cpu', 'float32'), place / 'scene/image.tif'
     line = ['predict', calibrated, image, '--out', tmp_path / 'map.tif', '--probabilities', '--confidence']
-    line += ['--unknown-below', 0.5, '--memory', 0.001]
+    line += ['--unknown-below', 0.5, '--memory', 0.001, '--device', 'cpu', '--precision', 'float32']
     assert shell(*line)[0] == 0
     pixels = torch.tensor(bands(image))[None].float() / 255
     logits = ModelPipeline.load(trained, 'cpu', 'float32').predictor()(pixels)[0].double()
