@@ -120,6 +120,7 @@ def refresh_hints(language):
 HEADER = re.compile(
     r'^"(?:Project|Report|POT|PO|Last|Language-Team|Generated).*\n', re.M
 )  # dates and names, which git knows
+ALIKE = re.compile(r'^(msgid ("[^A-Za-z"]+"\n))msgstr ""\n', re.M)  # a number is the same in every language
 MADE_FROM = re.compile(r'^# English text: (\w*)$', re.M)  # a line at the top of a catalogue
 
 
@@ -155,7 +156,9 @@ def refresh_pages(language, new=()):
         if not MADE_FROM.search(text):  # what Sphinx writes at the top says nothing of this project
             text = f'# {NAMES[language]}: {page}\n#\n{line}\n' + text[text.index('msgid ""') :]
         head, start, messages = text.partition('\n\n')
-        text = HEADER.sub('', MADE_FROM.sub(line, head) + '\n') + start[1:] + messages
+        text = (
+            HEADER.sub('', MADE_FROM.sub(line, head) + '\n') + start[1:] + ALIKE.sub(r'\1msgstr \2', messages)
+        )
         path.write_text(text, encoding='utf-8')
 
 

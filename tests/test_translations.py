@@ -126,7 +126,6 @@ def test_judges_say_what_they_say():
 # The language of an answer
 
 
-@pytest.mark.filterwarnings('ignore::RuntimeWarning')  # of a wrong answer
 @pytest.mark.parametrize('name', EXERCISES)
 def test_answer_in_portuguese(name, portuguese):
     "The verdict on a wrong answer, and that on a right one."
