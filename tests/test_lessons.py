@@ -271,8 +271,9 @@ def paragraphs(cell):
 def answered_in_sight(cells):
     """Predictions whose answer is in sight, by the ids of their cells.
 
-    A prediction is a question in italics before a cell. What the cells up to the next text print and draw has to be collapsed, and the answer
-    in words to stand in `<details>`: right behind the question, or at the beginning of the next text (unless that begins a new section).
+    A prediction is a question in italics before a cell. What the cells up to the next text print and draw has to be collapsed (also of those that
+    are not run in tests: the site shows pictures for sliders), and the answer in words to stand in `<details>`: right behind the question, or at
+    the beginning of the next text (unless that begins a new section).
     """
     found, section = [], ''
     for i, cell in enumerate(cells):
@@ -285,7 +286,7 @@ def answered_in_sight(cells):
             told = ''.join(texts[n + 1 : n + 2]).startswith('<details')
             shown = list(cells[i + 1 :])
             answer = next((k for k, one in enumerate(shown) if one['cell_type'] == 'markdown'), len(shown))
-            outputs = [one for one in shown[:answer] if one.get('outputs')]
+            outputs = [one for one in shown[:answer] if one.get('outputs') or 'eval: false' in source(one)]
             words = paragraphs(shown[answer])[0] if answer < len(shown) else '#'
             in_order = told or (n == len(texts) - 1 and words.startswith(('<details', '#')))
             if not (in_order and all(map(collapsed, outputs))):
@@ -300,6 +301,7 @@ def test_answered_in_sight():
         question='*How many?*',
         marks=True,
         words='<details><summary>Answer</summary>\n\nTwo.\n\n</details>\n\nSo we go on.',
+        slider=False,
     ):
         metadata = {'collapsed': True, 'jupyter': {'outputs_hidden': True}} if marks else {}
         texts = [
@@ -309,9 +311,9 @@ def test_answered_in_sight():
         code = {
             'cell_type': 'code',
             'id': 'code',
-            'source': ['1 + 1'],
+            'source': ['#| eval: false\n' * slider, '1 + 1'],
             'metadata': metadata,
-            'outputs': [{'data': {'text/plain': '2'}}],
+            'outputs': [{'data': {'text/plain': '2'}}] * (not slider),
         }
         return [*texts[:2], code, texts[2]]
 
@@ -320,6 +322,8 @@ def test_answered_in_sight():
     assert answered_in_sight(lesson(told, words='So we go on.')) == []
     assert answered_in_sight(lesson(marks=False)) == ['q']
     assert answered_in_sight(lesson(told, marks=False)) == ['q']
+    assert answered_in_sight(lesson(slider=True)) == []
+    assert answered_in_sight(lesson(slider=True, marks=False)) == ['q']
     assert answered_in_sight(lesson(words='Two. So we go on.')) == ['q']
     assert answered_in_sight(lesson('Guess how many.', words='Two.')) == ['q']
     assert answered_in_sight(lesson('*How many?*\n\nThere are two.')) == ['q']
