@@ -108,7 +108,8 @@ def lessons_in(
 ) -> list[Lesson]:  # Empty where it cannot be told; several if a student has put them together
     "Tell the lesson by the checker that a notebook imports, or else by its title or its functions."
     code = "\n".join(text for kind, text in cells if kind == "code")
-    imported = set(re.findall(r"\bunetkit\.checkers(?:\.| import )(\w+)", code))
+    borrowed = r"(?! import (?!\(|\*|.*\bcheck\b))"  # a finished function and no `check`, as lesson 09 does
+    imported = set(re.findall(rf"\bunetkit\.checkers(?:\.| import )(\w+)\b{borrowed}", code))
     functions = set(re.findall(r"^\s*(?:def +|class +|(?:assert +)?check\( *)(\w+)", code, re.M))
     titles = {
         title for kind, text in cells if kind == "markdown" for title in re.findall(r"^# (.+)$", text, re.M)
