@@ -380,7 +380,7 @@ def test_a_trial_says_what_was_frozen():
     tile = synthetic_scene(96, 96, seed=1)
     settings = Settings(network=NETS[0], width=4, depth=2, patch_size=32, epochs=1, validation=0)
     settings = replace(settings, device='cpu', precision='float32')
-    plain, frozen = (trial([tile], [tile], ISPRS, settings, ('exact',), part) for part in ('', 'encoder'))
+    plain, frozen = (trial([tile], [tile], ISPRS, settings, freeze=part) for part in ('', 'encoder'))
     assert frozen['freeze'] == 'encoder' and 'freeze' not in plain
     assert plain['kept']['matrices'] != frozen['kept']['matrices']
 

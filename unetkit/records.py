@@ -543,6 +543,12 @@ STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, settings
         "methods": (),
         "arms": _board(report=5, recommended=11, monai=10),
     },
+    "board_dubai": {
+        "tiles": partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
+        "palette": DUBAI,
+        "methods": (),
+        "arms": _board(report=2, recommended=4, borrowed=3, monai=4),
+    },
     "borrowed": {
         "tiles": _fresh_scenes,
         "palette": FIVE,
