@@ -43,7 +43,7 @@ def document(name, study, train, test):
         'study': name,
         'environment': environment(device, pick_precision('auto', device)),
         'date': time.strftime('%Y-%m-%d'),
-        'classes': list(study['palette'].names),
+        'classes': list(study.palette.names),
         'train': facts(train),
         'test': facts(test),
         'runs': [],
@@ -61,9 +61,9 @@ def save(path, found):
 
 def same_settings(run, study):
     "Whether a saved run had the settings that are wanted; a setting that did not exist then is no difference."
-    wanted = replace(study['arms'][run['arm']], seed=run['seed']).as_dict()
+    wanted = replace(study.arms[run['arm']], seed=run['seed']).as_dict()
     same = all(wanted.get(name) == value for name, value in run['settings'].items())
-    return same and run.get('freeze', '') == study.get('freeze', {}).get(run['arm'], '')
+    return same and run.get('freeze', '') == study.freeze.get(run['arm'], '')
 
 
 def line(run):
@@ -82,19 +82,19 @@ def keys(runs):
 
 def trials(study, train, test, seeded, done):
     "Lists of runs that are not done yet: one each, or all arms of a seed where these depend on each other."
-    palette = study['palette']
-    if 'trial' in study:
+    if study.together:
         for seed in sorted({seed for arm, seed in seeded}):
             arms = {arm: settings for (arm, own), settings in seeded.items() if own == seed}
             if not done.issuperset((arm, seed) for arm in arms):
-                yield study['trial'](train[0], test, palette, arms)
+                yield study.together(train[0], test, study.palette, arms)
         return
     for (arm, seed), settings in seeded.items():
         if (arm, seed) not in done:
-            own = [train[study['train'][arm]]] if 'train' in study else train
-            view, freeze = study.get('views', {}).get(arm), study.get('freeze', {}).get(arm, '')
-            sides = (own, test) if view is None else (list(map(view, own)), list(map(view, test)))
-            run = trial(*sides, palette, settings, study['methods'], study.get('objects', ''), freeze)
+            own = [train[study.only[arm]]] if arm in study.only else train
+            view = study.views.get(arm, lambda tile: tile)
+            sides = list(map(view, own)), list(map(view, test))
+            how = dict(methods=study.methods, objects=study.objects, freeze=study.freeze.get(arm, ''))
+            run = trial(*sides, study.palette, settings, **how)
             yield [{'arm': arm, 'seed': seed, **run}]
 
 
@@ -111,13 +111,13 @@ def main():
     if 'dubai' in args.name and not (args.data and args.data.is_dir()):
         parser.error(f'{args.name} needs --data, the folder that holds tile1, tile3, tile4, tile6 and tile8')
     study, path = STUDIES[args.name], args.out or FOLDER / f'{args.name}.json'
-    arms = args.arms or list(study['arms'])
-    if args.arms and 'trial' in study:
+    arms = args.arms or list(study.arms)
+    if args.arms and study.together:
         parser.error(f'the arms of {args.name} depend on each other: leave out --arms')
-    if unknown := set(arms) - set(study['arms']):
-        parser.error(f'no arm {", ".join(unknown)}: choose among {", ".join(study["arms"])}')
+    if unknown := set(arms) - set(study.arms):
+        parser.error(f'no arm {", ".join(unknown)}: choose among {", ".join(study.arms)}')
     torch.set_num_threads(1)
-    train, test = study['tiles'](args.data)
+    train, test = study.tiles(args.data)
     fresh = document(args.name, study, train, test)
     found = json.loads(path.read_text()) if path.exists() else fresh
     if any(found[key] != fresh[key] for key in ('environment', 'train', 'test')):
@@ -125,8 +125,8 @@ def main():
             f'{path} was begun on another machine, with other versions or on other tiles: '
             'go on there, or write to another file with --out'
         )
-    seeded = {(arm, seed): replace(study['arms'][arm], seed=seed) for seed in args.seeds for arm in arms}
-    order = list(study['arms'])
+    seeded = {(arm, seed): replace(study.arms[arm], seed=seed) for seed in args.seeds for arm in arms}
+    order = list(study.arms)
     found['runs'] = [run for run in found['runs'] if same_settings(run, study)]
     done = keys(found['runs'])
     for runs in trials(study, train, test, seeded, done):

@@ -391,23 +391,21 @@ def test_the_arms_of_the_study():
     tile = replace(scene, bands=('red', 'green', 'blue'))
     for name in ('borrowed', 'borrowed_dubai'):
         study = STUDIES[name]
-        assert set(study['freeze']) == {arm for arm in study['arms'] if arm.startswith('frozen')}
-        assert set(study['views']) == {arm for arm in study['arms'] if ',' in arm}
-        for arm, settings in study['arms'].items():
+        assert set(study.freeze) == {arm for arm in study.arms if arm.startswith('frozen')}
+        assert set(study.views) == {arm for arm in study.arms if ',' in arm}
+        for arm, settings in study.arms.items():
             assert (settings.network, settings.encoder_weights) == {
                 'plain U-Net': ('unet', 'imagenet'),
                 'from scratch': (NETS[0], 'none'),
             }.get(arm, (NETS[0], 'imagenet'))
-            assert (
-                replace(settings, network='unet', encoder_weights='imagenet') == study['arms']['plain U-Net']
-            )
-    views = STUDIES['borrowed_dubai']['views']
+            assert replace(settings, network='unet', encoder_weights='imagenet') == study.arms['plain U-Net']
+    views = STUDIES['borrowed_dubai'].views
     turned, grey = (views[f'frozen, {what}'](tile) for what in ('blue first', 'with grey'))
     np.testing.assert_array_equal(turned.image, tile.image[..., [2, 1, 0]])
     assert turned.bands == ('', '', '') and grey.bands == ('red', 'green', 'blue', 'grey')
     np.testing.assert_array_equal(grey.image[..., :3], tile.image)
     assert np.abs(grey.image[..., 3] - tile.image.mean(2)).max() <= 0.5 and grey.image.dtype == np.uint8
-    named = STUDIES['borrowed']['views']['frozen, named bands'](scene)
+    named = STUDIES['borrowed'].views['frozen, named bands'](scene)
     assert named.bands == ('nir', 'red', 'green') and named.image is scene.image
 
 

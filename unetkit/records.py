@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RECORDED', 'FIVE', 'STUDIES', 'environment', 'recorded', 'read_scores', 'read_benchmarks', 'demo_model', 'trial',
-           'Study', 'read_study', 'label_next', 'monai_unet']
+           'Study', 'read_study', 'label_next', 'Plan', 'monai_unet']
 
 # %% ../nbs/library/records.ipynb #record-83038077
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
@@ -267,6 +267,21 @@ def _label_run(tile, patches, test, palette, settings):
 FIVE = ISPRS.ignoring("clutter")  # The classes of the report and of the scenes
 
 
+@dataclass(frozen=True)
+class Plan:
+    "What a study trains. Names of arms are the keys of a dict; an arm that is not in it does as usual."
+
+    tiles: Callable[[Path | None], tuple[list[Tile], list[Tile]]]  # Folder of data -> training and test tiles
+    palette: Palette  # Their classes
+    arms: dict[str, Settings]  # The settings of each arm, without its seed
+    methods: Sequence[str] = ()  # Stitching methods that are scored; () for that of the settings
+    objects: str = ""  # Class whose objects are counted in the test tiles; "" for none
+    freeze: dict[str, str] = field(default_factory=dict)  # Part of the network that keeps its first weights
+    views: dict[str, Callable[[Tile], Tile]] = field(default_factory=dict)  # Seen in place of each tile
+    only: dict[str, int] = field(default_factory=dict)  # Index of the one training tile
+    together: Callable | None = None  # Trains all arms of a seed, where they depend on each other
+
+
 def _two_scenes(data):
     "Load the built-in training scene, and two scenes to test on, the built-in one first."
     (train,), (test,) = built_in(FIVE)
@@ -502,83 +517,80 @@ def _beginnings(epochs, views):
     for what, view in views.items():
         for arm, settings in borrowed.items():
             arms[f"{arm}, {what}"], seen[f"{arm}, {what}"] = settings, view
-    return {"arms": arms, "freeze": {arm: "encoder" for arm in arms if "frozen" in arm}, "views": seen}
+    return dict(arms=arms, freeze={arm: "encoder" for arm in arms if "frozen" in arm}, views=seen)
 
 
 _ALL, _TWO = ("patches", "blend", "exact"), ("patches", "exact")
-STUDIES = {  # Name -> loader of its tiles, classes, stitching methods, settings per arm; what some freeze or see
-    "fair": {"tiles": _two_scenes, "palette": FIVE, "methods": _TWO, "arms": _patch_sizes()},
-    "fair_plain": {
-        "tiles": _two_scenes,
-        "palette": FIVE,
-        "methods": _TWO,
-        "arms": _patch_sizes(loss="cross_entropy"),
-    },
-    "rare": {"tiles": _two_scenes, "palette": FIVE, "methods": _ALL, "arms": _remedies()},
-    "leaks": {
-        "tiles": _small_scenes,
-        "palette": FIVE,
-        "methods": _TWO,
-        "arms": _strides("random", {64: 62, 32: 19, 16: 5}) | _strides("blocked", {64: 86, 32: 25, 16: 7}),
-    },
-    "train": {"tiles": _smaller_tests, "palette": FIVE, "methods": ("exact",), "arms": _stability()},
-    "kept": {
-        "tiles": _six_scenes,
-        "palette": FIVE,
-        "methods": ("exact",),
-        "arms": {f"scene {n}": Settings(epochs=60, normalisation="none", average=0.0) for n in range(1, 7)},
-        "train": {f"scene {n}": n - 1 for n in range(1, 7)},
-    },
-    "ablation": {"tiles": _fresh_scenes, "palette": FIVE, "methods": _TWO, "arms": _ingredients()},
-    "board": {
-        "tiles": _board_scenes,
-        "palette": FIVE,
-        "methods": (),
-        "objects": "car",
-        "arms": _board(report=45, recommended=95, borrowed=72, monai=90),
-    },
-    "board_dubai_two": {
-        "tiles": partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
-        "palette": DUBAI,
-        "methods": (),
-        "arms": _board(report=5, recommended=11, monai=10),
-    },
-    "board_dubai": {
-        "tiles": partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
-        "palette": DUBAI,
-        "methods": (),
-        "arms": _board(report=2, recommended=4, borrowed=3, monai=4),
-    },
-    "borrowed": {
-        "tiles": _fresh_scenes,
-        "palette": FIVE,
-        "methods": ("exact",),
+STUDIES = {  # Name -> what the study trains
+    "fair": Plan(tiles=_two_scenes, palette=FIVE, methods=_TWO, arms=_patch_sizes()),
+    "fair_plain": Plan(
+        tiles=_two_scenes,
+        palette=FIVE,
+        methods=_TWO,
+        arms=_patch_sizes(loss="cross_entropy"),
+    ),
+    "rare": Plan(tiles=_two_scenes, palette=FIVE, methods=_ALL, arms=_remedies()),
+    "leaks": Plan(
+        tiles=_small_scenes,
+        palette=FIVE,
+        methods=_TWO,
+        arms=_strides("random", {64: 62, 32: 19, 16: 5}) | _strides("blocked", {64: 86, 32: 25, 16: 7}),
+    ),
+    "train": Plan(tiles=_smaller_tests, palette=FIVE, methods=("exact",), arms=_stability()),
+    "kept": Plan(
+        tiles=_six_scenes,
+        palette=FIVE,
+        methods=("exact",),
+        arms={f"scene {n}": Settings(epochs=60, normalisation="none", average=0.0) for n in range(1, 7)},
+        only={f"scene {n}": n - 1 for n in range(1, 7)},
+    ),
+    "ablation": Plan(tiles=_fresh_scenes, palette=FIVE, methods=_TWO, arms=_ingredients()),
+    "board": Plan(
+        tiles=_board_scenes,
+        palette=FIVE,
+        objects="car",
+        arms=_board(report=45, recommended=95, borrowed=72, monai=90),
+    ),
+    "board_dubai_two": Plan(
+        tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
+        palette=DUBAI,
+        arms=_board(report=5, recommended=11, monai=10),
+    ),
+    "board_dubai": Plan(
+        tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
+        palette=DUBAI,
+        arms=_board(report=2, recommended=4, borrowed=3, monai=4),
+    ),
+    "borrowed": Plan(
+        tiles=_fresh_scenes,
+        palette=FIVE,
+        methods=("exact",),
         **_beginnings(20, {"named bands": _with_names}),
-    },
-    "borrowed_dubai": {
-        "tiles": _borrowed_dubai,
-        "palette": DUBAI,
-        "methods": ("exact",),
+    ),
+    "borrowed_dubai": Plan(
+        tiles=_borrowed_dubai,
+        palette=DUBAI,
+        methods=("exact",),
         **_beginnings(10, {"blue first": _blue_first, "with grey": _with_grey}),
-    },
-    "dubai": {
-        "tiles": _dubai_scenes,
-        "palette": DUBAI,
-        "methods": _TWO,
-        "arms": {f"epochs {p}": replace(REPORT, patch_size=p) for p in (32, 64, 128)},
-    },
-    "labels": {
-        "tiles": _patch_scenes,
-        "palette": FIVE,
-        "methods": ("exact",),
-        "arms": _choices(),
-        "trial": label_next,
-    },
-    "labels_dubai": {
-        "tiles": _patch_dubai,
-        "palette": DUBAI,
-        "methods": ("exact",),
-        "arms": _choices(),
-        "trial": label_next,
-    },
+    ),
+    "dubai": Plan(
+        tiles=_dubai_scenes,
+        palette=DUBAI,
+        methods=_TWO,
+        arms={f"epochs {p}": replace(REPORT, patch_size=p) for p in (32, 64, 128)},
+    ),
+    "labels": Plan(
+        tiles=_patch_scenes,
+        palette=FIVE,
+        methods=("exact",),
+        arms=_choices(),
+        together=label_next,
+    ),
+    "labels_dubai": Plan(
+        tiles=_patch_dubai,
+        palette=DUBAI,
+        methods=("exact",),
+        arms=_choices(),
+        together=label_next,
+    ),
 }
