@@ -439,6 +439,18 @@ def _remedies():
     return {arm: replace(REPORT, patch_size=64, **changes) for arm, changes in arms.items()}
 
 
+_POOR = dict(normalisation="none", average=0.0, augment=False, crops=False, focus="", loss=REPORT.loss)
+
+
+def _without_each(recommended):
+    "A recipe without each of its ingredients, and without what makes no sense then."
+    along = {"crops": dict(focus=""), "loss": dict(weights=REPORT.weights)}
+    return {
+        f"without {name}": replace(recommended, **({name: value} | along.get(name, {})))
+        for name, value in _POOR.items()
+    }
+
+
 def _ingredients():
     """The recommended recipe, whole, without each ingredient and with the report's patch size, and the report's recipe
     with three of the ingredients; on the whole tile, in networks of half the usual width."""
@@ -446,14 +458,10 @@ def _ingredients():
     good = dict(
         normalisation="batch", average=0.98, augment=True, crops=True, focus="auto", loss="cross_entropy"
     )
-    poor = dict(normalisation="none", average=0.0, augment=False, crops=False, focus="", loss=REPORT.loss)
     recommended = Settings(patch_size=64, method="exact", **common, **good)
-    report = replace(REPORT, patch_size=32, **common, **poor)
-    goes_along = {"crops": dict(focus=""), "loss": dict(weights=REPORT.weights)}
+    report = replace(REPORT, patch_size=32, **common, **_POOR)
     arms = {"recommended": recommended, "recommended, patch 32": replace(recommended, patch_size=32)}
-    for name, value in poor.items():
-        changes = {name: value} | goes_along.get(name, {})
-        arms[f"without {name}"] = replace(recommended, **changes)
+    arms |= _without_each(recommended)
     arms["report"] = report
     for name in ("normalisation", "crops", "loss"):
         arms[f"report + {name}"] = replace(report, **{name: good[name]})
@@ -555,6 +563,11 @@ STUDIES = {  # Name -> what the study trains
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         palette=DUBAI,
         arms=_board(report=5, recommended=11, monai=10),
+    ),
+    "ablation_dubai": Plan(
+        tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
+        palette=DUBAI,
+        arms=_without_each(Settings(epochs=11, patience=11)),
     ),
     "board_dubai": Plan(
         tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
