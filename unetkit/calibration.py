@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from .plots import house_style
@@ -52,6 +51,8 @@ def fit_temperature(
 
     def loss(log_temperature):
         return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+
+    from scipy.optimize import minimize_scalar  # only after a training
 
     found = minimize_scalar(loss, bounds=np.log(BOUNDS), method="bounded")
     temperature = float(f"{np.exp(found.x):.4g}")

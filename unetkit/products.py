@@ -28,8 +28,6 @@ from rasterio import Affine
 from rasterio.features import rasterize, shapes, sieve
 from rasterio.warp import transform
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from .metrics import Scores
 from .palettes import Palette
@@ -437,6 +435,9 @@ def adjusted_areas(
 # %% ../nbs/library/products.ipynb #prod-40
 def _count_objects(pieces):
     "Count the 4-connected objects that strips of a mask hold, given one after the other."
+    from scipy.sparse import coo_array  # at the top they would cost every command a tenth of its start
+    from scipy.sparse.csgraph import connected_components
+
     count, last, pairs = 0, None, []
     for mask in pieces:
         objects, found = ndimage.label(mask)

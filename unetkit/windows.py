@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from .labels import Palette
 
@@ -172,6 +171,8 @@ def apart(
 
     def places(w):
         return np.stack([w.row, w.col, (far + w.patch_size + distance) * w.tile], 1)  # tiles are far apart
+
+    from scipy.spatial import cKDTree  # at the top it would cost every command a tenth of its start
 
     nearest, _ = cKDTree(places(others)).query(places(windows), p=np.inf)
     return nearest >= windows.patch_size + distance
