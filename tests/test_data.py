@@ -276,7 +276,10 @@ def test_other_numbers_without_a_range_are_refused_by_an_8_bit_model(eight, tmp_
     check_refusal([tmp_path], ['evaluate', eight[0], path, eight[2]], ['--range'])
 
 
-@pytest.mark.parametrize('name', ['0 to 3000', '1000 to 4000', '11 bits', 'float'])
+@pytest.mark.parametrize(
+    'name',
+    ['0 to 3000', 'float', *(pytest.param(n, marks=pytest.mark.slow) for n in ('1000 to 4000', '11 bits'))],
+)
 def test_accuracy_beside_the_8_bit_run(eight, tmp_path, name):
     """What is learnt beyond the most frequent class is what the range decides: less than a third of it was left when it was wrong.
 

@@ -192,6 +192,7 @@ def test_the_steps_of_one_process(tmp_path, monkeypatch):
     assert odd['windows'] == 4 and all(value.isfinite().all() for value in odd.values())
 
 
+@pytest.mark.slow
 def test_a_killed_process(folder):
     path = folder / 'shared.safetensors'
     checkpoint = Path(f'{path}.checkpoint')
