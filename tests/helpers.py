@@ -20,6 +20,8 @@ from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.raster import Georeference, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
+# how often what is tried at random is tried, beside once; weekly.yml asks for more
+ROUNDS = int(os.environ.get('UNETKIT_ROUNDS', '1'))
 # a network so small that a command takes a second, with everything set that decides a result
 TINY = '--width 4 --depth 2 --epochs 1 --device cpu --precision float32'.split()
 

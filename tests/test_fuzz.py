@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import child_environment, shell
+from helpers import ROUNDS, child_environment, shell
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -47,7 +47,7 @@ def holds(examples, **drawn):
     def decorate(check):
         lenient = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck))
         quick = settings(max_examples=examples, derandomize=True, **lenient)(given(**drawn)(check))
-        long = settings(max_examples=5 * examples, **lenient)(given(**drawn)(check))
+        long = settings(max_examples=5 * ROUNDS * examples, **lenient)(given(**drawn)(check))
 
         @pytest.mark.parametrize(
             'run', [quick, pytest.param(long, marks=pytest.mark.slow)], ids=['quick', 'long']

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from helpers import CHIPS, child_environment, members_of_chips, serving
+from helpers import CHIPS, ROUNDS, child_environment, members_of_chips, serving
 from safetensors import safe_open
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system cannot fork a process')
@@ -784,17 +784,17 @@ def report(nursery, scene, place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('job', 'kills', 'in_writes'), [('long', 30, 3), ('report', 10, 0), ('predict', 30, 3)], indirect=['job']
+    ('job', 'kills', 'in_writes'), [('long', 10, 1), ('report', 4, 0), ('predict', 10, 1)], indirect=['job']
 )
 def test_killed_again_and_again(nursery, job, kills, in_writes, tmp_path):
-    kill_often(nursery, job, tmp_path / 'run', kills, seed=0, in_writes=in_writes)
+    kill_often(nursery, job, tmp_path / 'run', ROUNDS * kills, seed=0, in_writes=ROUNDS * in_writes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(('job', 'times'), [('long', 6), ('predict', 8), ('report', 3)], indirect=['job'])
+@pytest.mark.parametrize(('job', 'times'), [('long', 2), ('predict', 3), ('report', 1)], indirect=['job'])
 def test_asked_again_and_again(nursery, job, times, number, tmp_path):
-    kill_often(nursery, job, tmp_path / 'run', times, number, number)
+    kill_often(nursery, job, tmp_path / 'run', ROUNDS * times, number, number)
 
 
 @pytest.mark.slow
