@@ -177,11 +177,11 @@ def values(
     score: Callable[[Scores], float],  # What to compute, for example `lambda s: s.accuracy`
     moment: str = "kept",  # "kept", the weights that a user gets, or "last", those of the last epoch
     method: str = "exact",  # How the map was stitched
-    tile: int | None = None,  # Index of a test tile; all of them together when None
+    tile: int | slice = slice(None),  # Which test tile, or which of them; all of them by default
 ) -> np.ndarray:  # One value per seed, in the order of the seeds
     "Compute a score of every run of an arm."
     matrices = [np.array(run[moment]["matrices"][method]) for run in self.of(arm)]
-    return np.array([score(Scores(m.sum(0) if tile is None else m[tile])) for m in matrices])
+    return np.array([score(Scores(m[tile].reshape(-1, *m.shape[1:]).sum(0))) for m in matrices])
 
 
 def read_study(
