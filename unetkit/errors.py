@@ -109,8 +109,10 @@ def doubt(
     logits: Any,  # Tensor (..., K, h, w) of a network, K at least 2
 ) -> np.ndarray:  # uint8 (..., h, w): 0 where one class is certain, 254 where two are equally probable
     "Measure how close the second class comes to the first: 254 times (1 - margin of the probabilities)."
-    first, second = logits.softmax(-3).topk(2, -3).values.unbind(-3)
-    return (254 * (1 - (first - second))).round().cpu().numpy().astype(np.uint8)
+    probabilities = logits.softmax(dim=-3)
+    first, second = probabilities.topk(2, dim=-3).values.unbind(dim=-3)
+    margin = first - second
+    return (254 * (1 - margin)).round().cpu().numpy().astype(np.uint8)
 
 # %% ../nbs/19_your_own_data.ipynb #l19-next
 def next_patches(
@@ -124,7 +126,9 @@ def next_patches(
         raise ValueError(
             f"score is {np.shape(score)} but labels are {np.shape(labels)}: pass both of one tile"
         )
-    cut = lambda array, row, col: array[row : row + side, col : col + side]
-    free = [at for at in patch_grid(score.shape, side) if (cut(labels, *at) == IGNORE_INDEX).all()]
-    means = [cut(score, *at).mean() for at in free]
-    return [free[i] for i in np.argsort(np.negative(means), kind="stable")[:count]]
+    means = {}
+    for row, col in patch_grid(score.shape, side):
+        patch = slice(row, row + side), slice(col, col + side)
+        if (labels[patch] == IGNORE_INDEX).all():
+            means[row, col] = score[patch].mean()
+    return sorted(means, key=means.get, reverse=True)[:count]
