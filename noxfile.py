@@ -45,7 +45,9 @@ def install(session):
         session.run(
             'pip', 'install', '--no-deps', *versions, '--index-url', os.environ['TORCH_INDEX'], 'torch'
         )
-    session.run('pip', 'install', *versions, '-e', '.[dev,docs,onnx,pretrained,scale,tensorboard,vector]')
+    session.run(
+        'pip', 'install', *versions, '-e', '.[dev,docs,onnx,openvino,pretrained,scale,tensorboard,vector]'
+    )
     session.run('pip', 'check')
 
 

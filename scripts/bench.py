@@ -9,6 +9,7 @@ Parts, in this order; the ceiling is measured unless only the data are asked for
   training   unetkit beside the plain float32 loop, by width, patch and batch
   peers      MONAI's UNet and BasicUNet and a textbook U-Net, each in the plain loop and in unetkit's
   inference  exact halo, whole patches and blending beside MONAI's sliding window, and how far each is from the whole-image forward
+  engines    maps from file to file by torch and by OpenVINO at equal precision
   curves     time and memory against core, tile size, stride and width
   profile    where the time of a training step goes
   data       training on more data than memory: 2 000 chips and a tile of 20 000 x 20 000 under 2 GB, and the speed beside memory
@@ -66,7 +67,8 @@ SIZE, STRIDE = (2565, 1919), 8  # tile of the report: rows and columns, and its 
 BOUND_GB, BOUND_SCENE = 1.2, 3.0  # gigabytes, seconds
 BATCH, TURN = 10, 10 * 128**2  # windows of a step; least pixels that a turn of training takes
 BOUND_DATA_GB, BOUND_DATA_SPEED = 2.0, 0.9  # gigabytes, share of the speed in memory
-PARTS = ('bounds', 'training', 'peers', 'inference', 'curves', 'profile', 'data')
+ENGINE_SIDE = int(os.environ.get('UNETKIT_BENCH_SIDE', 2048))  # of the raster that engines map, in pixels
+PARTS = ('bounds', 'training', 'peers', 'inference', 'engines', 'curves', 'profile', 'data')
 
 
 # ---- clocks and processes
@@ -513,6 +515,52 @@ def measure_inference(quick, folder):
     ]
 
 
+# ---- engines
+
+
+def clocks(work):
+    "Seconds of a piece of work by the clock, and of the processor, which other programs cannot take from it."
+    start = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def engine_row(width, precision, image, folder, rounds):
+    "A raster from file to file by both engines in turn: seconds, and the ratio of the seconds of the processor."
+    maker = ModelPipeline(ISPRS, width=width, device='cpu', precision=precision, engine='torch')
+    maker.make([synthetic_scene(256, seed=1)])
+    model, pipelines = maker.save(f'{folder}/engines.safetensors'), {}
+    row = {'width': width, 'dtype': precision, 'rounds': rounds}
+    for engine in ('torch', 'openvino'):
+        pipelines[engine] = ModelPipeline.load(model, 'cpu', precision, engine=engine)
+        row[engine] = {'start_seconds': clocks(pipelines[engine].predictor)[1], 'seconds': []}
+        row[engine] |= {'cpu_seconds': [], 'core': pipelines[engine].windows()['core']}
+    for _ in range(rounds):
+        for engine, pipeline in pipelines.items():
+            work = partial(predict_raster, pipeline, image, f'{folder}/{engine}.tif')
+            took = clocks(work)
+            row[engine]['seconds'].append(took[0])
+            row[engine]['cpu_seconds'].append(took[1])
+    maps = [rasterio.open(f'{folder}/{engine}.tif').read(1) for engine in pipelines]
+    row['labels_differ'] = float((maps[0] != maps[1]).mean())
+    row['size'] = maps[0].shape
+    for clock in ('seconds', 'cpu_seconds'):
+        row[f'ratio_{clock}'] = ratio(row['torch'][clock], row['openvino'][clock])
+    return row
+
+
+def measure_engines(quick, folder):
+    "By width and precision; the start of an engine, which includes reading the package, is the first row's."
+    image, side = f'{folder}/engines_image.tif', 256 if quick else ENGINE_SIDE
+    write_raster(image, side)
+    kinds = list(dict.fromkeys(['float32', str(pick_precision())[6:]]))
+    return [
+        engine_row(width, precision, image, folder, 1 if quick else 3)
+        for width in (16, 32)
+        for precision in kinds
+    ]
+
+
 # ---- cost curves
 
 
@@ -866,6 +914,16 @@ TABLES = {
         'labels differ': '{labels_differ:.3%}',
         'GB': '{peak_gigabytes:.2f}',
     },
+    'engines': {
+        'width': '{width}',
+        'format': '{dtype}',
+        'torch, s': '{torch[cpu_seconds][0]:.2f}',
+        'openvino, s': '{openvino[cpu_seconds][0]:.2f}',
+        'its start, s': '{openvino[start_seconds]:.2f}',
+        'torch/openvino': '{ratio_cpu_seconds:.2f}',
+        'by the clock': '{ratio_seconds:.2f}',
+        'labels differ': '{labels_differ:.4%}',
+    },
     'curves': {
         'curve': '{curve}',
         'at': '{at}',
@@ -931,6 +989,9 @@ def machine():
         'threads': torch.get_num_threads(),
         'threads_from': 'OMP_NUM_THREADS' if 'OMP_NUM_THREADS' in os.environ else 'torch',
         'isa': torch.backends.cpu.get_cpu_capability(),
+        'limit': os.environ.get(
+            'ONEDNN_MAX_CPU_ISA'
+        ),  # of torch and OpenVINO, as tests/processors.py sets it
         'bfloat16': pick_precision() == torch.bfloat16,
         'memory_bytes': memory,
     }
@@ -945,6 +1006,7 @@ def measure(part, quick, folder, document):
         'training': partial(measure_training, quick, ceiling),
         'peers': partial(measure_peers, quick, ceiling),
         'inference': partial(measure_inference, quick, folder),
+        'engines': partial(measure_engines, quick, folder),
         'curves': partial(measure_curves, quick, folder, training),
         'profile': partial(measure_profile, quick),
         'data': partial(measure_data, quick, folder),
@@ -968,7 +1030,7 @@ def arguments():
 
 def new_document(args):
     "What is known before anything is measured."
-    versions = {name: version(name) for name in ('torch', 'numpy', 'monai', 'rasterio')}
+    versions = {name: version(name) for name in ('torch', 'numpy', 'monai', 'rasterio', 'openvino')}
     return {
         'machine': machine(),
         'versions': versions | {'python': platform.python_version()},
@@ -1003,7 +1065,7 @@ def main():
     print(', '.join(f'{key} {value}' for key, value in document['machine'].items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for part in TABLES:
-            if part not in args.only and (part != 'ceiling' or args.only == ['data']):
+            if part not in args.only and (part != 'ceiling' or set(args.only) <= {'data', 'engines'}):
                 continue
             start = time.perf_counter()
             document[part] = measure(part, args.quick, folder, document)

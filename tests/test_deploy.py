@@ -11,6 +11,7 @@ from helpers import shell, succeeds
 
 from unetkit import deploy
 from unetkit.deploy import export_onnx, export_settings, onnx_predictor, read_onnx_metadata, tile_overlap
+from unetkit.engines import onnx_content
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS
 from unetkit.raster import read_label_map, write_image
@@ -113,7 +114,7 @@ def test_files_of_another_kind_raise(file, use, tmp_path):
 )
 def test_a_note_of_another_kind_raises(trained, change, tmp_path):
     about = {'unetkit': deploy._for_unetkit(trained, None, False) | change}
-    (tmp_path / 'changed.onnx').write_bytes(deploy._onnx(trained.model, about, None, False))
+    (tmp_path / 'changed.onnx').write_bytes(onnx_content(trained.model, about))
     with pytest.raises(ValueError, match='metadata of another kind'):
         onnx_predictor(tmp_path / 'changed.onnx')
 

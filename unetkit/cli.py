@@ -548,9 +548,10 @@ def predict(
     overwrite: bool = False,  # Replace files that unetkit did not write
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
+    engine: str = "auto",  # What runs the network: torch, openvino (extra [openvino]) or auto, by the size of the image
 ) -> None:  # Nothing; the map is written
     "Write the label map of an image, and what is made of it: polygons, areas, confidence."
-    pipeline = ModelPipeline.load(model, device, precision, parse_range(range))
+    pipeline = ModelPipeline.load(model, device, precision, parse_range(range), engine)
     use = dict(match=match, norm_statistics=norm_statistics)
     decisions = dict(unknown_below=unknown_below, thresholds=_thresholds(threshold or []))
     pipeline = pipeline.with_thresholds(**decisions).with_use(match, norm_statistics)
@@ -593,6 +594,7 @@ def predict(
                         memory=_bytes(memory),
                         device=device,
                         precision=precision,
+                        engine=engine,
                         scheduler=scheduler or None,
                         restart=restart,
                         **decisions,
@@ -690,11 +692,12 @@ def evaluate(
     memory: float = 0.0,  # Memory for a window, in GB; 0.8 when 0
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, float32 or bfloat16
+    engine: str = "auto",  # What runs the network: torch, openvino (extra [openvino]) or auto, by the size of the image
     reading: Reading = USUAL_READING,  # How files are read
 ) -> None:  # Nothing; the scores are printed
     "Score a model on labelled tiles."
     _check_reference(image, reference)
-    pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range))
+    pipeline = ModelPipeline.load(model, device, precision, parse_range(reading.range), engine)
     pipeline = pipeline.with_use(match, norm_statistics)
     pipeline.say_parts(len(image_pairs(image, reference, reading.pairs, "test")))
     files = [out] if out else []

@@ -8,20 +8,16 @@ __all__ = ['PROGRAMS', 'parity', 'tile_overlap', 'check_export', 'export_onnx', 
 
 # %% ../nbs/library/deploy.ipynb #d003-imports
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict
-from importlib import import_module
 from itertools import count
 from pathlib import Path
-import io
 import json
-import warnings
 
 import numpy as np
 import torch
-from torch import nn
 
 from . import __version__
+from .engines import onnx_content, package
 from .experiments import ModelPipeline
 from .labels import Palette
 from .rules import number, one_line, one_of, remark, whole
@@ -144,17 +140,7 @@ def check_export(
             f"the maps of this model use the unlabelled image (match {s.match}, norm_statistics "
             f"{s.norm_statistics}); those of the exported network do not"
         )
-    _package('onnx', 'write')
-
-
-def _package(name, verb):
-    "Import a package of the extra [onnx]."
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"to {verb} an ONNX file takes the package {name} ({error}): pip install 'unetkit[onnx]'"
-        ) from None
+    package('onnx', 'to write an ONNX file', 'onnx')
 
 # %% ../nbs/library/deploy.ipynb #d042-export
 def export_onnx(
@@ -170,7 +156,7 @@ def export_onnx(
     about = _for_deepness(pipeline, tile_size, resolution)
     about["unetkit"] = _for_unetkit(pipeline, tile_size, probabilities)
     clip, temperature = not pipeline.values.plain, pipeline.temperature
-    content = _onnx(pipeline.model, about, tile_size, probabilities, clip, temperature)
+    content = onnx_content(pipeline.model, about, tile_size, probabilities, clip, temperature)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     _drop_facts(facts_path(path))
@@ -189,62 +175,6 @@ def _drop_facts(path):
     elif stale:
         remark(f"{path} was changed since it was written, and stays: it describes another network")
 
-
-class _Calibrated(nn.Module):
-    "Logits divided by a temperature, so that their softmax is the calibrated probabilities."
-
-    def __init__(self, temperature):
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, logits):
-        return logits / self.temperature
-
-
-class _Clip(nn.Module):
-    "Keep numbers where `Values.scale` keeps them."
-
-    def forward(self, image):
-        return image.clamp(-0.5, 1.5)
-
-
-def _onnx(model, about, tile_size, probabilities, clip=False, temperature=1.0):
-    "Return the content of an ONNX file: a network, and a note of JSON texts."
-    network = deepcopy(model).cpu().float().eval()
-    layers = [_Clip()] * clip + [network]
-    if temperature != 1:
-        layers.append(_Calibrated(temperature))
-    if probabilities:
-        layers.append(nn.Softmax(1))
-    side = tile_size or 4 * model.multiple
-    example = torch.zeros(1, model.in_channels, side, side)
-    out, content = "probabilities" if probabilities else "logits", io.BytesIO()
-    free = {0: "batch"} if tile_size else {0: "batch", 2: "height", 3: "width"}
-    with warnings.catch_warnings():
-        for warning in (
-            DeprecationWarning,
-            torch.jit.TracerWarning,
-        ):  # the older exporter; fixed sizes are wanted
-            warnings.simplefilter("ignore", warning)
-        warnings.filterwarnings(
-            "ignore", "Constant folding"
-        )  # it says that a file is not as short as possible
-        torch.onnx.export(
-            nn.Sequential(*layers) if len(layers) > 1 else network,
-            (example,),
-            content,
-            dynamo=False,
-            opset_version=17,
-            input_names=["image"],
-            output_names=[out],
-            dynamic_axes={"image": free, out: free},
-        )
-    onnx = _package('onnx', 'write')
-    file = onnx.load_from_string(content.getvalue())
-    file.producer_name, file.producer_version = "unetkit", __version__
-    onnx.helper.set_model_props(file, {key: json.dumps(value) for key, value in about.items()})
-    return file.SerializeToString(deterministic=True)
-
 # %% ../nbs/library/deploy.ipynb #d061-for
 PROGRAMS = ('qgis', 'web')
 _READ_BY_DEEPNESS = ('uint8', 'uint16', 'int16', 'float32', 'float64')
@@ -262,7 +192,7 @@ def export_settings(
     "Choose how a model is written for a program."
     one_of("the program", program, PROGRAMS, "choose one")
     check_export(pipeline, tile_size, resolution)
-    _package('onnxruntime', 'run')  # for `export_advice`
+    package('onnxruntime', 'to run an ONNX file', 'onnx')  # for `export_advice`
     metres = pipeline.values.resolution
     if resolution is None and metres:
         resolution = round(100 * metres, 6)
@@ -348,7 +278,7 @@ def write_facts(
 # %% ../nbs/library/deploy.ipynb #d044-session
 def _session(path):
     "Open an ONNX file in onnxruntime."
-    runtime = _package('onnxruntime', 'run')
+    runtime = package('onnxruntime', 'to run an ONNX file', 'onnx')
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}: write one with `unetkit export`, or check the path")
     options = runtime.SessionOptions()

@@ -20,6 +20,7 @@ from .augmentation import Change, find_objects
 from .batches import scaled_windows
 from .datasets import LazyTile, Source, ground_counts, label_pieces, labelled_windows, regions_of
 from .datasets import window_classes
+from .engines import check_engine
 from .labels import ISPRS, Palette, class_counts, label_tile, labels_to_colours
 from .machine import pick_device, pick_precision, rank_and_world
 from .models import Epoch, History, blueprint, is_newer, remedy_for
@@ -325,7 +326,9 @@ def check_job(
         _check_windows([*train, *(valid or ())], test or (), settings)
         check_focus(settings, palette)
         _check_paste(settings, train)
-        pick_precision(settings.precision, pick_device(settings.device))
+        device = pick_device(settings.device)
+        pick_precision(settings.precision, device)
+        check_engine(settings.engine, device)
         _check_split(settings, train, valid, palette.names)
     return counts
 

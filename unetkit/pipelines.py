@@ -11,13 +11,14 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from zlib import crc32
+import math
 
 import numpy as np
 import torch
 
 from .batches import as_batch
 from .datasets import LazyTile
+from .engines import check_engine, openvino_predictor, pick_engine, weights_sum
 from .jobs import model_header, read_header
 from .palettes import Palette, read_palette
 from .machine import Chance, compiled, pick_device, pick_precision, prepare, rank_and_world
@@ -49,6 +50,7 @@ class TrainedModel:
         self.settings = replace(settings or Settings(), **changes)
         self.device = pick_device(self.settings.device)
         self.dtype = pick_precision(self.settings.precision, self.device)
+        check_engine(self.settings.engine, self.device)
         on_gpu = self.device.type == "cuda"
         self.compiles = self.settings.compile == "on" or (self.settings.compile == "auto" and on_gpu)
         self.model, self.history, self.values, self.limits = None, History(), None, limits
@@ -160,10 +162,7 @@ class TrainedModel:
 
     def fingerprint(self) -> str:  # CRC-32 of the weights, eight hexadecimal digits
         "Tell the weights of a model from others."
-        total = 0
-        for name, weight in self.model.state_dict().items():
-            total = crc32(weight.cpu().contiguous().numpy().tobytes(), crc32(name.encode(), total))
-        return f"{total:08x}"
+        return weights_sum(self.model)
 
     def forward(self) -> Callable:  # float32 (N, C, H, W) -> logits
         "Give the network as training calls it: translated for batches of one size, or as it is."
@@ -219,7 +218,18 @@ class TrainedModel:
     ) -> (
         "TrainedModel"
     ):  # Itself unless the settings ask for statistics of the image; else a copy for it alone
-        "Adapt the model to an image as `match` and `norm_statistics` say, and say so."
+        "Adapt the model to an image as `match` and `norm_statistics` say, and say so; choose the engine."
+        self.needs_model()
+        other = self._adapted(image)
+        engine = pick_engine(self.settings.engine, other.model, self.dtype, math.prod(image.size))
+        if engine in ("torch", other.settings.engine):  # auto is torch until here
+            return other
+        other = copy(other)
+        other.settings, other.memory = replace(other.settings, engine=engine), {}
+        return other
+
+    def _adapted(self, image):
+        "The model with the statistics of an image; itself unless the settings ask for them."
         match, norms = self.settings.match, self.settings.norm_statistics
         if (match, norms) == ("none", "training"):
             return self
@@ -264,8 +274,9 @@ class TrainedModel:
         self,
         tta: bool = False,  # Average over the eight orientations (test-time augmentation)?
     ) -> Callable:  # float32 (N, C, H, W) in [0, 1] -> float32 logits (N, K, H, W)
-        "Give the model as a function for stitching."
-        predict = make_predictor(self.model, self.dtype)
+        "Give the model as a function for stitching; its engine is torch until `for_image` has chosen another one."
+        make = openvino_predictor if self.settings.engine == "openvino" else make_predictor
+        predict = make(self.model, self.dtype)
         return dihedral_average(predict) if tta else predict
 
     def windows(
@@ -275,7 +286,10 @@ class TrainedModel:
         "Compute the sizes of exact windows for this model on this machine."
         multiple = self.model.multiple
         halo = -(-self.model.reach // multiple) * multiple
-        core = best_core(self.model.bytes_per_pixel(self.dtype.itemsize), halo, multiple, memory)
+        needed = self.model.bytes_per_pixel(self.dtype.itemsize)
+        if self.settings.engine == "openvino":  # it keeps its arrays while the logits become labels
+            needed += 4 * self.model.num_classes + 12
+        core = best_core(needed, halo, multiple, memory)
         return {"halo": halo, "multiple": multiple, "core": core}
 
     def save(
@@ -301,11 +315,12 @@ class TrainedModel:
         precision: str = "auto",  # Number format inside the network
         limits: tuple
         | None = None,  # Numbers of the images to map that stand for the range of training; its own when None
+        engine: str = "auto",  # What runs the network for maps: one of `engines.ENGINES`
     ) -> "TrainedModel":  # A trained object of the class that was asked
         "Read a model with its palette, settings and history."
         model, about = load_model(path)
         palette, settings, history, values = read_header(path, about, model)
-        self = cls(palette, settings, device=device, precision=precision)
+        self = cls(palette, settings, device=device, precision=precision, engine=engine)
         self.model, self.history = prepare(model, self.device), history
         self.split = about.get("windows", "")
         self.values, self.file, self.begun = values, Path(path).name, _begun(path, about)

@@ -63,6 +63,7 @@ class RasterJob:
     multiple: int  # What the network's rows and columns must be multiples of
     device: str  # Where the network runs
     precision: str  # Number format inside the network
+    engine: str  # What runs the network: torch or openvino
     tta: bool  # Average over eight orientations?
     probabilities: bool  # Keep the probability of every class as well?
     confidence: bool  # Keep the probability of the chosen class and its margin as well?
@@ -104,6 +105,7 @@ def raster_job(
         **pipeline.windows(memory),
         device=str(pipeline.device).removesuffix(':0'),
         precision=str(pipeline.dtype).removeprefix('torch.'),
+        engine='openvino' if pipeline.settings.engine == 'openvino' else 'torch',
         tta=tta,
         probabilities=probabilities,
         confidence=confidence,
@@ -221,10 +223,11 @@ def begin_blocks(
         then.keys() - {'core', 'model'}
     ):  # the path of a model does not matter, `model_sum` does
         was, now = then[name], getattr(job, name)
+        remedy = f' with --engine {was}' if name == 'engine' else ''  # auto may choose otherwise now
         if was != now:
             raise ValueError(
                 f"{folder} holds blocks of another map: {name} was {was!r} and is {now!r}; "
-                "repeat the command that began it, or start anew with --restart"
+                f"repeat the command that began it{remedy}, or start anew with --restart"
             )
     if strict and then['core'] > job.core:
         raise ValueError(
@@ -237,14 +240,14 @@ def begin_blocks(
 def _read_job(path):
     "Read the job of a folder as a dict with the fields of a job."
     try:
-        then = json.loads(path.read_text())
+        then = {'engine': 'torch'} | json.loads(path.read_text())  # earlier versions had no other
         if (
             then.keys() == {field.name for field in fields(RasterJob)}
             and type(then['core']) is int
             and then['core'] > 0
         ):
             return then
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         pass
     raise ValueError(f"{path} is missing or damaged: start anew with --restart")
 
@@ -334,11 +337,12 @@ def as_pipeline(
     device: str = 'auto',  # For a file: auto, cpu or cuda
     precision: str = 'auto',  # For a file: auto, float32 or bfloat16
     limits: tuple | None = None,  # Numbers that stand for the range of training; see `values.parse_range`
+    engine: str = 'auto',  # For a file: auto, torch or openvino
 ) -> TrainedModel:  # The pipeline itself, or the one in the file; a copy if there are limits
     "Load a pipeline unless it is loaded already."
     if isinstance(model, TrainedModel):
         return model.with_limits(limits)
-    return TrainedModel.load(model, device, precision, limits)
+    return TrainedModel.load(model, device, precision, limits, engine)
 
 
 def predict_raster(
@@ -354,6 +358,7 @@ def predict_raster(
     memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # For a model file: auto, cpu or cuda
     precision: str = 'auto',  # For a model file: auto, float32 or bfloat16
+    engine: str = 'auto',  # For a model file: auto, torch or openvino
     scheduler: str | None = None,  # Address of a Dask scheduler whose workers share these files; None: alone
     restart: bool = False,  # Forget the blocks of an interrupted run?
     unknown_below: float | None = None,  # Least probability of every class; what has none is unknown (255)
@@ -363,7 +368,7 @@ def predict_raster(
 ) -> Path:  # `out`
     "Map a raster from file to file with the memory of one window; the same call continues after an interruption."
     out, folder = Path(out), Path(f'{out}.blocks')
-    pipeline = as_pipeline(model, device, precision)
+    pipeline = as_pipeline(model, device, precision, engine=engine)
     model_file = '' if model is pipeline else model
     pipeline = pipeline.with_thresholds(unknown_below, thresholds).with_use(match, norm_statistics)
     if scheduler and pipeline.settings.norm_statistics == 'image':
@@ -449,10 +454,11 @@ def evaluate_raster(
     memory: float | None = None,  # Bytes that a window may take; 0.8 GB when None
     device: str = 'auto',  # For a model file: auto, cpu or cuda
     precision: str = 'auto',  # For a model file: auto, float32 or bfloat16
+    engine: str = 'auto',  # For a model file: auto, torch or openvino
 ) -> Scores:  # Over all pixels with data and a class, of all parts together
     "Score a model on rasters with the memory of one window."
     reading, scored = reading or Reading(), 0
-    pipeline = as_pipeline(model, device, precision, parse_range(reading.range))
+    pipeline = as_pipeline(model, device, precision, parse_range(reading.range), engine)
     if pipeline.least is not None:
         raise ValueError("a map with unknown pixels has no scores: evaluate the model without thresholds")
     palette = pipeline.palette
@@ -479,7 +485,7 @@ def evaluate_raster(
             raster = stack.enter_context(open_image(part, height, reading.remote))
             labelled = stack.enter_context(open_labels(own, palette, raster, reading, apart))
             adapted = pipeline.for_image(raster)
-            for read, kept in exact_windows(raster.size, **pipeline.windows(memory)):
+            for read, kept in exact_windows(raster.size, **adapted.windows(memory)):
                 r0, r1, c0, c1 = kept
                 labels = labelled.read((r0, c0, r1 - r0, c1 - c0))
                 label_map = predict_block(adapted, raster, read, kept, tta)[..., 0]
@@ -515,7 +521,7 @@ def on_cluster(
 @lru_cache(maxsize=8)
 def _from_job(job, thread):
     "Make the pipeline, the open raster and the windows of a job: once per thread, which keeps them for its blocks."
-    pipeline = TrainedModel.load(job.model, job.device, job.precision)
+    pipeline = TrainedModel.load(job.model, job.device, job.precision, engine=job.engine)
     pipeline.values = Values(**json.loads(job.values))
     pipeline.least = tuple(json.loads(job.thresholds)) if job.thresholds else None
     raster = open_image(job.image.split('\n'), job.height, True)

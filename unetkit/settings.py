@@ -12,6 +12,7 @@ from inspect import signature
 from typing import Any
 import math
 
+from .engines import ENGINES
 from .layers import NORMALISATIONS
 from .losses import LOSSES, SCHEMES, make_loss
 from .machine import PRECISIONS
@@ -102,6 +103,9 @@ class Settings:
     norm_statistics: str = setting("training", "use", choices=("training", "image"), off="training")
     device: str = setting("auto", "machine")  # auto, cpu or cuda
     precision: str = setting("auto", "machine", choices=PRECISIONS)  # Number format inside the network
+    # What runs the network for maps: torch, openvino (with the extra [openvino]), or auto: openvino, where it is
+    # installed, for images of 16 million pixels or more on a CPU
+    engine: str = setting("auto", "machine", choices=ENGINES)
     compile: str = setting("auto", "machine", choices=("auto", "on", "off"))  # torch.compile; auto: on a GPU
 
     def __post_init__(self):

@@ -106,6 +106,22 @@ def _middle(labels, label_map, size):
     return row + size // 2, col + size // 2
 
 
+def _square_only(labels, label_map, size):
+    rows = labels.shape[0]
+    return _worst_block(labels[:, :rows], label_map[:, :rows], size)
+
+
+def _only_above_zero(labels, label_map, size):
+    if (counts := _count_blocks(_wrong(labels, label_map), size)).any():
+        return _place(counts, size)
+
+
+def _never_set(labels, label_map, size):
+    if (counts := _count_blocks(_wrong(labels, label_map), size)).any():
+        place = _place(counts, size)
+    return place
+
+
 def _by_share(labels, label_map, size):
     scored = np.maximum(_count_blocks(labels != 255, size), 1)
     return _place(_count_blocks(_wrong(labels, label_map), size) / scored, size)
@@ -114,6 +130,14 @@ def _by_share(labels, label_map, size):
 _MISTAKES = [
     Mistake(
         "This is a share of the scored pixels: the exercise asks for the number of wrong ones.", _by_share
+    ),
+    Mistake(
+        "No block has a wrong pixel, and yet the first one counts: with which count does your search begin?",
+        _only_above_zero,
+    ),
+    Mistake(
+        "No block has a wrong pixel, and yet the first one counts: with which count does your search begin?",
+        _never_set,
     ),
     Mistake("Pixels of 255 are not scored: leave them out of the count.", _with_ignored),
     Mistake("This counts blocks: in which row and column of *pixels* does that block begin?", _in_blocks),
@@ -124,6 +148,7 @@ _MISTAKES = [
     Mistake("This is the block with the fewest wrong pixels: compare the other way round.", _best_block),
     Mistake("Read from left to right, then down: which of your loops is the outer one?", _down_first),
     Mistake("This is the middle of the block: return its first pixel.", _middle),
+    Mistake("Is the map square? Rows and columns have ends of their own.", _square_only),
 ]
 
 # %% ../../nbs/checkers/00_a_map_in_ten_minutes.ipynb #c00-check

@@ -30,6 +30,8 @@ _FIXED = [
     ("a border that needs shifted windows", (150, 150), 32, 32, 4, 50),
     ("the example of the lesson", (100, 130), 32, 32, 4, 100),
     ("two windows: one is kept for validation, one trains", (64, 128), 64, 64, 1, 6),
+    ("a fifth of the windows that is rounded up", (64, 128), 32, 32, 2, 12),
+    ("a fifth of the windows that is rounded down", (64, 96), 32, 32, 1, 20),
     ("fewer steps than an epoch has", (320, 320), 32, 32, 4, 3),
 ]
 
@@ -93,6 +95,14 @@ def _fifth_of_few(*args):
     return _chain(*args, kept=lambda n: n - round(n / 5))
 
 # %% ../../nbs/checkers/09_experiments.ipynb #n82d850b23ec
+def _fifth_cut_off(*args):
+    return _chain(*args, kept=lambda n: n - max(n // 5, 1))
+
+
+def _fifth_rounded_up(*args):
+    return _chain(*args, kept=lambda n: n - math.ceil(n / 5))
+
+
 def _batch_dropped(*args):
     return _chain(*args, batches=math.floor)
 
@@ -113,6 +123,8 @@ _MISTAKES = [
     Mistake(
         "With so few windows a fifth rounds to none; at least one is kept for validation.", _fifth_of_few
     ),
+    Mistake("A fifth is rounded to the nearest whole number, not always down.", _fifth_cut_off),
+    Mistake("A fifth is rounded to the nearest whole number, not always up.", _fifth_rounded_up),
     Mistake(
         "The tile's border is missing: what does lesson 04 do with the last row and column of windows?",
         _no_border,

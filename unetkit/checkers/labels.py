@@ -119,6 +119,22 @@ def _overwritten(labels, old, new):
     return labels
 
 
+def _in_place(labels, old, new):
+    for i, name in enumerate(old):
+        labels[labels == i] = _place(name, new)
+    return labels
+
+
+def _every_name_is_new(labels, old, new):
+    return _by_table(labels, old, lambda name: new.index(name))
+
+
+def _marker_refused(labels, old, new):
+    if labels.max() >= len(old):
+        raise ValueError("a label is no class")
+    return _by_table(labels, old, lambda name: _place(name, new))
+
+
 def _not_refused(labels, old, new):
     return _by_table(labels, [*old, *"?" * (255 - len(old))], lambda name: _place(name, new))
 
@@ -152,6 +168,16 @@ _MISTAKES = [
         "The numbers are places in the whole new list, with the classes that no pixel has.", _common_only
     ),
     Mistake("A label that is no class of the old list went through without an error.", _not_refused),
+    Mistake(
+        "The map that was handed in is changed, and a pixel that has just been renumbered is met again: "
+        "write into a new array, and look at the old one.",
+        _in_place,
+    ),
+    Mistake(
+        "The new list does not hold every name of the old one: what becomes of such a class?",
+        _every_name_is_new,
+    ),
+    Mistake("255 is no class and no error: these pixels are not scored, and stay 255.", _marker_refused),
 ]
 
 check = Checker([Exercise("renumber", _cases, _oracle, _MISTAKES, _judge)])

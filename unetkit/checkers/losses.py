@@ -110,6 +110,11 @@ def _looked_up_in_weights(logits, targets, weights):
 
 
 @_learnt
+def _looked_up_in_scores(logits, targets, weights):
+    return -logits.log_softmax(1).gather(1, targets[:, None])[:, 0].mean()
+
+
+@_learnt
 def _empty_mean(logits, targets, weights):
     scored = targets != 255
     charge = -logits.log_softmax(1).movedim(1, -1)[scored]
@@ -132,7 +137,7 @@ def _binary(logits, targets, weights):
 
 _LOSS_MISTAKES = [
     Mistake(
-        "The value is right, and no network can learn from it: where is the gradient cut off?",
+        "The value is right, and no network can learn from it: `detach`, `item` and a new tensor cut the gradient off.",
         _learnt(lambda *args: my_loss(*args).detach()),
     ),
     Mistake(
@@ -162,6 +167,7 @@ _LOSS_MISTAKES = [
     Mistake("Pixels that are not scored are counted among those that divide.", _loss(by="all")),
     Mistake("Pixels of 255 are scored as if they were of another class.", _loss(keep_all=True)),
     Mistake("255 is no class: it cannot be looked up among weights or scores.", _looked_up_in_weights),
+    Mistake("255 is no class: it cannot be looked up among weights or scores.", _looked_up_in_scores),
     Mistake(
         "A mean of image means gives the pixels of one image more weight than those of another.",
         _image_by_image,

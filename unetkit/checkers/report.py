@@ -89,6 +89,12 @@ def _zero_is_missing(recall, precision, f1):
     return _oracle(None, precision, f1)
 
 # %% ../../nbs/checkers/10_report.ipynb #n1273daebe8e
+def _zero_is_added(recall, precision, f1):
+    if not f1:
+        return _oracle(recall + 0.0, precision + 0.0, None)
+    return _oracle(recall, precision, f1)
+
+
 def _unchecked(recall, precision, f1):
     return (
         _oracle(recall, precision, f1) if f1 is None else _solved(f1, precision if recall is None else recall)
@@ -102,6 +108,11 @@ def _not_above(recall, precision, f1):
 
 def _cut_down(recall, precision, f1):
     return min(_not_above(recall, precision, f1), 100.0)
+
+
+def _none_instead(recall, precision, f1):
+    score = _oracle(recall, precision, f1)
+    return None if math.isnan(score) else score
 
 
 def _zero_instead(recall, precision, f1):
@@ -120,6 +131,8 @@ def _as_printed(recall, precision, f1):
 _MISTAKES = [
     Mistake("Two zeros have an F1 that tables print as 0; their mean needs no division.", _divided_anyway),
     Mistake("A 0 is a number and not a gap: `if not x` cannot tell the two apart.", _zero_is_missing),
+    Mistake("A 0 is a number and not a gap: `if not x` cannot tell the two apart.", _zero_is_added),
+    Mistake("`None` stands for a gap in the row; an answer that cannot be told is `nan`.", _none_instead),
     Mistake("Can a precision be above 100 %? If no score fits, that is the answer.", _not_above),
     Mistake(
         "A number that was cut down to 100 does not make this F1. If no score fits, that is the answer.",

@@ -6,25 +6,37 @@
 __all__ = ['check', 'exact_map']
 
 # %% ../../nbs/checkers/08_stitching.ipynb #n0c5b30567bc
+import math
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..check import Checker, Exercise, Mistake
+from ..check import Checker, Exercise, Mistake, say
 from ..patches import window_cuts, window_starts
 
 # %% ../../nbs/checkers/08_stitching.ipynb #c8-predictor
 class _Neighbours:
     "A predictor that sees the pixels within a radius; beyond the window there are zeros."
 
-    def __init__(self, radius, bands):
-        self.radius, side = radius, 2 * radius - 1
+    def __init__(self, radius, bands, largest=math.inf):
+        self.radius, self.largest, side = radius, largest, 2 * radius - 1
         drawn = torch.Generator().manual_seed(radius)
         self.first = torch.rand(4, bands, 3, 3, generator=drawn).double() - 0.5
         self.second = torch.rand(2, 4, side, side, generator=drawn).double()
         self.second -= self.second.mean((1, 2, 3), keepdim=True)  # so that both classes occur
 
     def __call__(self, batch):
+        if max(batch.shape[-2:]) > self.largest:
+            rows, cols = batch.shape[-2:]
+            raise RuntimeError(
+                say(
+                    "a window of {rows} x {cols} pixels; at most {most} x {most} fit",
+                    rows=rows,
+                    cols=cols,
+                    most=self.largest,
+                )
+            )
         found = F.conv2d(batch.double(), self.first, torch.full((4,), 0.3).double(), padding=1).relu()
         return F.conv2d(found, self.second, padding=self.radius - 1).float()
 
@@ -79,7 +91,15 @@ def _map_cases(rng):
         )
     fixed = np.random.default_rng(1)
     return [
-        (why, (_Neighbours(radius, size[2]), fixed.integers(0, 256, size, dtype=np.uint8), core, halo))
+        (
+            why,
+            (
+                _Neighbours(radius, size[2], core + 2 * halo),
+                fixed.integers(0, 256, size, dtype=np.uint8),
+                core,
+                halo,
+            ),
+        )
         for why, radius, size, core, halo in sizes
     ]
 
@@ -128,7 +148,43 @@ def _whole_windows(predict, image, core, halo):
     return found
 
 
+def _no_room(predict, image, core, halo):
+    "Every core begins a halo behind its window; numpy has no room for what is kept."
+    found = np.zeros(image.shape[:2], np.uint8)
+    for top, bottom, r0, r1 in _windows(image.shape[0], core, halo):
+        for left, right, c0, c1 in _windows(image.shape[1], core, halo):
+            window = torch.from_numpy(image[top:bottom, left:right]).permute(2, 0, 1)[None] / 255
+            labels = predict(window)[0].argmax(0).numpy()
+            found[r0:r1, c0:c1] = labels[halo : halo + core, halo : halo + core]
+    return found
+
+
+def _negative_start(predict, image, core, halo):
+    "Windows that begin before the tile, which an array reads from its other end."
+    found = np.zeros(image.shape[:2], np.uint8)
+    for row in range(0, image.shape[0], core):
+        for col in range(0, image.shape[1], core):
+            window = image[row - halo : row + core + halo, col - halo : col + core + halo]
+            labels = predict(torch.from_numpy(window).permute(2, 0, 1)[None] / 255)[0].argmax(0).numpy()
+            kept = labels[halo : halo + core, halo : halo + core]
+            found[row : row + core, col : col + core] = kept
+    return found
+
+
 _MAP_MISTAKES = [
+    Mistake(
+        "The network is shown the whole image, for which there may be no memory: cut windows out of it.",
+        _in_one_piece,
+    ),
+    Mistake(
+        "What is kept does not have the size of its place: at the border of the tile a window has no halo "
+        "before its core, and a core may be smaller.",
+        _no_room,
+    ),
+    Mistake(
+        "A negative index counts from the other end of an array: where does the first window begin?",
+        _negative_start,
+    ),
     Mistake(
         "Labels are whole numbers: which type does the map have?",
         lambda *args: exact_map(*args).astype(float),
@@ -296,7 +352,7 @@ _MISTAKES = [
 # %% ../../nbs/checkers/08_stitching.ipynb #n1ee1208d5cb
 check = Checker(
     [
-        Exercise("exact_map", _map_cases, _in_one_piece, _MAP_MISTAKES),
+        Exercise("exact_map", _map_cases, exact_map, _MAP_MISTAKES),
         Exercise("stitch_row", _cases, _oracle, _MISTAKES),
     ]
 )

@@ -125,11 +125,19 @@ def _width_first(size, t, x, y):
     return _answer(size[::-1], *_position(t, x, y))
 
 
+def _floored_by_numpy(size, t, x, y):
+    return tuple(float(number) for number in _oracle(size, t, x, y))
+
+
 def _from_behind(size, t, x, y):
     return _answer(size, *_position(t, x, y), inside=lambda v, n: v < n)
 
 # %% ../../nbs/checkers/01_tiles.ipynb #ne93d006cab3
 _MISTAKES = [
+    Mistake(
+        "Rounded, but still floats: `np.floor` gives a float, and the number of a pixel is an int.",
+        _floored_by_numpy,
+    ),
     Mistake("Rows come before columns, in the answer too.", _columns_first),
     Mistake("`size` is (height, width): which of the two limits the row?", _width_first),
     Mistake(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..check import Checker, Exercise, Mistake, compare, kind_of
+from ..check import Checker, Exercise, Mistake, compare, kind_of, say
 
 # %% ../../nbs/checkers/05_unet.ipynb #c5-weights
 def _fixed(number, shape):
@@ -25,18 +25,25 @@ def _fixed(number, shape):
 
 def _with_fixed_weights(block):
     "Let every convolution take fixed weights when it is called for the first time."
-    called = []
+    convolutions, norms = [], []
 
     def fill(layer, inputs):
-        if layer not in called:
-            called.append(layer)
-            layer.weight.copy_(_fixed(len(called), layer.weight.shape))
+        if layer not in convolutions:
+            convolutions.append(layer)
+            layer.weight.copy_(_fixed(len(convolutions), layer.weight.shape))
             if layer.bias is not None:
                 layer.bias.zero_()
+
+    def scale(layer, inputs):
+        if layer not in norms:
+            norms.append(layer)
+            layer.weight.fill_(1 / len(norms))  # so that one layer that is used twice is not like two
 
     for layer in block.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             layer.register_forward_pre_hook(fill)
+        if isinstance(layer, nn.BatchNorm2d) and layer.affine:
+            layer.register_forward_pre_hook(scale)
     return block
 
 
@@ -49,7 +56,11 @@ def _run(build):
         if not isinstance(block, nn.Module):
             return block
         with torch.no_grad():
-            return _with_fixed_weights(block).train()(*inputs)
+            given = _with_fixed_weights(block).train()(*inputs)
+        layers = [layer for layer in block.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+        if isinstance(given, torch.Tensor) and not layers:
+            raise RuntimeError(say("PyTorch finds no convolution in this block"))
+        return given
 
     run.prepared = True
     return run
@@ -158,6 +169,37 @@ def _two(first="cnr", second="cnr", **how):
     )
 
 
+class _Listed(nn.Module):
+    "A block that keeps its layers in a plain list."
+
+    def __init__(self, i, o):
+        super().__init__()
+        self.layers = [*_unit(i, o), *_unit(o, o)]
+
+    def forward(self, batch):
+        for layer in self.layers:
+            batch = layer(batch)
+        return batch
+
+
+def _three_bands(i, o):
+    return nn.Sequential(*_unit(3, o), *_unit(o, o))
+
+
+def _counts_what_comes_in(i, o):
+    return nn.Sequential(_unit(i, o)[0], nn.BatchNorm2d(i), nn.ReLU(), *_unit(o, o))
+
+
+def _same_norm(i, o):
+    unit = _unit(i, o)
+    return nn.Sequential(*unit, _unit(o, o)[0], unit[1], nn.ReLU())
+
+
+def _same_unit(i, o):
+    unit = _unit(i, o)
+    return nn.Sequential(*unit, *unit)
+
+
 def _same_layer(i, o):
     "A block that calls one convolution twice."
     unit = _unit(i, o)
@@ -175,6 +217,26 @@ _CONV_MISTAKES = [
     Mistake(
         "Both convolutions are one and the same layer, with the same weights: make two layers.",
         _run(_same_layer),
+    ),
+    Mistake(
+        "Both convolutions are one and the same layer, with the same weights: make two layers.",
+        _run(_same_unit),
+    ),
+    Mistake(
+        "Both normalisations are one and the same layer: each convolution needs one of its own.",
+        _run(_same_norm),
+    ),
+    Mistake(
+        "PyTorch does not see layers in a plain list: put them into `nn.Sequential` or `nn.ModuleList`.",
+        _run(_Listed),
+    ),
+    Mistake(
+        "The first convolution takes three channels: which parameter says how many come in?",
+        _run(_three_bands),
+    ),
+    Mistake(
+        "A normalisation counts the channels that leave its convolution, not those that come in.",
+        _run(_counts_what_comes_in),
     ),
     Mistake("There are negative numbers in the result: what comes last?", _two(second="cn")),
     Mistake(
@@ -237,6 +299,10 @@ _UP_MISTAKES = [
     Mistake(
         "The level below plays no part yet.",
         _step(lambda i, o: o, lambda skip, below, double: skip),
+    ),
+    Mistake(
+        "The two are joined as if they were other images: which axis of (N, C, H, W) holds the channels?",
+        _step(join=lambda skip, below, double: torch.cat([skip, double(below)], dim=0)),
     ),
     Mistake(
         "The two lie below one another now: which axis of (N, C, H, W) holds the channels?",
