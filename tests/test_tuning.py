@@ -118,6 +118,7 @@ GIVEN = {
     'device': 'cpu',
     'precision': 'float32',
     'compile': 'off',
+    'engine': 'torch',
 }
 
 
