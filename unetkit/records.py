@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECORDED', 'FIVE', 'STUDIES', 'environment', 'recorded', 'read_scores', 'read_benchmarks', 'demo_model', 'trial',
-           'Study', 'read_study', 'label_next', 'Plan', 'monai_unet']
+           'Study', 'read_study', 'label_next', 'StudyPlan', 'monai_unet']
 
 # %% ../nbs/library/records.ipynb #record-83038077
 from collections.abc import Callable, Sequence
@@ -268,7 +268,7 @@ FIVE = ISPRS.ignoring("clutter")  # The classes of the report and of the scenes
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     "What a study trains. Names of arms are the keys of a dict; an arm that is not in it does as usual."
 
     tiles: Callable[[Path | None], tuple[list[Tile], list[Tile]]]  # Folder of data -> training and test tiles
@@ -531,76 +531,76 @@ def _beginnings(epochs, views):
 _ALL, _TWO = ("patches", "blend", "exact"), ("patches", "exact")
 _BRIEF = Settings(epochs=4, validation=0)  # About half the computing time of the leaderboard
 STUDIES = {  # Name -> what the study trains
-    "fair": Plan(tiles=_two_scenes, palette=FIVE, methods=_TWO, arms=_patch_sizes()),
-    "fair_plain": Plan(
+    "fair": StudyPlan(tiles=_two_scenes, palette=FIVE, methods=_TWO, arms=_patch_sizes()),
+    "fair_plain": StudyPlan(
         tiles=_two_scenes,
         palette=FIVE,
         methods=_TWO,
         arms=_patch_sizes(loss="cross_entropy"),
     ),
-    "rare": Plan(tiles=_two_scenes, palette=FIVE, methods=_ALL, arms=_remedies()),
-    "leaks": Plan(
+    "rare": StudyPlan(tiles=_two_scenes, palette=FIVE, methods=_ALL, arms=_remedies()),
+    "leaks": StudyPlan(
         tiles=_small_scenes,
         palette=FIVE,
         methods=_TWO,
         arms=_strides("random", {64: 62, 32: 19, 16: 5}) | _strides("blocked", {64: 86, 32: 25, 16: 7}),
     ),
-    "train": Plan(tiles=_smaller_tests, palette=FIVE, methods=("exact",), arms=_stability()),
-    "kept": Plan(
+    "train": StudyPlan(tiles=_smaller_tests, palette=FIVE, methods=("exact",), arms=_stability()),
+    "kept": StudyPlan(
         tiles=_six_scenes,
         palette=FIVE,
         methods=("exact",),
         arms={f"scene {n}": Settings(epochs=60, normalisation="none", average=0.0) for n in range(1, 7)},
         only={f"scene {n}": n - 1 for n in range(1, 7)},
     ),
-    "ablation": Plan(tiles=_fresh_scenes, palette=FIVE, methods=_TWO, arms=_ingredients()),
-    "board": Plan(
+    "ablation": StudyPlan(tiles=_fresh_scenes, palette=FIVE, methods=_TWO, arms=_ingredients()),
+    "board": StudyPlan(
         tiles=_board_scenes,
         palette=FIVE,
         objects="car",
         arms=_board(report=45, recommended=95, borrowed=72, monai=90),
     ),
-    "board_dubai_two": Plan(
+    "board_dubai_two": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         palette=DUBAI,
         arms=_board(report=5, recommended=11, monai=10),
     ),
-    "ablation_dubai": Plan(
+    "ablation_dubai": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         palette=DUBAI,
         arms={"recommended": _BRIEF} | _without_each(_BRIEF),
     ),
-    "board_dubai": Plan(
+    "board_dubai": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
         palette=DUBAI,
         arms=_board(report=2, recommended=4, borrowed=3, monai=4),
     ),
-    "borrowed": Plan(
+    "borrowed": StudyPlan(
         tiles=_fresh_scenes,
         palette=FIVE,
         methods=("exact",),
         **_beginnings(20, {"named bands": _with_names}),
     ),
-    "borrowed_dubai": Plan(
+    "borrowed_dubai": StudyPlan(
         tiles=_borrowed_dubai,
         palette=DUBAI,
         methods=("exact",),
         **_beginnings(10, {"blue first": _blue_first, "with grey": _with_grey}),
     ),
-    "dubai": Plan(
+    "dubai": StudyPlan(
         tiles=_dubai_scenes,
         palette=DUBAI,
         methods=_TWO,
         arms={f"epochs {p}": replace(REPORT, patch_size=p) for p in (32, 64, 128)},
     ),
-    "labels": Plan(
+    "labels": StudyPlan(
         tiles=_patch_scenes,
         palette=FIVE,
         methods=("exact",),
         arms=_choices(),
         together=label_next,
     ),
-    "labels_dubai": Plan(
+    "labels_dubai": StudyPlan(
         tiles=_patch_dubai,
         palette=DUBAI,
         methods=("exact",),

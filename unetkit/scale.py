@@ -368,6 +368,10 @@ def predict_raster(
 ) -> Path:  # `out`
     "Map a raster from file to file with the memory of one window; the same call continues after an interruption."
     out, folder = Path(out), Path(f'{out}.blocks')
+    if engine == 'auto' and scheduler:
+        engine = 'torch'  # a worker may lack another one
+    elif engine == 'auto' and not restart and any(folder.glob('[0-9]*.tif')):
+        engine = _read_job(folder / 'job.json')['engine']  # whatever auto would choose now
     pipeline = as_pipeline(model, device, precision, engine=engine)
     model_file = '' if model is pipeline else model
     pipeline = pipeline.with_thresholds(unknown_below, thresholds).with_use(match, norm_statistics)

@@ -111,7 +111,8 @@ def _looked_up_in_weights(logits, targets, weights):
 
 @_learnt
 def _looked_up_in_scores(logits, targets, weights):
-    return -logits.log_softmax(1).gather(1, targets[:, None])[:, 0].mean()
+    weight = weights[targets.where(targets != 255, 0)] * (targets != 255)
+    return (weight * -logits.log_softmax(1).gather(1, targets[:, None])[:, 0]).mean()
 
 
 @_learnt
