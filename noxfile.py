@@ -88,13 +88,7 @@ def tests(session):
 @nox.session
 def slow(session):
     "What takes minutes: kills, several processes, runs of the studies trained again."
-    how = [
-        '--no-loadscope-reorder',  # files with few tests are not the short ones
-        '--timeout',
-        '900',
-        '-o',
-        'faulthandler_timeout=930',
-    ]
+    how = ['--timeout', '900', '-o', 'faulthandler_timeout=930']
     session.run('pytest', *how, '-m', 'slow', *session.posargs, env=SINGLE | {'UNETKIT_TMPFS': '1'})
 
 
