@@ -271,13 +271,13 @@ FIVE = ISPRS.ignoring("clutter")  # The classes of the report and of the scenes
 class StudyPlan:
     "What a study trains. Names of arms are the keys of a dict; an arm that is not in it does as usual."
 
-    tiles: Callable[[Path | None], tuple[list[Tile], list[Tile]]]  # Folder of data -> training and test tiles
+    tiles: Callable  # Folder of data, or None -> list of training tiles, list of test tiles
     palette: Palette  # Their classes
     arms: dict[str, Settings]  # The settings of each arm, without its seed
     methods: Sequence[str] = ()  # Stitching methods that are scored; () for that of the settings
     objects: str = ""  # Class whose objects are counted in the test tiles; "" for none
     freeze: dict[str, str] = field(default_factory=dict)  # Part of the network that keeps its first weights
-    views: dict[str, Callable[[Tile], Tile]] = field(default_factory=dict)  # Seen in place of each tile
+    views: dict[str, Callable] = field(default_factory=dict)  # Tile -> what is seen in its place
     only: dict[str, int] = field(default_factory=dict)  # Index of the one training tile
     together: Callable | None = None  # Trains all arms of a seed, where they depend on each other
 
