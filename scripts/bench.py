@@ -1148,7 +1148,9 @@ def main():
     print(', '.join(f'{key} {value}' for key, value in document['machine'].items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for part in TABLES:
-            if part not in args.only and (part != 'ceiling' or set(args.only) <= {'bounds', 'data', 'engines'}):
+            if part not in args.only and (
+                part != 'ceiling' or set(args.only) <= {'bounds', 'data', 'engines'}
+            ):
                 continue
             start = time.perf_counter()
             document[part] = measure(part, args.quick, folder, document)
