@@ -236,7 +236,7 @@ def int8_seconds(files, batch, engine, rounds):
         runs = [lambda program=program: program([batch])[0] for program in programs]
     else:
         runs = [partial(onnx_predictor(file), torch.from_numpy(batch)) for file in files]
-    seconds, logits = [], [np.array(run()) for run in runs]  # the first run of each is not timed
+    seconds, logits = [], [np.asarray(run()) for run in runs]  # the first run of each is not timed
     for _ in range(rounds):
         moments = [time.perf_counter()]
         for run in runs:

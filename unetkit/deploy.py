@@ -28,7 +28,7 @@ from .experiments import ModelPipeline
 from .labels import Palette
 from .pipelines import as_tiles
 from .raster import open_image
-from .rules import number, one_line, one_of, remark, whole
+from .rules import listening, number, one_line, one_of, remark, whole
 from .outputs import MARK, SIGNED, atomic_path, is_ours
 from .tiles import Tile
 from .tiling import image_tensor
@@ -156,13 +156,14 @@ def calibration_windows(
     side = -(-_SIDE // pipeline.model.multiple) * pipeline.model.multiple
     for source in sources:
         with source() as image:
-            pipeline.check_image(image)
+            with listening(lambda text: None) if len(sources) > 1 else nullcontext():
+                pipeline.check_image(image)
             found += _windows_of(image, side, -(-total // len(sources)), pipeline.values, rng)
     if len(found) < 3:
         raise ValueError(
             f"{images if isinstance(images, (str, Path)) else 'the tiles'}: {len(found)} windows of "
             f"{side} x {side} pixels hold data everywhere, 8 bits need at least 3 to calibrate and compare: "
-            "give a larger image"
+            "give a larger image, or one with fewer holes"
         )
     found = [found[index] for index in rng.permutation(len(found))[:total]]
     compared = len(found) // 3
