@@ -223,7 +223,7 @@ console.log(JSON.stringify({seconds, labels}));
 """
 
 
-def int8_seconds(files, batch, engine, rounds):
+def int8_seconds(files, batch, engine, rounds, hints=('f32', 'f32')):
     "Seconds of each run of two networks in turn, on one thread, and their logits."
     if engine == 'openvino':
         import openvino
