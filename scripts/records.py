@@ -191,10 +191,11 @@ def demo(work, args):
 
 INT8_SEEDS = range(21, 26)  # Synthetic scenes that neither training nor a choice has seen
 SEVEN, ALL = 'int8, weights of 7 bits', 'int8, every layer'
-LIMITS = {
-    'native': {},
-    'avx512': {'ONEDNN_MAX_CPU_ISA': 'AVX512_CORE'},
-    'avx2': {'ONEDNN_MAX_CPU_ISA': 'AVX2'},
+OPENVINO = {  # The number format to compare with, and the instructions that OpenVINO may use
+    'openvino': ('f32', {}),
+    'openvino bfloat16': ('bf16', {}),
+    'openvino avx512': ('f32', {'ONEDNN_MAX_CPU_ISA': 'AVX512_CORE'}),
+    'openvino avx2': ('f32', {'ONEDNN_MAX_CPU_ISA': 'AVX2'}),
 }
 WEB = """
 import { readFileSync } from 'fs';
@@ -223,16 +224,17 @@ console.log(JSON.stringify({seconds, labels}));
 """
 
 
-def int8_seconds(files, batch, engine, rounds, hints=('f32', 'f32')):
-    "Seconds of each run of two networks in turn, on one thread, and their logits."
+def int8_seconds(files, batch, engine, rounds, hint='f32'):
+    "Seconds of each run of two networks in turn, on one thread, and their logits; a number format inside the first."
     if engine == 'openvino':
         import openvino
 
         core = openvino.Core()
-        how = dict(
-            INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=1, NUM_STREAMS=1, ENABLE_CPU_PINNING=False
-        )
-        programs = [core.compile_model(core.read_model(str(file)), 'CPU', how) for file in files]
+        how = dict(INFERENCE_NUM_THREADS=1, NUM_STREAMS=1, ENABLE_CPU_PINNING=False)
+        programs = [
+            core.compile_model(core.read_model(str(file)), 'CPU', how | {'INFERENCE_PRECISION_HINT': kind})
+            for file, kind in zip(files, (hint, 'f32'))
+        ]
         runs = [lambda program=program: program([batch])[0] for program in programs]
     else:
         runs = [partial(onnx_predictor(file), torch.from_numpy(batch)) for file in files]
@@ -246,25 +248,23 @@ def int8_seconds(files, batch, engine, rounds, hints=('f32', 'f32')):
     return seconds, logits
 
 
-def int8_speed(seconds, logits):
+def int8_speed(seconds, logits, first='float32'):
     "Medians of both, and of how many times as fast 8 bits are in each turn."
     own, other = np.transpose(seconds)
     return {
-        'float32': round(float(np.median(own)), 4),
+        first: round(float(np.median(own)), 4),
         'int8': round(float(np.median(other)), 4),
         'times_as_fast': [round(float(np.percentile(own / other, p)), 2) for p in (25, 50, 75)],
         'differ': float((logits[0].argmax(1) != logits[1].argmax(1)).mean()),
     }
 
 
-def print_int8_seconds(folder, rounds):
+def print_int8_seconds(folder, rounds, hint):
     "What a process of its own prints, whose processor is limited by its environment."
     torch.set_num_threads(1)
-    files, batch = (
-        [Path(folder) / f'{name}.onnx' for name in ('float32', 'int8')],
-        np.load(Path(folder) / 'batch.npy'),
-    )
-    print(json.dumps(int8_speed(*int8_seconds(files, batch, 'openvino', int(rounds)))))
+    folder, first = Path(folder), {'f32': 'float32', 'bf16': 'bfloat16'}[hint]
+    files, batch = [folder / f'{name}.onnx' for name in ('float32', 'int8')], np.load(folder / 'batch.npy')
+    print(json.dumps(int8_speed(*int8_seconds(files, batch, 'openvino', int(rounds), hint), first)))
 
 
 def int8_on_the_web(files, batch, dist, rounds, classes):
@@ -354,13 +354,13 @@ def int8_record(work, pipeline, train, tests, args, rounds=11):
     pair, speed = [files['float32'], files['int8']], {}
     speed['onnxruntime'] = int8_speed(*int8_seconds(pair, batch, 'onnxruntime', rounds))
     code = 'import records, sys; records.print_int8_seconds(*sys.argv[1:])'
-    for name, limits in LIMITS.items():
+    for name, (hint, limits) in OPENVINO.items():
         environment = (
             os.environ | limits | {'PYTHONPATH': os.pathsep.join([str(HERE / 'scripts'), str(HERE)])}
         )
-        words = [sys.executable, '-c', code, str(work), str(rounds)]
+        words = [sys.executable, '-c', code, str(work), str(rounds), hint]
         told = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-        speed[f'openvino {name}'] = json.loads(told.stdout)
+        speed[name] = json.loads(told.stdout)
     if args.web:
         speed['wasm'] = int8_on_the_web(pair, batch, args.web, rounds, len(names))
     small = np.ascontiguousarray(batch[..., :128, :128])
