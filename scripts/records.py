@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Record the results that lesson 10 and the README show.
+"""Record the results that the lessons 10 and 20 and the README show.
 
 usage: scripts/records.py embedded                    `unetkit report` on the built-in scenes
        scripts/records.py demo                        the small model that comes with the package (about five minutes)
        scripts/records.py dubai FOLDER                train on scene 8, test on scenes 4 and 6 of the Dubai imagery in FOLDER
        scripts/records.py dubai_recommended FOLDER    the same with the recommended recipe for 4 epochs
        scripts/records.py vaihingen_crop FOLDER       both recipes on the crop of Vaihingen in FOLDER: left part for training, right part for the test
-       scripts/records.py int8 FOLDER [--web DIST]    8 bits beside float32, for the demo model and for one trained on scenes 1 and 3 of Dubai (about ten minutes
-                                                      of one core);                                                      with Node.js and the folder dist of onnxruntime-web also as a page would run them
+       scripts/records.py int8 FOLDER [--web DIST]    8 bits beside float32: the demo model, and one trained on scenes 1 and 3 of Dubai and tested on 8 (about five minutes);
+                                                      with Node.js and the folder dist of onnxruntime-web, also as a page would run them
 
 Writes unetkit/recorded/NAME/: scores.json as the command wrote it, and of the built-in scenes the predicted label maps as paletted PNG. Of the Dubai scenes only scores are kept. `embedded` and `demo` also draw nbs/images/report.png and demo.png for the README. `demo` writes the model itself,
 and its scores on the built-in test scene; it is trained on other scenes than the built-in ones.
