@@ -98,7 +98,7 @@ def processors(session, processor):
     "The inline tests and `tests/` as another x86-64 processor would run them; `-- quick` takes only what computes most."
     env = SINGLE | PROCESSORS[processor]
     quick = session.posargs == ['quick']
-    some = ['--file_re', r'^(05_unet|07_training|08_stitching|scale)\.ipynb$'] if quick else []
+    some = ['--file_re', r'^(05_unet|08_stitching|scale)\.ipynb$'] if quick else []
     session.run('nbdev_test', *some, env=env)
     session.run(
         'pytest',

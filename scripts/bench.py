@@ -3,8 +3,8 @@
 
 usage: scripts/bench.py [--quick] [--out FILE | --record] [--only PART ...]
 
-Parts, in this order; the ceiling is measured unless only the data are asked for:
-  bounds     memory of training at stride 8 and time of a scene, against their bounds
+Parts, in this order; the ceiling is measured unless bounds, data and engines are all that is asked for:
+  bounds     memory of training at stride 8, times of a scene, of imports and of each panel of sliders, and two speed-ups, against their bounds
   ceiling    best convolution and matrix product of each number format
   training   unetkit beside the plain float32 loop, by width, patch and batch
   peers      MONAI's UNet and BasicUNet and a textbook U-Net, each in the plain loop and in unetkit's
@@ -41,14 +41,16 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+import sklearn.metrics
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from unetkit.datasets import LazyTile, Reading, image_pairs, training_tiles
 from unetkit.experiments import ModelPipeline
-from unetkit.labels import ISPRS, class_counts, labels_to_colours
-from unetkit.losses import class_weights, make_loss
+from unetkit.labels import ISPRS, class_counts, colours_to_labels, labels_to_colours
+from unetkit.losses import SCHEMES, class_weights, make_loss
+from unetkit.metrics import confusion_matrix
 from unetkit.batches import Batches, as_batch, to_device
 from unetkit.patches import grid_windows, random_split
 from unetkit.windows import plan
@@ -62,9 +64,19 @@ from unetkit.stitching import exact_halo, image_tensor
 from unetkit.tiles import Tile
 from unetkit.training import epochs, make_optimizer, make_predictor, seed_everything, train_epoch
 from unetkit.unet import UNet
+from unetkit.widgets import (
+    FIVE,
+    border_distance,
+    show_leak,
+    show_losses,
+    show_patch_choice,
+    show_protocols,
+    show_seams,
+)
 
 SIZE, STRIDE = (2565, 1919), 8  # tile of the report: rows and columns, and its stride, in pixels
 BOUND_GB, BOUND_SCENE = 1.2, 3.0  # gigabytes, seconds
+BOUND_PANEL, BOUND_IMPORT = 0.6, 3.0  # seconds, twice what is aimed at
 BATCH, TURN = 10, 10 * 128**2  # windows of a step; least pixels that a turn of training takes
 BOUND_DATA_GB, BOUND_DATA_SPEED = 2.0, 0.9  # gigabytes, share of the speed in memory
 ENGINE_SIDE = int(os.environ.get('UNETKIT_BENCH_SIDE', 2048))  # of the raster that engines map, in pixels
@@ -78,6 +90,13 @@ def seconds(work):
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def processor_seconds(work):
+    "Seconds of processor that this thread takes: other processes add little to them."
+    start = time.thread_time()
+    work()
+    return time.thread_time() - start
 
 
 def race(works, budget, least=3, most=9):
@@ -769,17 +788,79 @@ def memory_here(steps):
     return {'windows': len(windows), 'steps': 2 * len(batches[0])}
 
 
-def measure_bounds(quick):
-    memory, scene = child('memory', steps=10), min(seconds(lambda: synthetic_scene(1024)) for _ in range(3))
+def panels():
+    "The five functions behind the sliders, on a tile of 1 Mpixel: name -> picture for a number from 0 to 2."
+    scene, counts = synthetic_scene(1024, seed=1), [4000, 3000, 2000, 900, 100]
+    guess, distance = np.roll(scene.labels, 3, axis=1), border_distance(scene.labels)
+    maps = dict(patches=guess, blend=scene.labels, exact=scene.labels)
+    shows = {
+        'patch explorer': lambda n: show_patch_choice(scene, 128, (8, 64, 128)[n], 0.1),
+        'loss microscope': lambda n: show_losses(counts, list(FIVE.names), list(SCHEMES)[n]),
+        'leakage meter': lambda n: show_leak(scene.size, 128, (8, 64, 128)[n], ('blocked', 'random')[n % 2]),
+        'protocol lens': lambda n: show_protocols(
+            scene.labels, guess, ISPRS, n, 128, (64, 96, 128)[n], distance
+        ),
+        'seam viewer': lambda n: show_seams(maps, (32, 64, 128)[n], FIVE),
+    }
+    return {name: lambda n, show=show: show(n).png() for name, show in shows.items()}
+
+
+def panel_row(name, picture):
+    "Seconds of processor from a move to the picture: the fastest of nine moves, after what is measured once has been."
+    picture(0)
+    times = [processor_seconds(lambda n=n: picture(n)) for n in (0, 1, 2) * 3]
+    return {'work': name, 'seconds': min(times), 'most': BOUND_PANEL}
+
+
+def import_rows():
+    "Seconds of processor that imports take in a fresh process beyond that of torch, medians of three in turn."
+    program = 'import importlib, sys, time; start = time.process_time(); importlib.import_module(sys.argv[1]); print(time.process_time() - start)'
+    took = lambda name: float(subprocess.check_output([sys.executable, '-c', program, name]))
+    rounds = [[took(name) for name in ('torch', 'unetkit.cli', 'unetkit.widgets')] for _ in range(3)]
+    torch_alone, *ours = map(statistics.median, zip(*rounds))
     return [
-        memory
-        | {
-            'bound_gigabytes': BOUND_GB,
-            'scene_seconds': scene,
-            'bound_scene_seconds': BOUND_SCENE,
-            'kept': memory['peak_gigabytes'] <= BOUND_GB and scene <= BOUND_SCENE,
-        }
+        {'work': f'import {name}, beyond torch', 'seconds': seconds - torch_alone, 'most': BOUND_IMPORT}
+        for name, seconds in zip(('unetkit.cli', 'unetkit.widgets'), ours)
     ]
+
+
+def speed_up(name, slow, fast, least):
+    "How many times as fast as the other way a piece of work is."
+    times = race({'slow': slow, 'fast': fast}, 0)
+    return {'work': name, 'ratio': ratio(times['slow'], times['fast']), 'least': least}
+
+
+def measure_bounds():
+    memory = child('memory', steps=10)
+    scene = min(processor_seconds(lambda: synthetic_scene(1024)) for _ in range(3))
+    reference = np.tile(labels_to_colours(synthetic_scene(256, seed=3).labels, ISPRS), (2, 2, 1))
+    index = dict(zip(ISPRS.colours, range(len(ISPRS.colours))))
+    a, b = np.random.default_rng(0).integers(0, 5, (2, 1000, 1500), dtype=np.uint8)
+    rows = [
+        memory | {'work': 'training at stride 8', 'most_gigabytes': BOUND_GB},
+        {'work': 'a scene of 1 Mpixel', 'seconds': scene, 'most': BOUND_SCENE},
+        *import_rows(),
+        *(panel_row(name, picture) for name, picture in panels().items()),
+        speed_up(
+            'colours to labels, beside a loop',
+            lambda: [[index[tuple(pixel)] for pixel in row] for row in reference.tolist()],
+            lambda: colours_to_labels(reference, ISPRS),
+            least=3,
+        ),
+        speed_up(
+            'confusion matrix, beside scikit-learn',
+            lambda: sklearn.metrics.confusion_matrix(a.ravel(), b.ravel()),
+            lambda: confusion_matrix(a, b, 5),
+            least=2,
+        ),
+    ]
+    for row in rows:
+        row['kept'] = (
+            row.get('peak_gigabytes', 0) <= row.get('most_gigabytes', np.inf)
+            and row.get('seconds', 0) <= row.get('most', np.inf)
+            and row.get('ratio', np.inf) >= row.get('least', 0)
+        )
+    return rows
 
 
 # ---- data larger than memory
@@ -868,11 +949,13 @@ CHILDREN = {
 }
 TABLES = {
     'bounds': {
-        'windows at stride 8': '{windows}',
-        'memory of training, GB': '{peak_gigabytes:.2f}',
-        'bound ': '{bound_gigabytes}',
-        'scene of 1 Mpixel, s': '{scene_seconds:.2f}',
-        'bound': '{bound_scene_seconds}',
+        'bounds': '{work}',
+        'GB': '{peak_gigabytes:.2f}',
+        'at most': '{most_gigabytes}',
+        'seconds': '{seconds:.2f}',
+        'at most ': '{most}',
+        'times as fast': '{ratio:.1f}',
+        'at least': '{least}',
         'kept': '{kept}',
     },
     'ceiling': {
@@ -1001,7 +1084,7 @@ def measure(part, quick, folder, document):
     "What a part finds."
     ceiling, training = document.get('ceiling'), document.get('training', [])
     works = {
-        'bounds': partial(measure_bounds, quick),
+        'bounds': measure_bounds,
         'ceiling': partial(measure_ceiling, quick),
         'training': partial(measure_training, quick, ceiling),
         'peers': partial(measure_peers, quick, ceiling),
@@ -1065,7 +1148,9 @@ def main():
     print(', '.join(f'{key} {value}' for key, value in document['machine'].items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for part in TABLES:
-            if part not in args.only and (part != 'ceiling' or set(args.only) <= {'data', 'engines'}):
+            if part not in args.only and (
+                part != 'ceiling' or set(args.only) <= {'bounds', 'data', 'engines'}
+            ):
                 continue
             start = time.perf_counter()
             document[part] = measure(part, args.quick, folder, document)

@@ -10,8 +10,8 @@ PYTHON is 3.11, 3.10, 3.12 or 3.13 (all). What is installed beside the wheel:
   3.12   the versions of .ci/constraints.txt
   3.13   the newest versions
 
-On 3.11, and on all with TORCH_INDEX, torch is installed too: then every module is imported, the commands run, the source archive is installed in
-its place, and the time of an import is held against that of torch. On the others, where torch has only a build of gigabytes, all requirements but torch are
+On 3.11, and on all with TORCH_INDEX, torch is installed too: then every module is imported, the commands run, and the source archive is installed in
+its place. On the others, where torch has only a build of gigabytes, all requirements but torch are
 installed, and with torch they are only resolved, by their metadata; the modules that need no torch are imported.
 
 An interpreter is `python3.12` of PATH, of $PYTHONS (files, with colons between) or of pyenv. One that is not there is named and counted as skipped; on
@@ -23,7 +23,6 @@ import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -51,9 +50,6 @@ WANTED = [
 TORCHLESS = (
     'rules check plots raster tiles archives scenes palettes labels metrics intervals windows patches'.split()
 )  # modules that work without torch
-IMPORT_SECONDS = (
-    1.5  # of computing, promised, beyond torch's own; more than twice that fails: machines are noisy
-)
 
 
 def run(*command, **more):
@@ -299,29 +295,6 @@ def all_modules(wheel):
     )
 
 
-def import_seconds(folder, rounds=3):
-    "Median computing time of an import in a fresh process, in turn with torch; the last modules of the house are the heaviest."
-    code = 'import importlib, sys, time; start = time.process_time(); importlib.import_module(sys.argv[1]); print(time.process_time() - start)'
-    names, times = ['torch', 'unetkit', 'unetkit.cli', 'unetkit.widgets'], {}
-    for _ in range(rounds):
-        for name in names:
-            took = float(
-                run(
-                    folder / 'venv/bin/python', '-c', code, name, cwd=folder, env=clean_environment(folder)
-                ).split()[-1]
-            )
-            times.setdefault(name, []).append(took)
-    middle = {name: statistics.median(values) for name, values in times.items()}
-    beyond = {name: max(0, middle[name] - middle['torch']) for name in names[1:]}
-    for name, more in beyond.items():
-        if more > IMPORT_SECONDS:
-            print(f'SLOW: import {name} took {more:.1f} s beyond torch, promised were {IMPORT_SECONDS}')
-    assert max(beyond.values()) <= 2 * IMPORT_SECONDS, f'an import takes too long: {beyond}'
-    return f'import torch {middle["torch"]:.1f} s, beyond it ' + ', '.join(
-        f'{name} {more:.1f} s' for name, more in beyond.items()
-    )
-
-
 # ---- the whole
 
 
@@ -385,10 +358,6 @@ def main():
                     there,
                 )
             )
-        for version in [
-            version for version, well in zip(there, told) if well and has_torch(version)
-        ]:  # times are taken: nothing else runs
-            told.append(attempt(f'import on {version}', import_seconds, tmp / version))
         passed, failed = told.count(True), told.count(False)
     for version in absent:
         print(f'SKIPPED: there is no Python {version}: install it, or name it in PYTHONS')

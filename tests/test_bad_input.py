@@ -512,6 +512,7 @@ def test_interrupted_report_goes_on(good, refused, tmp_path):
     resumed_like_undisturbed(cut, tmp_path / 'whole', words)
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_precision_of_the_machine(good, tmp_path):
     def words(out):
         return report_job(good, good, out, *LONGER, '--precision', 'auto')

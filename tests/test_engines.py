@@ -230,6 +230,11 @@ def test_an_image_chooses_the_engine_of_auto(files, monkeypatch):
 @pytest.mark.parametrize('package', ['onnx', 'openvino'])
 def test_without_the_extra_one_line_says_what_to_install(files, package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
+    pair = [
+        f'--{tile}-{kind}={path}'
+        for tile in ('train', 'test')
+        for kind, path in zip(('image', 'reference'), files[1:])
+    ]
     message = rf"the engine openvino takes the package {package} .*: pip install 'unetkit\[openvino\]'$"
     with pytest.raises(ValueError, match=message):
         load(files[0], 'openvino')
@@ -238,7 +243,7 @@ def test_without_the_extra_one_line_says_what_to_install(files, package, monkeyp
     for words in (
         ['predict', *files[:2], '--out', tmp_path / 'map.tif'],
         ['evaluate', *files],
-        ['report', '--epochs', 1, '--out', tmp_path / 'report'],
+        ['report', *pair, '--palette', 'isprs', '--epochs', 1, '--out', tmp_path / 'report'],
     ):
         code, out, err = shell(*words, '--engine', 'openvino', '--device', 'cpu')
         assert code == 2 and out == ''

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, check_line, disk, shell, start_process, succeeds
 
+from unetkit import grading
 from unetkit.grading import LESSONS, OUTCOMES, grade_notebook, lessons_in, needed, read_cells, statements
 
 NOTEBOOKS = ROOT / 'nbs'
@@ -292,6 +293,47 @@ def test_what_an_answer_starts_ends_with_it(tmp_path):
     while time.monotonic() < end and is_alive(process):
         time.sleep(0.05)
     assert not is_alive(process)
+
+
+@posix
+def test_an_answer_may_end_what_it_is_a_copy_of(tmp_path):
+    body = 'import os\n    os.kill(os.getppid(), 9)'
+    grade = graded(tmp_path, *START, f'def view_of(layers):\n    {body}')
+    assert (grade.outcome, grade.detail) == ('error', 'the checker was running')
+    assert graded(tmp_path, *START, RIGHT).outcome == 'passed'
+
+
+@posix
+def test_nothing_outlives_the_command(folder, tmp_path):
+    "Killed, it leaves neither the answer that runs nor the process that this is a copy of."
+    note = tmp_path / 'processes'
+    body = f"""import os, time
+    open({str(note)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}}')
+    time.sleep(1000)"""
+    submit(folder / 'a.ipynb', *START, f'def view_of(layers):\n    {body}')
+    command, end = start_process('grade', folder, '--out', tmp_path / 'grades.csv'), time.monotonic() + 60
+    while not (note.exists() and note.read_text().count(' ')) and time.monotonic() < end:
+        time.sleep(0.05)
+    command.kill()
+    command.communicate(timeout=60)
+    while any(map(is_alive, map(int, note.read_text().split()))) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(is_alive, map(int, note.read_text().split())))
+
+
+@pytest.mark.parametrize('fork', [True, False])
+def test_with_and_without_copies(fork, tmp_path, monkeypatch):
+    "Windows starts Python for each answer: the rows are the same."
+    if fork and not hasattr(os, 'fork'):
+        pytest.skip('this system cannot fork')
+    monkeypatch.setattr(grading, '_CAN_FORK', fork)
+    wrong = 'def view_of(layers):\n    return 1'
+    bodies = [RIGHT, wrong, 'def view_of(layers):\n    import os; os._exit(7)']
+    outcomes = [graded(tmp_path, *START, body) for body in bodies]
+    assert [grade.outcome for grade in outcomes] == ['passed', 'failed', 'error']
+    assert outcomes[2].message == 'Python ended with exit code 7'
+    late = graded(tmp_path, *START, 'while True:\n    one = 1', RIGHT.replace('= 1', '= one'), seconds=3)
+    assert (late.outcome, late.detail) == ('timed out', 'code cell 2 was running')
 
 
 def is_alive(process):

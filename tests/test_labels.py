@@ -1,7 +1,5 @@
 "Labels: colours to classes and back, references from files, and what is no label."
 
-import time
-
 import numpy as np
 import pytest
 import rasterio
@@ -176,24 +174,6 @@ def test_a_safe_palette_changes_the_paint_and_not_the_labels():
     safe = colour_blind_safe(ISPRS)
     _, labels, _ = eroded_scene()
     np.testing.assert_array_equal(colours_to_labels(labels_to_colours(labels, safe), safe), labels)
-
-
-def test_faster_than_a_loop():
-    reference = np.tile(labels_to_colours(synthetic_scene(256, seed=3).labels, ISPRS), (4, 4, 1))
-    small = reference[:128, :128]
-    index = dict(zip(ISPRS.colours, range(6)))
-
-    def seconds_per_pixel(function, array):
-        times = []
-        for _ in range(3):
-            start = time.process_time()
-            function(array)
-            times.append(time.process_time() - start)
-        return min(times) / array[..., 0].size
-
-    as_loop = lambda array: [[index[tuple(pixel)] for pixel in row] for row in array.tolist()]
-    table = seconds_per_pixel(lambda array: colours_to_labels(array, ISPRS), reference)
-    assert seconds_per_pixel(as_loop, small) > 3 * table
 
 
 def test_greyscale_and_a_label_encoder_lose_the_classes():

@@ -15,16 +15,19 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 import ast
+import atexit
 import csv
 import json
 import math
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import symtable
 import tempfile
+import threading
 import time
 import types
 import warnings
@@ -313,6 +316,9 @@ def _answer(folder):
     "What the process does: run the statements of a plan, hand the function to its checker, and write down the verdict."
     folder = Path(folder)
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    os.chdir(folder / "work")
+    os.environ.update(plan["environment"])
+    tempfile.tempdir = None  # to be found anew in this environment
     _limit(plan["memory"], plan["seconds"])
 
     def say(**what):
@@ -358,30 +364,111 @@ def _judged(check, function, name, faults):
     )
 
 # %% ../nbs/library/grading.ipynb #grade-26
+_CAN_FORK = hasattr(os, "fork")
 _PROGRAM = '''
 import sys
-folder, place = sys.argv[1:]
+work, place, *arguments = sys.argv[1:]
 if place not in sys.path:
     sys.path.insert(0, place)  # a checkout that is not installed
-from unetkit.grading import _answer
-_answer(folder)
+from unetkit import grading
+getattr(grading, work)(*arguments)
 '''
 
 
-def _environment(folder):
-    "The variables of a process: one thread, no screen, no GPU, and temporary files in its folder."
+def _start(work, *arguments, **options):
+    "Start Python for a function of this module, with one thread, no screen and no GPU."
     fixed = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"}
-    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
-    return os.environ | fixed | places
+    command = [sys.executable, "-c", _PROGRAM, work, str(Path(str(files("unetkit"))).parent), *arguments]
+    options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL) | options
+    return subprocess.Popen(command, env=os.environ | fixed, start_new_session=True, **options)
 
 
-def _end(process):
-    "End a process, and what it has started."
-    if os.name == "posix":
-        with suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+def _serve():
+    "What the process does that is copied: read folders of plans, and write for each how its answer ended."
+    for line in iter(sys.stdin.buffer.readline, b""):
+        folder = Path(os.fsdecode(line.rstrip(b"\n")))
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        with suppress(Exception):  # the copy will meet it again, and say so
+            import_module(f"unetkit.checkers.{plan['checker']}")
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in range(3):
+                os.dup2(null, stream)
+            try:
+                _answer(folder)
+            finally:
+                os._exit(1)
+        print(_wait(child, plan["seconds"]), flush=True)
+
+
+def _wait(child, seconds):
+    "Exit code of a copy, or None if its time was up: the copy has ended then, and what it has started."
+    end = time.monotonic() + seconds
+    code, listening = None, True
+    while code is None and listening and time.monotonic() < end:
+        listening = not select.select([0], [], [], 0.005)[0]  # nothing is written meanwhile: it is the end
+        ended, status = os.waitpid(child, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status) if ended else None
+    with suppress(OSError):
+        os.killpg(child, signal.SIGKILL)
+    if code is None:
+        os.waitpid(child, 0)
+    return code
+
+
+class _Server:
+    "The process that is copied, from the first answer on."
+
+    def __init__(self):
+        self.process, self.lock = None, threading.Lock()
+
+    def end(self):
+        "End it, and the answer that runs."
+        if self.process is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+            self.process.wait()
+            self.process.stdout.close()
+            self.process = None
+
+    def run(self, folder):
+        "Have an answer run in a copy: exit code, or None if its time was up."
+        with self.lock:
+            if self.process is None:
+                self.process = _start("_serve", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            try:
+                self.process.stdin.write(os.fsencode(folder) + b"\n")
+                self.process.stdin.flush()
+                said = self.process.stdout.readline()
+            except BaseException:
+                self.end()
+                raise
+            if not said:  # the answer has ended the process that it is a copy of
+                code = self.process.wait()
+                self.end()
+                return code
+        return None if said == b"None\n" else int(said)
+
+
+_SERVER = _Server()
+atexit.register(_SERVER.end)
+
+
+def _spawn(folder, seconds):
+    "Have an answer run in a new Python: exit code, or None if its time was up."
+    process = _start("_answer", str(folder))
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if os.name == "posix":
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
 
 def _run(plan):
@@ -390,16 +477,10 @@ def _run(plan):
         folder = Path(name)
         work = folder / "work"
         work.mkdir()
+        language = {"UNETKIT_LANGUAGE": os.environ.get("UNETKIT_LANGUAGE", "")}
+        plan["environment"] = language | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(work))
         (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        command = [sys.executable, "-c", _PROGRAM, str(folder), str(Path(str(files("unetkit"))).parent)]
-        process = subprocess.Popen(command, cwd=work, env=_environment(work), start_new_session=True, **quiet)
-        try:
-            code = process.wait(plan["seconds"])
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            _end(process)
+        code = _SERVER.run(folder) if _CAN_FORK else _spawn(folder, plan["seconds"])
         said = {}
         with suppress(OSError, ValueError):
             said = json.loads((folder / "said.json").read_text(encoding="utf-8"))

@@ -163,7 +163,7 @@ def table(
 def __str__(self: Scores):
     return self.table()
 
-
+# %% ../nbs/03_metrics.ipynb #c091-as-dict
 @patch
 def as_dict(
     self: Scores,
