@@ -2,19 +2,26 @@
 
 import copy
 import json
+import os
+import re
+import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from PIL import Image
 from helpers import shell, succeeds
 
 from unetkit import deploy
+from unetkit.deploy import about_int8, calibration_windows, parity
 from unetkit.deploy import export_onnx, export_settings, onnx_predictor, read_onnx_metadata, tile_overlap
 from unetkit.engines import onnx_content
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS
-from unetkit.raster import read_label_map, write_image
+from unetkit.raster import read_image, read_label_map, write_image
 from unetkit.records import demo_model
 from unetkit.settings import Settings
 from unetkit.rules import Remark
@@ -340,3 +347,221 @@ def test_a_folder_is_no_name_of_an_export(trained, tmp_path, options, monkeypatc
     monkeypatch.chdir(tmp_path)
     code, _, err = shell('export', file, '--out', '.', *options)
     assert (code, err.count('\n')) == (2, 1) and 'it is a folder; give the name of a file' in err
+
+
+# Eight bits
+
+
+SCENE = synthetic_scene(384, 512, seed=11)  # one that the demo model was trained on; room for 12 windows
+
+
+@pytest.fixture(scope='module')
+def demo():
+    return demo_model('cpu', 'float32')
+
+
+def labels_of(file, batch):
+    return onnx_predictor(file)(batch).argmax(1).numpy()
+
+
+def test_8_bits_are_said_and_counted(demo, tmp_path):
+    "What the file says of its labels is what a second count gives, on windows that calibration has not seen."
+    calibrate, compare = calibration_windows(demo, SCENE)
+    assert (len(calibrate), len(compare)) == (8, 4)
+    starts = {one[0, :, ::31, ::31].tobytes() for one in calibrate + compare}
+    assert len(starts) == 12  # no window is there twice
+    plain = export_onnx(demo, tmp_path / 'plain.onnx')
+    file = export_onnx(demo, tmp_path / 'm.onnx', int8=(calibrate, compare))
+    facts = read_onnx_metadata(file)['unetkit']
+    said = facts.pop('int8')
+    assert facts == read_onnx_metadata(plain)['unetkit']  # nothing else has changed
+    batch = torch.from_numpy(np.concatenate(compare))
+    ours, theirs = labels_of(plain, batch), labels_of(file, batch)
+    assert said == {
+        'weights': 'int8',
+        'activations': 'uint8',
+        'calibrated_on': 8,
+        'compared_on': 4,
+        'window': 128,
+        'pixels': 4 * 128**2,
+        'differ': int((ours != theirs).sum()),
+    }
+    assert about_int8(file).startswith(f'8 bits change {(ours != theirs).mean():.2%} of {ours.size} labels')
+    assert about_int8(plain) == ''
+
+
+def test_8_bits_change_labels_only_where_two_classes_are_close(demo, tmp_path):
+    "The rule of ties holds with the largest difference of 8 bits; half of the differing pixels lead by far less than others do."
+    windows = calibration_windows(demo, SCENE)
+    file = export_onnx(demo, tmp_path / 'm.onnx', int8=windows)
+    batch = torch.from_numpy(np.concatenate(windows[1]))
+    with torch.no_grad():
+        logits = demo.predictor()(batch)
+    theirs = onnx_predictor(file)(batch)
+    largest, differ, ties = parity(logits, theirs)
+    assert 0 < differ <= ties
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    lead, wrong = first - second, logits.argmax(1) != theirs.argmax(1)
+    assert lead[wrong].median() < lead.median() / 4
+
+
+def test_what_is_8_bits_in_the_file(demo, tmp_path):
+    "Weights of all convolutions but the first and the last are int8 with a scale per channel; activations are uint8."
+    model = onnx.load(export_onnx(demo, tmp_path / 'm.onnx', int8=calibration_windows(demo, SCENE)))
+    onnx.checker.check_model(model, full_check=True)
+    assert model.producer_name == 'unetkit'
+    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    made = {name: node for node in model.graph.node for name in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type in ('Conv', 'ConvTranspose')]
+    kinds = [made[n.input[1]].op_type if n.input[1] in made else 'float32' for n in convolutions]
+    assert kinds == ['float32', *['DequantizeLinear'] * (len(kinds) - 2), 'float32']
+    for node in convolutions[1:-1]:
+        weights, scales, zeros = (arrays[name] for name in made[node.input[1]].input)
+        channels = weights.shape[0 if node.op_type == 'Conv' else 1]
+        assert weights.dtype == np.int8 and scales.shape == (channels,) and not zeros.any()
+        image = made[node.input[0]]
+        assert arrays[image.input[2]].dtype == np.uint8
+
+
+def test_a_calibration_is_the_same_every_time(demo, tmp_path):
+    "The same bytes from a tile, from its file, and in a process whose sets have another order."
+    file = export_onnx(demo, tmp_path / 'tile.onnx', int8=calibration_windows(demo, SCENE))
+    model, image = demo.save(tmp_path / 'm.safetensors'), write_image(tmp_path / 'image.tif', SCENE.image)
+    words = ['export', str(model), '--int8', str(image), '--out']
+    for seed in ('1', '2'):
+        out = tmp_path / f'{seed}.onnx'
+        call = [sys.executable, '-m', 'unetkit', *words, str(out)]
+        subprocess.run(call, env=os.environ | {'PYTHONHASHSEED': seed}, check=True, capture_output=True)
+        assert out.read_bytes() == file.read_bytes()
+
+
+def test_8_bits_for_every_program(demo, tmp_path):
+    "A page gets them in its facts; QGIS a size, probabilities and the labels of the file of any size."
+    model, image = demo.save(tmp_path / 'm.safetensors'), write_image(tmp_path / 'image.tif', SCENE.image)
+    plain, web, qgis = (tmp_path / f'{name}.onnx' for name in ('plain', 'web', 'qgis'))
+    said = succeeds('export', model, '--int8', image, '--out', plain)
+    assert '8 bits change' in said and '4 windows of 128 x 128 pixels' in said
+    succeeds('export', model, '--int8', image, '--for', 'web', '--out', web)
+    assert json.loads((tmp_path / 'web.json').read_text())['int8']['weights'] == 'int8'
+    assert web.read_bytes() == plain.read_bytes()
+    code, _, err = shell('export', model, '--int8', image, '--for', 'qgis', '--tile-size', 256, '--out', qgis)
+    assert code == 0, err
+    session = onnxruntime.InferenceSession(str(qgis))
+    assert [end.shape[2:] for end in (*session.get_inputs(), *session.get_outputs())] == [[256, 256]] * 2
+    batch = torch.from_numpy(SCENE.image[:256, :256]).permute(2, 0, 1)[None] / 255
+    assert (labels_of(qgis, batch) != labels_of(plain, batch)).sum() <= 2  # a softmax may turn over ties
+    with pytest.raises(ValueError, match='tiles of 256 x 256 pixels only'):
+        onnx_predictor(qgis)(batch[..., :128, :128])
+
+
+@pytest.mark.parametrize(
+    'network, settings',
+    [
+        ('unet', {'normalisation': 'batch', 'residual': True}),
+        ('unet', {'normalisation': 'channel'}),
+        ('efficientnet_lite0', {'encoder_weights': 'none'}),
+    ],
+)
+def test_8_bits_of_every_network(network, settings, tmp_path):
+    "Networks with random weights, whose logits are further apart than 8 bits move them: on most pixels the labels stay."
+    how = dict(patch_size=64, width=8, depth=2, device='cpu', precision='float32')
+    pipeline = ModelPipeline(ISPRS, network=network, **how | settings)
+    pipeline.make([SCENE])
+    pipeline.model.eval()
+    calibrate, compare = calibration_windows(pipeline, SCENE)
+    with torch.no_grad():
+        *_, head = (layer for layer in pipeline.model.modules() if isinstance(layer, torch.nn.Conv2d))
+        head.bias[0] += 2 * pipeline.predictor()(torch.from_numpy(np.concatenate(compare))).abs().max()
+    file = export_onnx(pipeline, tmp_path / 'm.onnx', int8=(calibrate, compare))
+    batch = torch.from_numpy(compare[0])
+    logits, theirs = pipeline.predictor()(batch), onnx_predictor(file)(batch)
+    assert (theirs - logits).std() < 0.25 * (logits - logits.mean((2, 3), keepdim=True)).std()
+
+
+def test_windows_are_on_the_scale_of_the_network_and_hold_data(four_bands, tmp_path):
+    "Any number type; a hole of no data is in no window, and no window is cut where it would reach beyond the image."
+    model = four_bands[0]
+    tile = synthetic_scene(300, 420, seed=6)
+    bands = np.dstack([tile.image, tile.image.mean(2)]) / 255
+    low, high = (np.array(side) for side in (model.values.low, model.values.high))
+    image = (bands * (high - low) + low).astype(model.values.dtypes[0])
+    valid = np.ones(tile.size, bool)
+    valid[:140, :140] = False
+    windows = sum(calibration_windows(model, Tile(image, valid=valid)), [])
+    assert len(windows) == 2 * 3 - 1  # of the places 0 and 172 of the rows, 0, 146 and 292 of the columns
+    expected = np.float32(model.values.scale(image)) / (255 if model.values.plain else 1)
+    places = [(row, col) for row in (0, 172) for col in (0, 146, 292)][1:]
+    cut = {expected[r : r + 128, c : c + 128].transpose(2, 0, 1).tobytes() for r, c in places}
+    assert {one.tobytes() for one in windows} == cut
+
+
+def test_a_folder_of_parts_calibrates(trained, tmp_path):
+    "Every part gives windows; a PNG, which has no windows to read, as well as a GeoTIFF."
+    for name, part in (('a.tif', SCENE.image[:, :256]), ('b.png', SCENE.image[:, 256:])):
+        Image.fromarray(np.ascontiguousarray(part)).save(tmp_path / name)
+    calibrate, compare = calibration_windows(trained, tmp_path)
+    assert (len(calibrate), len(compare)) == (8, 4)
+    Image.fromarray(SCENE.image // 4).save(tmp_path / 'dark.tif')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', Remark)  # parts differ, and none is remarked on
+        calibration_windows(trained, tmp_path)
+    with pytest.warns(Remark, match='dark.tif has mean'):
+        calibration_windows(trained, tmp_path / 'dark.tif')
+
+
+def test_what_cannot_be_calibrated_leaves_no_file(demo, tmp_path):
+    "One line each, with what was given and what to do; nothing is written, and what was there stays."
+    model, made = demo.save(tmp_path / 'm.safetensors'), tmp_path / 'made'
+    images = {
+        'four': np.dstack([SCENE.image, SCENE.image[..., 0]]),
+        'small': SCENE.image[:128, :300],
+        'good': SCENE.image,
+    }
+    files = {name: write_image(tmp_path / f'{name}.tif', pixels) for name, pixels in images.items()}
+    empty = tmp_path / 'empty.tif'
+    with rasterio.open(empty, 'w', 'GTiff', 512, 384, 3, dtype='uint8', nodata=0) as file:
+        file.write(np.zeros((3, 384, 512), np.uint8))
+    for options, message in [
+        (['--int8', files['four']], 'four.tif has 4 bands'),
+        (['--int8', files['small']], '2 windows of 128 x 128 pixels hold data everywhere'),
+        (['--int8', empty], 'empty.tif: 0 windows .* or one with fewer holes'),
+        (['--int8', tmp_path / 'none.tif'], 'there is no file'),
+        (['--int8', model], 'm.safetensors'),
+        (['--int8', files['good'], '--tile-size', 100], 'the next that fits is'),
+        (['--int8', files['good'], '--for', 'web', '--tile-size', 640], 'leave out --tile-size'),
+        (['--int8', files['good'], '--for', 'gis'], '--for must be one of qgis, web'),
+        (['--height', files['good']], '--height .*good.tif is for the image of --int8'),
+        (['--int8', files['good'], '--height', files['good']], 'has 3 bands: give one of heights'),
+    ]:
+        code, out, err = shell('export', model, *options, '--out', made / 'q.onnx')
+        assert (code, out) == (2, '') and err.splitlines()[-1].count('error') == 1, err
+        assert re.search(message, err), err
+        assert not made.exists()
+    code, _, err = shell('export', model, '--int8', files['good'], '--out', files['good'], '--overwrite')
+    assert code == 2 and np.array_equal(read_image(files['good']), SCENE.image), err
+
+
+def test_a_broken_calibration_writes_nothing(demo, tmp_path):
+    "Windows without contrast give ranges that the image leaves; the file that was there stays."
+    path = export_onnx(demo, tmp_path / 'm.onnx')
+    before = path.read_bytes()
+    _, compare = calibration_windows(demo, SCENE)
+    flat = [np.zeros((1, 3, 128, 128), np.float32)] * 2
+    with pytest.raises(ValueError, match='8 bits change .* at most 10% may change: calibrate on an image'):
+        export_onnx(demo, path, int8=(flat, compare))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_8_bits_in_openvino(demo, tmp_path):
+    "The other engine computes the same labels from the file, up to what rounding to 8 bits can turn over."
+    openvino = pytest.importorskip('openvino', reason="needs pip install 'unetkit[openvino]'")
+    calibrate, compare = calibration_windows(demo, SCENE)
+    file = export_onnx(demo, tmp_path / 'm.onnx', int8=(calibrate, compare))
+    core = openvino.Core()
+    program = core.compile_model(
+        core.read_model(str(file)), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
+    )
+    batch = np.concatenate(compare)
+    theirs, ours = program([batch])[0].argmax(1), labels_of(file, torch.from_numpy(batch))
+    changed = read_onnx_metadata(file)['unetkit']['int8']
+    assert (theirs != ours).mean() < changed['differ'] / changed['pixels']  # closer than float32 is to 8 bits

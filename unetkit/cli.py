@@ -37,6 +37,7 @@ from unetkit.datasets import (
     reference_files,
     training_tiles,
 )
+from .deploy import about_int8, calibration_windows
 from .deploy import PROGRAMS, check_export, export_advice, export_onnx, export_settings
 from .deploy import facts_path, write_facts
 from .experiments import ModelPipeline, compare
@@ -734,6 +735,8 @@ def export(
     tile_size: int | None = None,  # Side of the only square that it takes, in pixels; any size when not given
     probabilities: bool = False,  # Write a softmax behind the logits, as QGIS needs it
     resolution: float = 0.0,  # Side of a training pixel on the ground, in centimetres; not noted when 0
+    int8: str = "",  # Image to calibrate 8-bit weights and activations on, usually that of training; else float32
+    height: str = "",  # File or folder of heights of the --int8 image, if the model was trained with one
     overwrite: bool = False,  # Replace a file that unetkit did not write
 ) -> None:  # Nothing; the file is written
     "Write a model as ONNX, for a browser, QGIS and other programs."
@@ -742,10 +745,15 @@ def export(
     if for_:
         how = export_settings(pipeline, one_of("--for", for_, PROGRAMS, "choose one"), **how)
     check_export(pipeline, how["tile_size"], how["resolution"])
+    if height and not int8:
+        raise ValueError(f"--height {height} is for the image of --int8: give that too, or leave it out")
+    if int8:
+        how["int8"] = calibration_windows(pipeline, int8, height)
     if out:
         make_folder(out)
     files = [Path(out), facts_path(out)] if out and for_ == "web" else [out]
-    with _writing(_all_different(files), [model], overwrite):
+    inputs = [model, *(_inputs(int8) if int8 else ()), height]
+    with _writing(_all_different(files), inputs, overwrite):
         export_onnx(pipeline, out, **how)
         if for_ == "web":
             write_facts(out)
@@ -753,6 +761,8 @@ def export(
     if pipeline.temperature != 1:
         kind = f"calibrated (temperature {pipeline.temperature:g}) {kind}"
     print(f"wrote {out}: {size:.2f} MB, {kind} of {pipeline.palette.num_classes} classes", flush=True)
+    if int8:
+        print(about_int8(out), flush=True)
     if for_:
         print(export_advice(out, for_), flush=True)
 

@@ -67,7 +67,7 @@ RECORDED = Path(str(files("unetkit") / "recorded"))  # Folder of everything that
 
 
 def recorded(
-    name: str,  # "embedded", "dubai" or "demo"
+    name: str,  # "embedded", "dubai", "demo" or "int8"
 ) -> Path:  # Folder with scores.json and what belongs to it
     "Find the folder of a recorded result."
     names = sorted(path.parent.name for path in RECORDED.glob("*/scores.json"))
