@@ -1,6 +1,7 @@
 "References of every kind: class numbers, transparent and smoothed colours, polygons of five formats, drafts of palettes, and files made to do harm."
 
 import json
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -390,8 +391,17 @@ HOSTILE = {
 }
 
 
+@pytest.fixture(params=[1000, 5000])
+def recursion(request):
+    "A limit of recursion that another library may have set."
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(request.param)
+    yield
+    sys.setrecursionlimit(usual)
+
+
 @pytest.mark.parametrize('name', HOSTILE)
-def test_files_made_to_do_harm(tmp_path, name):
+def test_files_made_to_do_harm(tmp_path, name, recursion):
     with pytest.raises(ValueError, match='hostile.json') as caught:
         read_features(save(tmp_path / 'hostile.json', HOSTILE[name]))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500

@@ -106,11 +106,18 @@ def _ring(points, place, budget):
     return xy
 
 
-def _polygons(geometry, place, budget):
+_DEEPEST = 16  # Collections of geometries within one another
+
+
+def _polygons(geometry, place, budget, depth=0):
     "The polygons of a GeoJSON geometry."
     kind = geometry.get('type') if isinstance(geometry, dict) else None
     if kind == 'GeometryCollection' and isinstance(geometry.get('geometries'), list):
-        return [one for part in geometry['geometries'] for one in _polygons(part, place, budget)]
+        if depth == _DEEPEST:
+            raise ValueError(
+                f"{place} has more than {_DEEPEST} collections within one another: write polygons"
+            )
+        return [one for part in geometry['geometries'] for one in _polygons(part, place, budget, depth + 1)]
     if kind not in ('Polygon', 'MultiPolygon'):
         raise ValueError(f"{place} is {one_line(kind, 40)}, not a polygon: buffer points and lines first")
     found = geometry.get('coordinates')
