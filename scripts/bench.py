@@ -714,49 +714,59 @@ def kind_of(operation):
     )
 
 
-def profile_step(width, steps=2):
-    "Share of the time of a training step by kind of operation; what no operation takes is Python's."
+def profiled_loop(width, patch):
+    "A turn of training in steps of `BATCH` patches, and the number of its steps."
     tile = noise_tile((512, 512))
-    work = unetkit_loop(UNet(3, 5, width), tile, some_windows(tile, 128, BATCH), BATCH, pick_precision())
+    windows = some_windows(tile, patch, BATCH)
+    work = unetkit_loop(UNet(3, 5, width), tile, windows, BATCH, pick_precision())
     work()
+    return work, len(windows) // BATCH
+
+
+def profile_step(width, patch, turns=2):
+    "Share of the time of training by kind of operation; what no operation takes is Python's. The profiler itself slows small steps down."
+    work, steps = profiled_loop(width, patch)
+    alone = seconds(lambda: [work() for _ in range(turns)])
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-        whole = seconds(lambda: [work() for _ in range(steps)])
+        whole = seconds(lambda: [work() for _ in range(turns)])
     share = dict.fromkeys([*KINDS, 'other operations'], 0.0)
     for row in found.key_averages():
         share[kind_of(row.key)] += row.self_cpu_time_total / 1e6 / whole
     share['Python'] = max(0.0, 1 - sum(share.values()))
     return {
         'width': width,
-        'patch_size': 128,
+        'patch_size': patch,
         'batch_size': BATCH,
-        'step_seconds': whole / steps,
+        'step_seconds': alone / turns / steps,
+        'slowed_by_profiler': whole / alone,
         'share': share,
-        'onednn': onednn_rates(width),
+        'onednn': onednn_rates(width, patch),
     }
 
 
 def measure_profile(quick):
-    return [profile_step(width) for width in ((16,) if quick else (16, 64))]
+    cells = [(16, 128)] if quick else [(16, 32), (16, 64), (16, 128), (64, 128)]
+    return [profile_step(*cell) for cell in cells]
 
 
-def verbose_here(width):
-    "Child: one step with oneDNN's own log on standard output, after a first step without."
-    tile = noise_tile((512, 512))
-    work = unetkit_loop(UNet(3, 5, width), tile, some_windows(tile, 128, BATCH), BATCH, pick_precision())
-    work()
+def verbose_here(width, patch):
+    "Child: a turn of training with oneDNN's own log on standard output, after a first one without."
+    work, _ = profiled_loop(width, patch)
     with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
         work()
     return {}
 
 
-def onednn_rates(width):
+def onednn_rates(width, patch):
     "Seconds, FLOP and GFLOP/s of the 3x3 convolutions in oneDNN's log, by direction."
     pattern = re.compile(
         r',exec,cpu,convolution,([^,]+),(\w+),.*mb(\d+)_ic(\d+)oc(\d+)_ih\d+oh(\d+)kh3.*,([\d.e+-]+)$',
         re.MULTILINE,
     )
     rates = {}
-    for code, direction, *numbers, milliseconds in pattern.findall(child_output('verbose', width=width)):
+    for code, direction, *numbers, milliseconds in pattern.findall(
+        child_output('verbose', width=width, patch=patch)
+    ):
         n, fan_in, fan_out, side = map(int, numbers)
         row = rates.setdefault(direction, {'seconds': 0, 'flop': 0, 'codes': []})
         row['seconds'], row['flop'] = (
@@ -1018,7 +1028,8 @@ TABLES = {
     },
     'profile': {
         'width': '{width}',
-        'seconds of a step': '{step_seconds:.2f}',
+        'patch': '{patch_size}',
+        'seconds of a step': '{step_seconds:.3f}',
         'shares of its time': '{share}',
         'GFLOP/s': '{gflops}',
     },
