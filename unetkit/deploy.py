@@ -212,24 +212,28 @@ def quantise_onnx(
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     notes = {one.key: one.value for one in model.metadata_props}
     convolutions = [node.name for node in model.graph.node if node.op_type == 'Conv']
+    in_float = [node.name for node in model.graph.node if node.op_type == 'Softmax']
+    if not ends:
+        in_float += [convolutions[0], convolutions[-1]]
     told = {'onnx.quant.pre_process': 'onnxruntime.quant'}  # else it advises to infer shapes
     onnx.helper.set_model_props(model, notes | told)
     with TemporaryDirectory() as folder:
-        file = Path(folder) / 'int8.onnx'
+        before, after = Path(folder) / 'float32.onnx', Path(folder) / 'int8.onnx'
+        onnx.save(model, before)
         quantization.quantize_static(
-            model,
-            file,
+            str(before),
+            str(after),
             _Calibration(windows),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(_IN_8_BITS),
-            nodes_to_exclude=[] if ends else [convolutions[0], convolutions[-1]],
+            op_types_to_quantize=[*_IN_8_BITS, 'Softmax'],  # older versions fail where one has no range
+            nodes_to_exclude=in_float,
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
         )
-        small = onnx.load(file)
+        small = onnx.load(after)
     small.producer_name, small.producer_version = model.producer_name, model.producer_version
     onnx.helper.set_model_props(small, notes)
     return small.SerializeToString(deterministic=True)
