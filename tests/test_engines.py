@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -351,7 +352,9 @@ def test_a_report_by_openvino(tmp_path):
         out = tmp_path / engine
         code, _, err = shell('report', *words, *FLAGS, '--patch-sizes', 32, '--out', out, '--engine', engine)
         assert code == 0, err
-        assert json.loads((out / 'scores.json').read_text())['settings']['engine'] == engine
+        document = json.loads((out / 'scores.json').read_text())
+        assert document['settings']['engine'] == engine
+        assert document['environment']['openvino'] == version('openvino')
         maps.append(read_label_map(out / 'label_map_32.tif'))
     assert (maps[0] != maps[1]).mean() < 1e-3
 

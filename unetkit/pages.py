@@ -10,8 +10,10 @@ __all__ = ['STYLE', 'REPORT_FILES', 'percent', 'model_name', 'has_published_clas
 # %% ../nbs/library/pages.ipynb #pages-10e0fe84
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from html import escape
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO, StringIO
 from pathlib import Path
 import csv
@@ -127,6 +129,8 @@ def scores_document(
         settings_of_model = result.pipeline.settings.as_dict()
         models.append(result_record(result) | {"settings": settings_of_model, "history": history})
     facts = environment(first.device, first.dtype)
+    with suppress(PackageNotFoundError):  # the engine of large maps, where it is installed
+        facts["openvino"] = version("openvino")
     return {"program": SIGNED, "settings": settings, "environment": facts, "models": models}
 
 # %% ../nbs/library/pages.ipynb #pages-51e5624a

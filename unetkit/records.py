@@ -10,8 +10,7 @@ __all__ = ['RECORDED', 'FIVE', 'STUDIES', 'environment', 'recorded', 'read_score
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 import json
@@ -44,8 +43,6 @@ def environment(
 ) -> dict:  # Versions and machine, JSON-ready
     "Collect what besides settings and data can change a result."
     packages = {name: version(name) for name in ("torch", "numpy", "scikit-learn", "rasterio")}
-    with suppress(PackageNotFoundError):  # the engine of large maps, where it is installed
-        packages["openvino"] = version("openvino")
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
