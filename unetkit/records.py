@@ -451,9 +451,18 @@ def _without_each(recommended):
     }
 
 
+def _with_each(report, recommended):
+    "A recipe with each ingredient of another added, and with what it cannot do without."
+    along = {"focus": dict(crops=True)}
+    return {
+        f"report + {name}": replace(report, **({name: getattr(recommended, name)} | along.get(name, {})))
+        for name in _POOR
+    }
+
+
 def _ingredients():
-    """The recommended recipe, whole, without each ingredient and with the report's patch size, and the report's recipe
-    with three of the ingredients; on the whole tile, in networks of half the usual width."""
+    """The recommended recipe, whole, without each ingredient and with the report's patch size, and the report's recipe,
+    whole and with each ingredient; on the whole tile, in networks of half the usual width."""
     common = dict(epochs=20, width=8, depth=4, batch_size=10, validation=0, lr=0.001)
     good = dict(
         normalisation="batch", average=0.98, augment=True, crops=True, focus="auto", loss="cross_entropy"
@@ -462,10 +471,7 @@ def _ingredients():
     report = replace(REPORT, patch_size=32, **common, **_POOR)
     arms = {"recommended": recommended, "recommended, patch 32": replace(recommended, patch_size=32)}
     arms |= _without_each(recommended)
-    arms["report"] = report
-    for name in ("normalisation", "crops", "loss"):
-        arms[f"report + {name}"] = replace(report, **{name: good[name]})
-    return arms
+    return arms | {"report": report} | _with_each(report, recommended)
 
 
 def _stability():
@@ -529,7 +535,8 @@ def _beginnings(epochs, views):
 
 
 _ALL, _TWO = ("patches", "blend", "exact"), ("patches", "exact")
-_BRIEF = Settings(epochs=4, validation=0)  # About half the computing time of the leaderboard
+_BRIEF = Settings(epochs=4, validation=0)  # About half the computing time of the leaderboard, as has
+_BRIEF_REPORT = replace(REPORT, patch_size=32, epochs=2, validation=0)  # this one
 STUDIES = {  # Name -> what the study trains
     "fair": StudyPlan(tiles=_two_scenes, palette=FIVE, methods=_TWO, arms=_patch_sizes()),
     "fair_plain": StudyPlan(
@@ -568,7 +575,9 @@ STUDIES = {  # Name -> what the study trains
     "ablation_dubai": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         palette=DUBAI,
-        arms={"recommended": _BRIEF} | _without_each(_BRIEF),
+        arms={"recommended": _BRIEF, "report": _BRIEF_REPORT}
+        | _without_each(_BRIEF)
+        | _with_each(_BRIEF_REPORT, _BRIEF),
     ),
     "board_dubai": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
