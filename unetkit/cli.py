@@ -48,7 +48,7 @@ from .inspection import class_summary, remarks_to
 from .inspection import inspect as inspect_files
 from .jobs import check_depth, built_in, check_job, check_network, model_header, split_windows
 from .labels import ISPRS, PALETTES, class_counts, labels_to_colours, read_palette
-from .machine import process_group, rank_and_world, track
+from .machine import pick_threads, process_group, rank_and_world, track
 from .models import checkpoint_stands, forget_seconds, load_tensors
 from .outputs import check_output, claim, is_ours, make_folder
 from .outputs import MARK, atomic_path
@@ -1094,6 +1094,7 @@ def _call(name, rest):
         elif name == "--version":
             print(__version__)
         elif name in COMMANDS:
+            torch.set_num_threads(pick_threads())
             with process_group(), remarks_to(_note):
                 _run(COMMANDS[name], rest)
         else:
