@@ -27,14 +27,14 @@ from .experiments import ModelPipeline
 from .jobs import built_in
 from .datasets import read_labelled
 from .errors import doubt, errors_by_distance, keep_patches, next_patches, objects_found, patch_grid
-from .labels import DUBAI, ISPRS, Palette
+from .labels import DUBAI, ISPRS, Palette, label_tile
 from .metrics import Scores
 from .report import REPORT
 from .rules import IGNORE_INDEX
 from .scenes import synthetic_scene
 from .settings import Settings
 from .stitching import predict_tile
-from .tiles import Tile
+from .tiles import Tile, read_tile
 
 # %% ../nbs/library/records.ipynb #record-0ce3537a
 def environment(
@@ -297,6 +297,12 @@ def _scenes_with_cars(data):
     return train, test
 
 
+def _crop_of_vaihingen(data):
+    "Load the left part of the crop to train on, and the right part to test on."
+    whole = label_tile(read_tile(data / "image.tif", data / "reference_eroded.tif"), FIVE)
+    return [whole.read((0, 0, 512, 320))], [whole.read((0, 320, 512, 192))]
+
+
 def _small_scenes(data):
     "Load a quarter of the ground to train on, so that a network can overfit it, and three scenes to test on."
     train, *test = (synthetic_scene(512, 640, seed=seed) for seed in (1, 2, 3, 4))
@@ -431,9 +437,9 @@ def _strides(split, epochs):
     return {f"{split} {s}": replace(REPORT, stride=s, epochs=n, **common) for s, n in epochs.items()}
 
 
-def _remedies():
+def _remedies(epochs):
     "What might bring rare cars back, at patch 64, in networks of half the usual width."
-    common = dict(patch_size=64, epochs=2, width=8, validation=0.0)
+    common = dict(patch_size=64, epochs=epochs, width=8, validation=0.0)
     plain = dict(loss="cross_entropy")
     cars = dict(crops=True, focus="car")
     arms = {
@@ -447,8 +453,8 @@ def _remedies():
         "copied cars": dict(copy_paste=0.5),
         "crops on cars": cars,
         "crops on cars, no weights": cars | plain,
-        "three times the steps": dict(epochs=6),
-        "together": cars | plain | dict(epochs=6, normalisation="batch"),
+        "three times the steps": dict(epochs=3 * epochs),
+        "together": cars | plain | dict(epochs=3 * epochs, normalisation="batch"),
     }
     return {arm: replace(REPORT, **common | changes) for arm, changes in arms.items()}
 
@@ -570,9 +576,16 @@ STUDIES = {  # Name -> what the study trains
         tiles=_scenes_with_cars,
         palette=FIVE,
         methods=("exact",),
-        arms=_remedies(),
+        arms=_remedies(2),
         objects="car",
         views={"heights": _with_heights},
+    ),
+    "rare_crop": StudyPlan(
+        tiles=_crop_of_vaihingen,
+        palette=FIVE,
+        methods=("exact",),
+        arms={arm: settings for arm, settings in _remedies(112).items() if arm != "heights"},
+        objects="car",
     ),
     "leaks": StudyPlan(
         tiles=_small_scenes,
