@@ -9,7 +9,7 @@ Parts, in this order; the ceiling is measured unless nothing is asked for that i
   training   unetkit beside the plain float32 loop, by width, patch and batch
   peers      MONAI's UNet and BasicUNet and a textbook U-Net, each in the plain loop and in unetkit's
   inference  exact halo, whole patches and blending beside MONAI's sliding window, and how far each is from the whole-image forward
-  engines    maps from file to file by torch and by OpenVINO at equal precision
+  engines    maps from file to file by torch, by OpenVINO and by MONAI's sliding window at equal precision
   curves     time and memory against core, tile size, stride and width
   profile    where the time of a training step goes
   data       training on more data than memory: 2 000 chips and a tile of 20 000 x 20 000 under 2 GB, and the speed beside memory
@@ -544,27 +544,54 @@ def clocks(work):
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
+def monai_raster(pipeline, image, out, how):
+    "A raster from file to file with MONAI's sliding window, which holds all of it in memory."
+    with rasterio.open(image) as raster:
+        pixels, profile = raster.read().transpose(1, 2, 0), raster.profile
+    with rasterio.open(out, 'w', **profile | {'count': 1}) as file:
+        file.write(label_map(pipeline, pixels, *how), 1)
+
+
+def fastest_of_monai(pipeline, image):
+    "The setting of MONAI's sliding window that is fastest on a part of a raster."
+    with rasterio.open(image) as raster:
+        part = raster.read(window=rasterio.windows.Window(0, 0, 1024, 1024)).transpose(1, 2, 0)
+    hows = list(tuned(pipeline, part))
+    times = race({how: partial(label_map, pipeline, part, *how) for how in hows}, 0, least=2)
+    return min(hows, key=lambda how: min(times[how]))
+
+
 def engine_row(width, precision, image, folder, rounds):
-    "A raster from file to file by both engines in turn: seconds, and the ratio of the seconds of the processor."
+    "A raster from file to file by both engines and by MONAI's sliding window in turn: seconds, and the ratios of their medians."
     maker = ModelPipeline(ISPRS, width=width, device='cpu', precision=precision, engine='torch')
     maker.make([synthetic_scene(256, seed=1)])
     model, pipelines = maker.save(f'{folder}/engines.safetensors'), {}
     row = {'width': width, 'dtype': precision, 'rounds': rounds}
     for engine in ('torch', 'openvino'):
         pipelines[engine] = ModelPipeline.load(model, 'cpu', precision, engine=engine)
-        row[engine] = {'start_seconds': clocks(pipelines[engine].predictor)[1], 'seconds': []}
-        row[engine] |= {'cpu_seconds': [], 'core': pipelines[engine].windows()['core']}
+        row[engine] = {'start_seconds': clocks(pipelines[engine].predictor)[1]}
+        row[engine]['core'] = pipelines[engine].windows()['core']
+    how = fastest_of_monai(pipelines['torch'], image)
+    row['monai'] = {'setting': how}
+    works = {
+        name: partial(predict_raster, pipeline, image, f'{folder}/{name}.tif')
+        for name, pipeline in pipelines.items()
+    }
+    works['monai'] = partial(monai_raster, pipelines['torch'], image, f'{folder}/monai.tif', how)
+    for name in works:
+        row[name] |= {'seconds': [], 'cpu_seconds': []}
     for _ in range(rounds):
-        for engine, pipeline in pipelines.items():
-            work = partial(predict_raster, pipeline, image, f'{folder}/{engine}.tif')
-            took = clocks(work)
-            row[engine]['seconds'].append(took[0])
-            row[engine]['cpu_seconds'].append(took[1])
-    maps = [rasterio.open(f'{folder}/{engine}.tif').read(1) for engine in pipelines]
-    row['labels_differ'] = float((maps[0] != maps[1]).mean())
-    row['size'] = maps[0].shape
+        for name, work in works.items():
+            for clock, took in zip(('seconds', 'cpu_seconds'), clocks(work)):
+                row[name][clock].append(took)
+    maps = {name: rasterio.open(f'{folder}/{name}.tif').read(1) for name in works}
+    row['labels_differ'] = float((maps['torch'] != maps['openvino']).mean())
+    row['monai']['labels_differ'] = float((maps['torch'] != maps['monai']).mean())
+    row['size'] = maps['torch'].shape
     for clock in ('seconds', 'cpu_seconds'):
         row[f'ratio_{clock}'] = ratio(row['torch'][clock], row['openvino'][clock])
+        for engine in pipelines:
+            row[engine][f'monai_ratio_{clock}'] = ratio(row['monai'][clock], row[engine][clock])
     return row
 
 
@@ -1016,6 +1043,10 @@ TABLES = {
         'torch/openvino': '{ratio_cpu_seconds:.2f}',
         'by the clock': '{ratio_seconds:.2f}',
         'labels differ': '{labels_differ:.4%}',
+        'MONAI, s': '{monai[cpu_seconds][0]:.2f}',
+        'MONAI/torch': '{torch[monai_ratio_seconds]:.2f}',
+        'MONAI/openvino': '{openvino[monai_ratio_seconds]:.2f}',
+        'its labels differ': '{monai[labels_differ]:.4%}',
     },
     'curves': {
         'curve': '{curve}',
