@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECORDED', 'FIVE', 'STUDIES', 'environment', 'recorded', 'read_scores', 'read_benchmarks', 'demo_model', 'trial',
-           'Study', 'read_study', 'label_next', 'StudyPlan', 'monai_unet']
+           'Study', 'read_study', 'label_next', 'remember_pixels', 'StudyPlan', 'monai_unet']
 
 # %% ../nbs/library/records.ipynb #record-83038077
 from collections.abc import Callable, Sequence
@@ -29,6 +29,8 @@ from .datasets import read_labelled
 from .errors import doubt, errors_by_distance, keep_patches, next_patches, objects_found, patch_grid
 from .labels import DUBAI, ISPRS, Palette, label_tile
 from .metrics import Scores
+from .neighbours import neighbour_matrices
+from .patches import blocked_split, grid_windows, random_split
 from .report import REPORT
 from .rules import IGNORE_INDEX
 from .scenes import synthetic_scene
@@ -263,6 +265,40 @@ def _label_run(tile, patches, test, palette, settings):
     }
     return record, pipeline
 
+# %% ../nbs/library/records.ipynb #record-remember-code
+def remember_pixels(
+    tile: Tile,  # Tile to train on, with labels
+    test: Sequence[Tile],  # Test tiles with labels
+    palette: Palette,  # Their classes
+    settings: dict[str, Settings],  # Per arm: patch_size, stride, split, validation and seed are used
+    count: int = 2000,  # Pixels to score in validation, and in all test tiles together
+) -> list[dict]:  # One record per arm: validation accuracy, and a matrix per test tile under "nearest"
+    "Split windows in several ways, and classify pixels by the nearest training pixel."
+    runs = []
+    for arm, own in settings.items():
+        start, rng = time.perf_counter(), np.random.default_rng(own.seed)
+        windows = grid_windows([tile.size], own.patch_size, own.step)
+        if own.split == "random":
+            split = random_split(windows, own.validation, rng)
+        else:
+            split = blocked_split(windows, [tile.size], own.validation, rng)
+        rows, cols = split[1].row, split[1].col
+        valid, *matrices = neighbour_matrices(tile, split, test, palette.num_classes, rng, count)
+        record = {
+            "arm": arm,
+            "seed": own.seed,
+            "settings": own.as_dict(),
+            "steps": 0,
+            "seconds": round(time.perf_counter() - start, 1),
+            "held_out": [int(n) for n in (rows.min(), rows.max(), cols.min(), cols.max())],
+            "kept": {
+                "validation": Scores(valid).accuracy,
+                "matrices": {"nearest": [matrix.tolist() for matrix in matrices]},
+            },
+        }
+        runs.append(record)
+    return runs
+
 # %% ../nbs/library/records.ipynb #record-3ccd5ff0
 FIVE = ISPRS.ignoring("clutter")  # The classes of the report and of the scenes
 
@@ -343,6 +379,15 @@ def _borrowed_dubai(data):
     train, *test = parts
     crop = slice(0, 640), slice(0, 1024)
     return [Tile(train.image[crop], labels=train.labels[crop], name=train.name, bands=train.bands)], test
+
+
+def _small_dubai(data):
+    "Load 512 x 640 pixels of scene 8, part 1, to train on, and as much of part 1 of the scenes 4 and 6 to test on."
+    parts = [
+        read_labelled(data / f"tile{n}" / "images", data / f"tile{n}" / "masks", DUBAI)[0] for n in (8, 4, 6)
+    ]
+    train, *test = (part.read((0, 0, 512, 640)) for part in parts)
+    return [train], test
 
 
 def _patch_scenes(data):
@@ -592,6 +637,19 @@ STUDIES = {  # Name -> what the study trains
         palette=FIVE,
         methods=_TWO,
         arms=_strides("random", {64: 62, 32: 19, 16: 5}) | _strides("blocked", {64: 86, 32: 25, 16: 7}),
+    ),
+    "leaks_dubai": StudyPlan(
+        tiles=_small_dubai,
+        palette=DUBAI,
+        methods=("patches",),
+        arms=_strides("random", {64: 62, 32: 19}) | _strides("blocked", {64: 86, 32: 25}),
+    ),
+    "neighbours_dubai": StudyPlan(
+        tiles=_small_dubai,
+        palette=DUBAI,
+        methods=("nearest",),
+        arms=_strides("random", {64: 1, 32: 1}) | _strides("blocked", {32: 1}),
+        together=remember_pixels,
     ),
     "train": StudyPlan(tiles=_smaller_tests, palette=FIVE, methods=("exact",), arms=_stability()),
     "kept": StudyPlan(
