@@ -305,6 +305,11 @@ _BATCH_MISTAKES = [
         "The labels are turned and their images are not: which class has a pixel now?",
         _crops(turn_image=_still),
     ),
+    Mistake("Labels turn the same way round as the image.", _crops(turn_labels=_clockwise)),
+    Mistake(
+        "The labels are right: the image has to turn the same way round, against the clock.",
+        _crops(turn_image=_clockwise),
+    ),
     Mistake(
         "Everything is turned the other way round: `np.rot90` turns against the clock.",
         _crops(_clockwise, _clockwise),

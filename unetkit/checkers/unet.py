@@ -52,13 +52,25 @@ def _run(build):
 
     @wraps(build, updated=())
     def run(in_channels, out_channels, *inputs):
-        block = build(in_channels, out_channels)
+        try:
+            block = build(in_channels, out_channels)
+        except AttributeError as error:
+            if "Module.__init__()" not in str(error):
+                raise
+            raise RuntimeError(str(error)).with_traceback(
+                error.__traceback__
+            ) from None  # has a hint of its own
         if not isinstance(block, nn.Module):
             return block
+        copies = [one.clone() for one in inputs]
         with torch.no_grad():
-            given = _with_fixed_weights(block).train()(*inputs)
-        layers = [layer for layer in block.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
-        if isinstance(given, torch.Tensor) and not layers:
+            _with_fixed_weights(block).train()
+            given, again = block(*inputs), block(*copies)
+        if not isinstance(given, torch.Tensor):
+            return given
+        if ((given != again) & (given == given)).any():
+            raise RuntimeError(say("two calls with the same batch give different results"))
+        if not any(isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) for layer in block.modules()):
             raise RuntimeError(say("PyTorch finds no convolution in this block"))
         return given
 
@@ -176,10 +188,34 @@ class _Listed(nn.Module):
         super().__init__()
         self.layers = [*_unit(i, o), *_unit(o, o)]
 
-    def forward(self, batch):
+    def forward(self, batch, *skip):
         for layer in self.layers:
             batch = layer(batch)
         return batch
+
+
+class _MadeInForward(nn.Module):
+    "A block, or a step up, that makes its layers anew whenever it is called."
+
+    def __init__(self, i, o):
+        super().__init__()
+        self.i, self.o = i, o
+
+    def forward(self, *inputs):
+        block = MyDoubleConv if len(inputs) == 1 else MyUp
+        return block(self.i, self.o)(*inputs)
+
+
+class _Unprepared(nn.Module):
+    "A module that does not call `super().__init__()`."
+
+    def __init__(self, i, o):
+        self.layers = nn.Sequential(*_unit(i, o), *_unit(o, o))
+
+
+_LIST = "PyTorch does not see layers in a plain list: put them into `nn.Sequential` or `nn.ModuleList`."
+_IN_FORWARD = "Layers made in `forward` have new weights in every call: make them in `__init__`."
+_SUPER = "`super().__init__()` comes before the first layer: without it, a module cannot keep layers."
 
 
 def _three_bands(i, o):
@@ -226,10 +262,9 @@ _CONV_MISTAKES = [
         "Both normalisations are one and the same layer: each convolution needs one of its own.",
         _run(_same_norm),
     ),
-    Mistake(
-        "PyTorch does not see layers in a plain list: put them into `nn.Sequential` or `nn.ModuleList`.",
-        _run(_Listed),
-    ),
+    Mistake(_LIST, _run(_Listed)),
+    Mistake(_IN_FORWARD, _run(_MadeInForward)),
+    Mistake(_SUPER, _run(_Unprepared)),
     Mistake(
         "The first convolution takes three channels: which parameter says how many come in?",
         _run(_three_bands),
@@ -277,6 +312,10 @@ def _step(channels=lambda i, o: 2 * o, join=_beside, double=None, convs=MyDouble
     "A step with a rule for the channels that come together, as a function that can be checked."
     painter = lambda i, o: nn.ConvTranspose2d(i, o, 2, stride=2)
     return _run(lambda i, o: _Step((double or painter)(i, o), join, convs(channels(i, o), o)))
+
+
+def _halve(i, o):
+    return nn.ConvTranspose2d(i, max(1, i // 2), 2, stride=2)
 
 
 def _repeat(i, o):
@@ -332,6 +371,33 @@ _UP_MISTAKES = [
         "Skip and doubled level lie beside one another: how many channels do the convolutions receive?",
         _step(lambda i, o: o),
     ),
+    Mistake(
+        "The doubling gives `out_channels`, and the skip has as many: how many channels is that together?",
+        _step(lambda i, o: i + o),
+    ),
+    Mistake(
+        "The doubling takes the level below: how many channels does that have?",
+        _step(double=lambda i, o: nn.ConvTranspose2d(o, o, 2, stride=2)),
+    ),
+    Mistake(
+        "The doubling keeps all channels of the level below: how many should it give?",
+        _step(double=lambda i, o: nn.ConvTranspose2d(i, i, 2, stride=2)),
+    ),
+    Mistake(
+        "The doubling does not always halve the channels: which parameter says how many it gives?",
+        _step(double=_halve),
+    ),
+    Mistake(
+        "The doubling does not always halve the channels: which parameter says how many it gives?",
+        _step(lambda i, o: i, double=_halve),
+    ),
+    Mistake(
+        "The result has as many channels as the skip.",
+        _step(convs=lambda i, o: MyDoubleConv(i, i)),
+    ),
+    Mistake(_LIST, _run(_Listed)),
+    Mistake(_IN_FORWARD, _run(_MadeInForward)),
+    Mistake(_SUPER, _run(_Unprepared)),
     Mistake(
         "The skip is doubled, which is large enough already.",
         _step(join=lambda skip, below, double: torch.cat([double(skip), below], dim=1)),
