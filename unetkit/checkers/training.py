@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from ..check import Checker, Exercise, Mistake, compare, kind_of
 from ..training import EarlyStopping
 
-
 # %% ../../nbs/checkers/07_training.ipynb #c7-watched-code
 class _Watched(nn.Module):
     "Scores of each pixel from its bands; notes how it is called."
@@ -38,7 +37,6 @@ class _Watched(nn.Module):
 def _loss(logits, targets):
     "Cross entropy of the scored pixels."
     return F.cross_entropy(logits, targets, ignore_index=255)
-
 
 # %% ../../nbs/checkers/07_training.ipynb #c7-step-code
 class _Counted(torch.optim.SGD):
@@ -98,7 +96,6 @@ def training_step(
     optimizer.step()
     return loss.item()
 
-
 # %% ../../nbs/checkers/07_training.ipynb #c7-step-cases
 def _step_cases(rng):
     "Weights, a batch, its targets, and the learning rate."
@@ -117,7 +114,6 @@ def _random_step(rng):
     batch = torch.from_numpy(rng.normal(size=(n, c, h, w))).float()
     weights = torch.from_numpy(rng.normal(size=(k, c))).float()
     return weights, batch, torch.from_numpy(rng.integers(0, k, (n, h, w))), 0.1
-
 
 # %% ../../nbs/checkers/07_training.ipynb #c7-step-mistakes
 def _order(lines, mode=True, result="before"):
@@ -195,7 +191,6 @@ _STEP_MISTAKES = [
     ),
 ]
 
-
 # %% ../../nbs/checkers/07_training.ipynb #c7-valid-code
 def _validated(fn):
     "What the loop returns, and how it called the network."
@@ -234,7 +229,6 @@ def validation_loop(
                 pixels += scored
     return total / pixels, right / pixels
 
-
 # %% ../../nbs/checkers/07_training.ipynb #c7-valid-cases
 def _valid_cases(rng):
     "Weights, and pairs of batch and targets."
@@ -262,7 +256,6 @@ def _random_batches(rng):
         targets[0, 0, 0] = 0  # at least one is scored
         pairs.append((torch.from_numpy(rng.normal(size=(n, c, h, w))).float(), targets))
     return torch.from_numpy(rng.normal(size=(k, c))).float(), pairs
-
 
 # %% ../../nbs/checkers/07_training.ipynb #c7-valid-mistakes
 def _loop(mean="pixels", right=None, mode=False, gradients=False, skip=True, last=False, item=True):
@@ -337,7 +330,6 @@ _VALID_MISTAKES = [
     ),
 ]
 
-
 # %% ../../nbs/checkers/07_training.ipynb #ncaae4c37093
 def _oracle(valid_losses, patience):
     "The epoch whose weights are kept, and the last that is trained."
@@ -347,7 +339,6 @@ def _oracle(valid_losses, patience):
         if stopper.stop:
             break
     return stopper.best_epoch, number
-
 
 # %% ../../nbs/checkers/07_training.ipynb #nc435b3ae8bd
 _SHORT = [
@@ -369,7 +360,6 @@ _EDGES = [
     ("a single epoch", [0.7], 3),
 ]
 
-
 # %% ../../nbs/checkers/07_training.ipynb #nbe2987da12a
 def _random_case(rng):
     "A noisy run of 6 to 25 epochs."
@@ -386,7 +376,6 @@ def _cases(rng):
         *(_random_case(rng) for _ in range(4)),
     ]
 
-
 # %% ../../nbs/checkers/07_training.ipynb #nde168f2c945
 def _loop(valid_losses, patience, better=lambda loss, best, last: loss < best, extra=0, again=True):
     "A training loop with the places open in which answers differ."
@@ -401,7 +390,6 @@ def _loop(valid_losses, patience, better=lambda loss, best, last: loss < best, e
             break
     return best_epoch, number
 
-
 # %% ../../nbs/checkers/07_training.ipynb #n202bec81a89
 def _previous(valid_losses, patience):
     return _loop(valid_losses, patience, lambda loss, best, last: loss < last)
@@ -414,7 +402,6 @@ def _last_of_equals(valid_losses, patience):
 def _not_worse(valid_losses, patience):
     return _loop(valid_losses, patience, lambda loss, best, last: not loss >= best)
 
-
 # %% ../../nbs/checkers/07_training.ipynb #n56a2c1d3362
 def _one_more(valid_losses, patience):
     return _loop(valid_losses, patience, extra=1)
@@ -426,7 +413,6 @@ def _never_again(valid_losses, patience):
 
 def _no_end(valid_losses, patience):
     return _loop(valid_losses, len(valid_losses) + 1)
-
 
 # %% ../../nbs/checkers/07_training.ipynb #n7090eb03b0f
 def _best_of_all(valid_losses, patience):
@@ -443,7 +429,6 @@ def _by_addition(valid_losses, patience):
 def _struck_out(valid_losses, patience):
     return _loop([loss for loss in valid_losses if loss == loss] or [math.inf], patience)
 
-
 # %% ../../nbs/checkers/07_training.ipynb #neec067c723c
 def _from_zero(valid_losses, patience):
     return tuple(epoch - 1 for epoch in _loop(valid_losses, patience))
@@ -452,7 +437,6 @@ def _from_zero(valid_losses, patience):
 def _loss_itself(valid_losses, patience):
     best, last = _loop(valid_losses, patience)
     return valid_losses[best - 1], last
-
 
 # %% ../../nbs/checkers/07_training.ipynb #nbd440b8cac7
 _MISTAKES = [
