@@ -101,7 +101,7 @@ def exact_halo(
     device: torch.device | str = "cpu",  # Where the network runs
     decide: Callable = logits_to_labels,  # Logits (..., K, h, w) -> labels (..., h, w)
 ) -> np.ndarray:  # label_map: uint8 (H, W)
-    "Make the map of the whole-image forward from windows of bounded memory."
+    "Make the map of the whole-image prediction from windows of bounded memory."
     tile, label_map = image_tensor(image, device), np.empty(image.shape[:2], np.uint8)
     for read, kept in exact_windows(image.shape[:2], core, halo, multiple):
         top, bottom, left, right = read

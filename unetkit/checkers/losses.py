@@ -12,17 +12,33 @@ from functools import wraps
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..check import Checker, Exercise, Mistake, compare, kind_of, say
 
 # %% ../../nbs/checkers/06_losses.ipynb #c6-learnt
+class _Counted(TorchFunctionMode):
+    "While it lasts, torch may be called so many times."
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.calls = most, 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.calls += 1
+        if self.calls > self.most:
+            raise RuntimeError(say("torch was called more than {most} times for one batch", most=self.most))
+        return function(*args, **(kwargs or {}))
+
+
 def _learnt(fn):
-    "The function, with the gradient that arrives at the logits kept beside its loss."
+    "The function, with the gradient that arrives at the logits kept beside its loss; calls of torch are counted."
 
     @wraps(fn)
     def learnt(logits, targets, weights):
         logits = logits.clone().requires_grad_()
-        loss = fn(logits, targets, weights)
+        with _Counted(max(targets.numel(), 1000)):
+            loss = fn(logits, targets, weights)
         if kind_of(loss) == "a tensor":
             try:
                 (loss.gradient,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
@@ -78,8 +94,15 @@ def _loss_cases(rng):
         ("two images, of which one has an ignored pixel", _batch(both, [[[0, 1]], [[255, 1]]], [1, 3])),
         ("no scored pixel", _batch(two, [[[255, 255]]], [1, 3])),
         ("a score that is far ahead of the true one", _batch([[[[200, 0]], [[0, 0]]]], [[[1, 0]]], [1, 3])),
+        ("a patch of 32 x 32 pixels", _patch(rng)),
         *[("a random batch", _random_batch(rng)) for _ in range(3)],
     ]
+
+
+def _patch(rng):
+    "As many pixels as a loop over them cannot get through."
+    logits = torch.from_numpy(rng.normal(size=(1, 3, 32, 32))).float()
+    return logits, torch.from_numpy(rng.integers(0, 3, (1, 32, 32))), torch.tensor([1.0, 2.0, 4.0])
 
 
 def _random_batch(rng):
@@ -136,6 +159,17 @@ def _binary(logits, targets, weights):
     return (charge.sum(1) * scored).sum() / scored.sum().clamp(min=1)
 
 
+@_learnt
+def _pixel_by_pixel(logits, targets, weights):
+    total, scored = 0 * logits.sum(), 0
+    for n, row, col in np.ndindex(*targets.shape):
+        true = int(targets[n, row, col])
+        if true != 255:
+            total = total - weights[true] * logits[n, :, row, col].log_softmax(0)[true]
+            scored += 1
+    return total / max(scored, 1)
+
+
 _LOSS_MISTAKES = [
     Mistake(
         "The value is right, and no network can learn from it: `detach`, `item` and a new tensor cut the gradient off.",
@@ -181,6 +215,10 @@ _LOSS_MISTAKES = [
         "The probability has become 0, and its logarithm infinite. Which function of torch takes the logarithm "
         "of a softmax in one step?",
         _loss(charge=lambda x: -x.softmax(1).log()),
+    ),
+    Mistake(
+        "A loop over pixels is too slow to train with: which functions of torch take all pixels at once?",
+        _pixel_by_pixel,
     ),
 ]
 

@@ -81,12 +81,8 @@ def _recall_is_known(recall, precision, f1):
     return _oracle(recall, precision, None) if f1 is None else _oracle(recall, None, f1)
 
 
-def _zero_is_missing(recall, precision, f1):
-    if not f1:
-        return _oracle(recall or 0, precision or 0, None)
-    if not precision:
-        return _oracle(recall, None, f1)
-    return _oracle(None, precision, f1)
+def _zero_fits(recall, precision, f1):
+    return 0.0 if f1 == 0 else _oracle(recall, precision, f1)
 
 # %% ../../nbs/checkers/10_report.ipynb #n1273daebe8e
 def _zero_is_added(recall, precision, f1):
@@ -130,7 +126,10 @@ def _as_printed(recall, precision, f1):
 # %% ../../nbs/checkers/10_report.ipynb #n7e8b0e2ac3f
 _MISTAKES = [
     Mistake("Two zeros have an F1 that tables print as 0; their mean needs no division.", _divided_anyway),
-    Mistake("A 0 is a number and not a gap: `if not x` cannot tell the two apart.", _zero_is_missing),
+    Mistake(
+        "If F1 and the known score are both 0, every number fits: which answer does the task name?",
+        _zero_fits,
+    ),
     Mistake("A 0 is a number and not a gap: `if not x` cannot tell the two apart.", _zero_is_added),
     Mistake("`None` stands for a gap in the row; an answer that cannot be told is `nan`.", _none_instead),
     Mistake("Can a precision be above 100 %? If no score fits, that is the answer.", _not_above),

@@ -7,6 +7,7 @@ __all__ = ['check', 'exact_map']
 
 # %% ../../nbs/checkers/08_stitching.ipynb #n0c5b30567bc
 import math
+from functools import wraps
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from ..check import Checker, Exercise, Mistake, say
 from ..patches import window_cuts, window_starts
+from ..stitching import exact_windows
 
 # %% ../../nbs/checkers/08_stitching.ipynb #c8-predictor
 class _Neighbours:
@@ -171,7 +173,40 @@ def _negative_start(predict, image, core, halo):
     return found
 
 
+class _OffGrid(ValueError):
+    "The error of `check_halo`, so that its hint is not that of another `ValueError`."
+
+
+_OffGrid.__name__ = "ValueError"  # as the student reads it
+
+
+def _on_grid(fn):
+    "The function, with an error of its own kind where a core or halo is no multiple of what it should be."
+
+    @wraps(fn)
+    def tried(*args):
+        try:
+            return fn(*args)
+        except ValueError as error:
+            if "must be multiples of" not in str(error):
+                raise
+            raise _OffGrid(str(error)).with_traceback(error.__traceback__) from None
+
+    return tried
+
+
+@_on_grid
+def _default_multiple(predict, image, core, halo):
+    exact_windows(image.shape[:2], core, halo)
+    return exact_map(predict, image, core, halo)
+
+
 _MAP_MISTAKES = [
+    Mistake(
+        "These predictors do not pool, so cores and halos need not be multiples of 16: which argument of "
+        "`exact_windows` says so?",
+        _default_multiple,
+    ),
     Mistake(
         "The network is shown the whole image, for which there may be no memory: cut windows out of it.",
         _in_one_piece,
@@ -350,7 +385,15 @@ _MISTAKES = [
 ]
 
 # %% ../../nbs/checkers/08_stitching.ipynb #n1ee1208d5cb
-check = Checker(
+class _Stitching(Checker):
+    "A checker that tells one error of the lesson's functions from others."
+
+    def verdict(self, fn, name=None, seed=None):
+        name = name or getattr(fn, "__name__", "")
+        return super().verdict(_on_grid(fn) if name == "exact_map" and callable(fn) else fn, name, seed)
+
+
+check = _Stitching(
     [
         Exercise("exact_map", _map_cases, exact_map, _MAP_MISTAKES),
         Exercise("stitch_row", _cases, _oracle, _MISTAKES),
