@@ -629,7 +629,11 @@ STUDIES = {  # Name -> what the study trains
         tiles=_crop_of_vaihingen,
         palette=FIVE,
         methods=("exact",),
-        arms={arm: settings for arm, settings in _remedies(112).items() if arm != "heights"},
+        arms={
+            arm: settings
+            for arm, settings in _remedies(112).items()
+            if arm not in ("heights", "copied cars")  # it has no heights, and no car whole to copy
+        },
         objects="car",
     ),
     "leaks": StudyPlan(
