@@ -849,7 +849,10 @@ _NANS = [
         _patience_first,
     ),
     ("`nan` is caught. An infinite loss is no better.", _with_nan(_raising("epoch {}", math.isnan))),
-    ("Every order comparison with `nan` is false. What does the `else` make of that?", _with_nan(lambda *_: None)),
+    (
+        "Every order comparison with `nan` is false. What does the `else` make of that?",
+        _with_nan(lambda *_: None),
+    ),
     (
         "`nan` counts as an epoch without improvement. "
         "The run ends in time now, and the owner still does not know why.",
