@@ -76,10 +76,8 @@ def pick_threads() -> int:  # Threads, at least 1
     "Choose how many threads compute: one per core that this process may use; `OMP_NUM_THREADS` overrides it."
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # where cores cannot be told from hardware threads, joblib counts these
+    with warnings.catch_warnings():  # where cores cannot be told from hardware threads, joblib counts these
+        warnings.simplefilter("ignore", UserWarning)
         return min(torch.get_num_threads(), cpu_count(only_physical_cores=True))
 
 # %% ../nbs/library/machine.ipynb #machin-e054c3a6
