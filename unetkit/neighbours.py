@@ -62,7 +62,8 @@ def neighbour_matrices(
     grounds = [(tile, valid, count)] + [(test, True, count // len(tests)) for test in tests]
     matrices = []
     for ground, inside, wanted in grounds:
-        places = rng.permutation(np.argwhere(inside & (ground.labels != IGNORE_INDEX)))[:wanted]
+        places = np.argwhere(inside & (ground.labels != IGNORE_INDEX))
+        places = places[rng.choice(len(places), min(wanted, len(places)), replace=False)]
         if not len(places) or not len(known):
             raise ValueError(
                 f"{tile.name} has {len(known)} labelled training pixels, {ground.name} has {len(places)} "
