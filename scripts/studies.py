@@ -3,8 +3,9 @@
 
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 
-NAME is a key of `unetkit.records.STUDIES`, which says what is trained; those with `dubai` in their names need --data, the folder with tile1, tile3, tile4, tile6 and tile8 of the
-Dubai imagery, and that with `crop` the folder with image.tif and reference_eroded.tif of a crop of Vaihingen; of both only scores are kept. Every arm is trained with the first seed, then with the next, and so on. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
+NAME is a key of `unetkit.records.STUDIES`, which says what is trained (`neighbours_dubai` remembers pixels and trains nothing). Those with `dubai` in their names need --data, the folder with tile1, tile3, tile4,
+tile6 and tile8 of the Dubai imagery, and that with `crop` the folder with image.tif and reference_eroded.tif of a crop of Vaihingen; of both only scores are kept. Every arm is trained with the first seed, then with
+the next, and so on. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
 same settings, are not repeated, so that a study can be stopped and continued, or split over several calls. Each run uses one thread: start two calls with
 different seeds and files to use two cores.
 """

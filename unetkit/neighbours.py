@@ -34,12 +34,15 @@ def nearest_classes(
 ) -> np.ndarray:  # (N,) class of the nearest known pixel, of the first where several are as near
     "Give each pixel the class of the known pixel that looks most alike."
     half = (known**2).sum(axis=1) / 2
-    found = []
-    for start in range(0, len(asked), 20):
-        likeness = asked[start : start + 20] @ known.T  # a distance is asked**2 + known**2 - 2 asked known,
-        likeness -= half  # and asked**2 changes no order
-        found.append(classes[likeness.argmax(axis=1)])
-    return np.concatenate(found)
+    best = np.full(len(asked), -np.inf)
+    found = np.zeros(len(asked), classes.dtype)
+    for start in range(0, len(known), 2048):
+        part = slice(start, start + 2048)
+        likeness = asked @ known[part].T - half[part]  # (asked**2 - squared distance) / 2
+        closer = likeness.max(axis=1) > best
+        best[closer] = likeness.max(axis=1)[closer]
+        found[closer] = classes[part][likeness.argmax(axis=1)[closer]]
+    return found
 
 # %% ../nbs/16_leaks_and_protocols.ipynb #lk16-nn-score
 def neighbour_matrices(
@@ -62,7 +65,8 @@ def neighbour_matrices(
     grounds = [(tile, valid, count)] + [(test, True, count // len(tests)) for test in tests]
     matrices = []
     for ground, inside, wanted in grounds:
-        places = rng.permutation(np.argwhere(inside & (ground.labels != IGNORE_INDEX)))[:wanted]
+        places = np.argwhere(inside & (ground.labels != IGNORE_INDEX))
+        places = places[rng.choice(len(places), min(wanted, len(places)), replace=False)]
         if not len(places) or not len(known):
             raise ValueError(
                 f"{tile.name} has {len(known)} labelled training pixels, {ground.name} has {len(places)} "
