@@ -562,7 +562,7 @@ def fastest_of_monai(pipeline, image):
 
 
 def engine_row(width, precision, image, folder, rounds):
-    "A raster from file to file by both engines and by MONAI's sliding window in turn: seconds, and the ratios of their medians."
+    "A raster from file to file by both engines and by MONAI's sliding window in turn: seconds, and the medians of their ratios."
     maker = ModelPipeline(ISPRS, width=width, device='cpu', precision=precision, engine='torch')
     maker.make([synthetic_scene(256, seed=1)])
     model, pipelines = maker.save(f'{folder}/engines.safetensors'), {}
@@ -1044,8 +1044,8 @@ TABLES = {
         'by the clock': '{ratio_seconds:.2f}',
         'labels differ': '{labels_differ:.4%}',
         'MONAI, s': '{monai[cpu_seconds][0]:.2f}',
-        'MONAI/torch': '{torch[monai_ratio_seconds]:.2f}',
-        'MONAI/openvino': '{openvino[monai_ratio_seconds]:.2f}',
+        'MONAI/torch': '{torch[monai_ratio_cpu_seconds]:.2f}',
+        'MONAI/openvino': '{openvino[monai_ratio_cpu_seconds]:.2f}',
         'its labels differ': '{monai[labels_differ]:.4%}',
     },
     'curves': {

@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import rasterio
+import torch
 from helpers import child_environment, shell, succeeds
 
 from unetkit import __version__, cli, training
@@ -481,3 +482,16 @@ def test_reference_of_another_size(folder, tmp_path):
     code, out, err = shell('evaluate', model, image, tmp_path / 'short.tif')
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert 'image.tif is 160 x 192 but the reference' in err and 'short.tif is 150 x 192' in err
+
+
+def test_threads_of_a_command(monkeypatch):
+    "A command computes with the threads that are picked, and leaves the program with those that it had."
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr(cli, 'pick_threads', lambda: 1)
+    monkeypatch.setattr(cli, '_run', lambda command, rest: seen.append(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(2)
+        assert cli.main(['info', 'model.safetensors']) == 0
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1094,9 +1094,13 @@ def _call(name, rest):
         elif name == "--version":
             print(__version__)
         elif name in COMMANDS:
+            before = torch.get_num_threads()
             torch.set_num_threads(pick_threads())
-            with process_group(), remarks_to(_note):
-                _run(COMMANDS[name], rest)
+            try:
+                with process_group(), remarks_to(_note):
+                    _run(COMMANDS[name], rest)
+            finally:
+                torch.set_num_threads(before)
         else:
             raise ValueError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
     finally:

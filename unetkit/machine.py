@@ -15,11 +15,10 @@ import copy
 import os
 import random
 import sys
-import warnings
 
 import numpy as np
 import torch
-from joblib import cpu_count
+from joblib.externals.loky import cpu_count  # joblib's own counts 1 where it cannot start processes
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -73,12 +72,10 @@ def pick_precision(
 
 # %% ../nbs/library/machine.ipynb #machin-threads-c
 def pick_threads() -> int:  # Threads, at least 1
-    "Choose how many threads compute: one per core that this process may use; `OMP_NUM_THREADS` overrides it."
+    "Choose how many threads compute: no more than this process has processors; `OMP_NUM_THREADS` overrides it."
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
-    with warnings.catch_warnings():  # where cores cannot be told from hardware threads, joblib counts these
-        warnings.simplefilter("ignore", UserWarning)
-        return min(torch.get_num_threads(), cpu_count(only_physical_cores=True))
+    return min(torch.get_num_threads(), cpu_count())
 
 # %% ../nbs/library/machine.ipynb #machin-e054c3a6
 def compute_logits(

@@ -9,9 +9,10 @@ __all__ = ['surroundings', 'nearest_classes', 'neighbour_matrices']
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from .metrics import confusion_matrix
-from .rules import IGNORE_INDEX
+from .rules import IGNORE_INDEX, whole
 from .tiles import Tile
 from .windows import Windows, coverage
 
@@ -24,24 +25,30 @@ def surroundings(
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
     squares = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(0, 1))[tuple(places.T)]
     exact = np.float32 if image.dtype == np.uint8 and image.shape[2] <= 5 else np.float64
-    return squares.reshape(len(places), -1).astype(exact)  # `exact` holds sums of squares without rounding
+    # In `exact` no sum of squares of 8 or 16 bits is rounded.
+    return squares.reshape(len(places), 25 * image.shape[2]).astype(exact)
 
 
 def nearest_classes(
-    known: np.ndarray,  # (M, D) surroundings of the pixels whose class is known
+    known: np.ndarray,  # (M, D) surroundings of the pixels whose class is known, at least one, all finite
     classes: np.ndarray,  # (M,) their classes
-    asked: np.ndarray,  # (N, D) surroundings of the pixels whose class is asked, at least one
+    asked: np.ndarray,  # (N, D) surroundings of the pixels whose class is asked, all finite
 ) -> np.ndarray:  # (N,) class of the nearest known pixel, of the first where several are as near
     "Give each pixel the class of the known pixel that looks most alike."
+    if not len(known) or not (np.isfinite(known).all() and np.isfinite(asked).all()):
+        raise ValueError(
+            f"{len(known)} known pixels, or values that are not finite: leave out pixels without data"
+        )
     half = (known**2).sum(axis=1) / 2
     best = np.full(len(asked), -np.inf)
     found = np.zeros(len(asked), classes.dtype)
     for start in range(0, len(known), 2048):
         part = slice(start, start + 2048)
         likeness = asked @ known[part].T - half[part]  # (asked**2 - squared distance) / 2
-        closer = likeness.max(axis=1) > best
-        best[closer] = likeness.max(axis=1)[closer]
-        found[closer] = classes[part][likeness.argmax(axis=1)[closer]]
+        nearest = likeness.argmax(axis=1)
+        closer = likeness[range(len(asked)), nearest] > best
+        best[closer] = likeness[closer, nearest[closer]]
+        found[closer] = classes[part][nearest[closer]]
     return found
 
 # %% ../nbs/16_leaks_and_protocols.ipynb #lk16-nn-score
@@ -51,7 +58,7 @@ def neighbour_matrices(
     tests: Sequence[Tile],  # Test tiles with labels, at least one
     num_classes: int,  # Number of classes
     rng: np.random.Generator,  # Draws the pixels that are scored
-    count: int = 240,  # Pixels to score in validation, and in all test tiles together
+    count: int = 240,  # Pixels to score in validation, and at most in all test tiles together, >= their number
 ) -> list[np.ndarray]:  # Confusion matrices (K, K): of validation, then of each test tile
     "Remember all training pixels, and classify pixels of validation and test by the nearest of them."
     if any(test.in_channels != tile.in_channels for test in tests):
@@ -59,19 +66,26 @@ def neighbour_matrices(
             f"the test tiles have {[test.in_channels for test in tests]} bands, the training tile has "
             f"{tile.in_channels}: give images with the same bands"
         )
+    whole("count", count, len(tests), remedy="score a pixel of each test tile, or more")
+
+    def usable(ground, inside):
+        "Places of the pixels inside that have a label, and data all around."
+        data = True if ground.valid is None else binary_erosion(ground.valid, np.ones((5, 5)), border_value=1)
+        places = np.argwhere(inside & (ground.labels != IGNORE_INDEX) & data)
+        if not len(places):
+            raise ValueError(
+                f"{ground.name} has no labelled pixel there: give references with labels in every part"
+            )
+        return places
+
     train, valid = (coverage(windows, 0, tile.size) > 0 for windows in split)
-    places = np.argwhere(train & (tile.labels != IGNORE_INDEX))
+    places = usable(tile, train)
     known, classes = surroundings(tile.image, places), tile.labels[tuple(places.T)]
     grounds = [(tile, valid, count)] + [(test, True, count // len(tests)) for test in tests]
     matrices = []
     for ground, inside, wanted in grounds:
-        places = np.argwhere(inside & (ground.labels != IGNORE_INDEX))
+        places = usable(ground, inside)
         places = places[rng.choice(len(places), min(wanted, len(places)), replace=False)]
-        if not len(places) or not len(known):
-            raise ValueError(
-                f"{tile.name} has {len(known)} labelled training pixels, {ground.name} has {len(places)} "
-                "to score: give references with labels in every part"
-            )
         found = nearest_classes(known, classes, surroundings(ground.image, places))
         matrices.append(confusion_matrix(ground.labels[tuple(places.T)], found, num_classes))
     return matrices

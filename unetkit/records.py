@@ -518,11 +518,9 @@ def _without_each(recommended):
 
 def _with_each(report, recommended):
     "A recipe with each ingredient of another added, and with what it cannot do without."
-    along = {"focus": dict(crops=True)}
-    return {
-        f"report + {name}": replace(report, **({name: getattr(recommended, name)} | along.get(name, {})))
-        for name in _POOR
-    }
+    added = {name: {name: getattr(recommended, name)} for name in _POOR}
+    added["focus"]["crops"] = True
+    return {f"report + {name}": replace(report, **changes) for name, changes in added.items()}
 
 
 def _ingredients():
@@ -607,8 +605,8 @@ def _beginnings(epochs, views):
 
 
 _TWO = ("patches", "exact")
-_BRIEF = Settings(epochs=4, validation=0)  # About half the computing time of the leaderboard, as has
-_BRIEF_REPORT = replace(REPORT, patch_size=32, epochs=2, validation=0)  # this one
+_BRIEF = Settings(epochs=4, validation=0)  # About half the computing time of the leaderboard
+_BRIEF_REPORT = replace(REPORT, patch_size=32, epochs=2, validation=0)  # as much
 STUDIES = {  # Name -> what the study trains
     "fair": StudyPlan(tiles=_two_scenes, palette=FIVE, methods=_TWO, arms=_patch_sizes()),
     "fair_plain": StudyPlan(

@@ -7,6 +7,7 @@ __all__ = ['check', 'my_loss']
 
 # %% ../../nbs/checkers/06_losses.ipynb #nd8f8d581394
 import math
+from contextlib import nullcontext
 from functools import wraps
 
 import numpy as np
@@ -37,7 +38,7 @@ def _learnt(fn):
     @wraps(fn)
     def learnt(logits, targets, weights):
         logits = logits.clone().requires_grad_()
-        with _Counted(max(targets.numel(), 1000)):
+        with _Counted(targets.numel()) if targets.numel() > 1000 else nullcontext():
             loss = fn(logits, targets, weights)
         if kind_of(loss) == "a tensor":
             try:
