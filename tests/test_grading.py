@@ -428,7 +428,7 @@ def test_command(folder, tmp_path):
     assert rows['João Ávila/lesson.ipynb']['message'].startswith(
         'Behind a pooling, neighbours lie two pixels'
     )
-    assert 0 <= float(rows['silva_view.ipynb']['seconds']) < 60  # a copied process may be done at once
+    assert float(rows['silva_view.ipynb']['seconds']) > 0
     assert 'How far a network sees, by arithmetic, view_of: 1 passed, 1 failed, 1 not attempted' in out
     assert out.endswith('5 rows of 5 submissions\n')
     for row in rows.values():

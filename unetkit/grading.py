@@ -642,7 +642,7 @@ _FORMULA = "=+-@＝＋－＠"  # How a formula begins, also in the wide letters 
 def _cell(value):
     "What a cell of the table holds: a number, or one line of text that is no formula."
     if isinstance(value, float):
-        return f"{value:.1f}"
+        return f"{value:.3f}"
     text = one_line(value, 500)
     return f"'{text}" if text[:1] in tuple(_FORMULA) else text
 
