@@ -106,7 +106,9 @@ def test_size(name):
 def test_minutes_are_true(name):
     "A reader takes a minute for 180 words and six seconds for a line of code. The title, the metadata and the table of lessons say the same."
     words, _, lines = words_and_cells(LESSONS[name])
-    promised = int(re.search(r'About (\d+) minutes', source(LESSONS[name][0]))[1])
+    said = re.search(r'About (\d+) minutes', source(LESSONS[name][0]))
+    assert said, 'the first cell says "About N minutes"'
+    promised = int(said[1])
     assert about(name).get('minutes') == promised
     assert abs(promised - (words / 180 + lines / 10)) <= max(3, 0.15 * promised)
 
@@ -165,7 +167,8 @@ def test_table_of_lessons():
 @each_lesson
 def test_row_of_the_table(name):
     text = source(LESSONS[name][0])
-    assert rows()[name] == (int(re.search(r'About (\d+) minutes', text)[1]), address(name))
+    minutes = int(re.search(r'About (\d+) minutes', text)[1])
+    assert rows().get(name) == (minutes, address(name)), 'run nbs/index.ipynb, then scripts/readme.py'
 
 
 # The way into Colab
@@ -430,16 +433,18 @@ def shown(name):
 
 @each_lesson
 def test_pages_for_teachers_are_current(name):
-    "Both were run since the lesson had its title and its minutes, and the long syllabus has all lessons."
+    "Both were run since the lesson had its title and its minutes."
     title = re.search(r'^# (.+)$', source(LESSONS[name][0]), re.M)[1]
     note = f"**[{title}]({name})**: {about(name)['minutes']} minutes to read"
-    assert note in shown('lecture_notes.ipynb') and f'[{number_of(name)} {title}]({name})' in shown(
-        'teaching.ipynb'
-    )
+    assert note in shown('lecture_notes.ipynb'), 'run nbs/lecture_notes.ipynb'
+    assert f'[{number_of(name)} {title}]({name})' in shown('teaching.ipynb'), 'run nbs/teaching.ipynb'
+
+
+def test_long_syllabus_has_all_lessons():
     total = sum(about(lesson)['minutes'] for lesson in LESSONS)
     assert f'{len(LESSONS)} lessons, {total} minutes to read. No lesson is left out.' in shown(
         'teaching.ipynb'
-    )
+    ), 'run nbs/teaching.ipynb and nbs/lecture_notes.ipynb, then scripts/readme.py'
 
 
 # Links

@@ -167,7 +167,9 @@ def test_table_of_the_modules():
     text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
     rows = re.findall(r'^\| `(\w+)` \| (library|lesson \d\d) \|', text, re.M)
     names = [name for name, _ in rows]
-    assert sorted(names) == sorted(name for name in USES if '.' not in name)
+    assert sorted(names) == sorted(name for name in USES if '.' not in name), (
+        'the table of CONTRIBUTING has a row for every module, once'
+    )
     below = {name: USES[name] - set(names[:place]) for place, name in enumerate(names)}
     assert {name: found for name, found in below.items() if found} == {}
     for name, home in rows:
@@ -344,13 +346,15 @@ NOTEBOOKS = {
 
 
 def test_code_is_executed_once_and_in_form():
-    "No execution counts, no widget state, no error among the outputs."
+    "No execution counts, no widget state, no error among the outputs, and none of a cell that is the reader's to fill."
     for name, path in NOTEBOOKS.items():
         notebook = json.loads(path.read_text(encoding='utf-8'))
-        assert 'widgets' not in notebook['metadata'], name
+        assert 'widgets' not in notebook['metadata'], f'{name}: delete "widgets" from its metadata'
         for cell in notebook['cells']:
             if cell['cell_type'] == 'code':
                 assert cell['execution_count'] is None, (name, cell['id'])
+                waits = '#| eval: false' in ''.join(cell['source'])
+                assert not (waits and cell['outputs']), (name, cell['id'], 'clear its output')
                 assert all(o['output_type'] != 'error' for o in cell['outputs']), (name, cell['id'])
 
 

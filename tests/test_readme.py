@@ -205,6 +205,7 @@ def check_program(where, prelude=''):
     return scores
 
 
+@pytest.mark.slow
 def test_python(tmp_path):
     "As printed, on one thread: the map is better than always the commonest class."
     scores = check_program(tmp_path)

@@ -344,6 +344,7 @@ def test_patches_that_do_not_fit_are_left_out(scene):
         tune(scene, ISPRS, SHORT, runs={'large': replace(SMALL, patch_size=256)}, rate=rate)
 
 
+@pytest.mark.slow
 def test_the_clock(scene):
     "With a real clock too, the time is about kept: within an epoch and the last scores."
     start = time.perf_counter()
@@ -491,6 +492,7 @@ def test_tune(place, tmp_path):
     succeeds('predict', out, place / 'image.tif', '--out', tmp_path / 'map.tif')
 
 
+@pytest.mark.slow
 def test_tune_after_ctrl_c(place, tmp_path):
     "The same command goes on; parts that were done are not done again."
     out, state = tmp_path / 'm.safetensors', tmp_path / 'm.safetensors.tuning' / 'tuning.json'

@@ -128,6 +128,7 @@ DRIVERS = {  # Formats that are read: GDAL's name, and usual endings
 }
 PLAIN = [driver for driver in DRIVERS if driver != 'VRT']  # These point to no other image
 _SURE = [driver for driver in PLAIN if driver not in ('ENVI', 'AAIGrid')]  # Known by their first bytes
+_WHOLE = ('PNG', 'JPEG', 'WEBP')  # Decoded as a whole, even for a window
 _SERVERS = {
     'http://': '/vsicurl/http://',
     'https://': '/vsicurl/https://',
@@ -409,7 +410,7 @@ class Raster:
         self._clear = self.paletted and [n for n, colour in file.colormap(1).items() if colour[3] == 0]
         found = self.alpha or self._together or self._alone or self._floats or self._clear
         self.masked = bool(found)  # Can pixels be without data? See `valid`
-        self.windowed = self.driver not in ('PNG', 'JPEG', 'WEBP')  # Can windows be read by themselves?
+        self.windowed = self.driver not in _WHOLE  # Can windows be read by themselves?
 
     def __enter__(self):
         return self
