@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the repeated trainings behind lessons 11 to 17 and 19, and save what each of them scored.
+"""Run the repeated trainings that lessons 00, 03, 07, 11 to 17 and 19 read, and save what each of them scored, beside two baselines for some.
 
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 
@@ -25,7 +25,7 @@ import torch  # noqa: E402
 
 from unetkit.jobs import checksum  # noqa: E402
 from unetkit.metrics import Scores  # noqa: E402
-from unetkit.records import STUDIES, environment, trial  # noqa: E402
+from unetkit.records import STUDIES, environment, baseline_matrices, cross_validate, pool_trials, trial  # noqa: E402
 from unetkit.outputs import atomic_path
 from unetkit.machine import pick_device, pick_precision  # noqa: E402
 
@@ -35,6 +35,15 @@ FOLDER = Path(__file__).resolve().parent.parent / 'unetkit' / 'recorded' / 'stud
 def facts(tiles):
     sizes = [(tile.name, *tile.size, checksum(tile)) for tile in tiles]
     return [{'name': n, 'height': h, 'width': w, 'checksum': c} for n, h, w, c in sizes]
+
+
+def baselines(study, train, test):
+    "Matrices of the maps that need no network, one for each test tile."
+    num_classes = study.palette.num_classes
+    if not study.folds:
+        return baseline_matrices(train, test, num_classes)
+    found = cross_validate(baseline_matrices, train, num_classes)
+    return {name: [matrix for one in found for matrix in one[name]] for name in found[0]}
 
 
 def document(name, study, train, test):
@@ -47,6 +56,7 @@ def document(name, study, train, test):
         'classes': list(study.palette.names),
         'train': facts(train),
         'test': facts(test),
+        **({'baselines': baselines(study, train, test)} if study.baselines else {}),
         'runs': [],
     }
 
@@ -95,7 +105,10 @@ def trials(study, train, test, seeded, done):
             view = study.views.get(arm, lambda tile: tile)
             sides = list(map(view, own)), list(map(view, test))
             how = dict(methods=study.methods, objects=study.objects, freeze=study.freeze.get(arm, ''))
-            run = trial(*sides, study.palette, settings, **how)
+            if study.folds:
+                run = pool_trials(cross_validate(trial, sides[0], study.palette, settings, **how))
+            else:
+                run = trial(*sides, study.palette, settings, **how)
             yield [{'arm': arm, 'seed': seed, **run}]
 
 
@@ -128,6 +141,9 @@ def main():
             f'{path} was begun on another machine, with other versions or on other tiles: '
             'go on there, or write to another file with --out'
         )
+    if study.baselines:  # they cost seconds, and an older file lacks them
+        found = fresh | {'date': found['date'], 'runs': found['runs']}
+        save(path, found)
     seeded = {(arm, seed): replace(study.arms[arm], seed=seed) for seed in args.seeds for arm in arms}
     order = list(study.arms)
     found['runs'] = [run for run in found['runs'] if same_settings(run, study)]

@@ -112,7 +112,7 @@ def test_parity_in_float32(name, threads):
             by_torch, by_openvino = make_predictor(model), openvino_predictor(model)
         except ValueError as error:
             check_refusal_without_avx2(name, error)
-            return
+            pytest.skip('without AVX2 OpenVINO refuses this network')
         for shape in ((1, 64, 64), (1, 160, 96), (3, 32, 64), (1, 64, 64), (1, 32, 32)):
             batch = torch.rand(shape[0], model.in_channels, *shape[1:])
             ours, theirs = by_torch(batch), by_openvino(batch)

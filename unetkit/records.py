@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECORDED', 'FIVE', 'STUDIES', 'environment', 'recorded', 'read_scores', 'read_benchmarks', 'demo_model', 'trial',
-           'Study', 'read_study', 'label_next', 'remember_pixels', 'StudyPlan', 'monai_unet']
+           'cross_validate', 'pool_trials', 'Study', 'read_study', 'label_next', 'remember_pixels', 'baseline_matrices',
+           'StudyPlan', 'monai_unet']
 
 # %% ../nbs/library/records.ipynb #record-83038077
 from collections.abc import Callable, Sequence
@@ -27,10 +28,11 @@ from .experiments import ModelPipeline
 from .jobs import built_in
 from .datasets import read_labelled
 from .errors import doubt, errors_by_distance, keep_patches, next_patches, objects_found, patch_grid
-from .labels import DUBAI, ISPRS, Palette, label_tile
-from .metrics import Scores
+from .labels import DUBAI, ISPRS, Palette, class_counts, label_tile
+from .metrics import Scores, class_of_colours, coarse_colours, confusion_matrix
 from .neighbours import neighbour_matrices
 from .patches import blocked_split, grid_windows, random_split
+from .pipelines import scored_labels
 from .report import REPORT
 from .rules import IGNORE_INDEX
 from .scenes import synthetic_scene
@@ -151,6 +153,36 @@ def trial(
         **curves,
         **moments,
     }
+
+# %% ../nbs/library/records.ipynb #record-folds-code
+def cross_validate(
+    run: Callable,  # What is done with training tiles and test tiles, such as `trial`; the rest is passed on
+    tiles: Sequence[Tile],  # Tiles with labels, two or more
+    *args,  # Passed on, behind the tiles
+    **kwargs,  # Passed on
+) -> list:  # What `run` returned for each tile as the only test tile
+    "Cross-validation: leave out each tile in turn, train on the others, and test on it."
+    return [run([*tiles[:i], *tiles[i + 1 :]], [tile], *args, **kwargs) for i, tile in enumerate(tiles)]
+
+
+def pool_trials(
+    runs: Sequence[dict],  # Records of `trial` with the same settings, each with its own test tiles
+) -> dict:  # A record with all their test tiles: steps and seconds summed, one validation per training; no curves, no best epoch
+    "Make one record of several trainings, such as those of `cross_validate`."
+    pooled = {"settings": runs[0]["settings"]}
+    for name in ("steps", "seconds", "computed"):
+        pooled[name] = round(sum(run[name] for run in runs), 1)
+    if "freeze" in runs[0]:
+        pooled["freeze"] = runs[0]["freeze"]
+    for moment in ("kept", "last"):
+        found = [run[moment]["matrices"] for run in runs]
+        pooled[moment] = {
+            "validation": [run[moment]["validation"] for run in runs],
+            "matrices": {method: sum((some[method] for some in found), []) for method in found[0]},
+        }
+        if "objects" in runs[0][moment]:
+            pooled[moment]["objects"] = sum((run[moment]["objects"] for run in runs), [])
+    return pooled
 
 # %% ../nbs/library/records.ipynb #record-d9c8f4ab
 @dataclass(frozen=True)
@@ -282,7 +314,6 @@ def remember_pixels(
             split = random_split(windows, own.validation, rng)
         else:
             split = blocked_split(windows, [tile.size], own.validation, rng)
-        rows, cols = split[1].row, split[1].col
         valid, *matrices = neighbour_matrices(tile, split, test, palette.num_classes, rng, count)
         record = {
             "arm": arm,
@@ -290,7 +321,6 @@ def remember_pixels(
             "settings": own.as_dict(),
             "steps": 0,
             "seconds": round(time.perf_counter() - start, 1),
-            "held_out": [int(n) for n in (rows.min(), rows.max(), cols.min(), cols.max())],
             "kept": {
                 "validation": Scores(valid).accuracy,
                 "matrices": {"nearest": [matrix.tolist() for matrix in matrices]},
@@ -300,6 +330,26 @@ def remember_pixels(
     return runs
 
 # %% ../nbs/library/records.ipynb #record-3ccd5ff0
+def baseline_matrices(
+    train: Sequence[Tile],  # Training tiles with labels
+    test: Sequence[Tile],  # Test tiles with labels
+    num_classes: int,  # Number of classes
+) -> dict[str, list[list]]:  # Per map a confusion matrix for each test tile, JSON-ready
+    "Score two maps that need no network: always the commonest class, and the class that a colour has most often."
+    largest = sum(class_counts(scored_labels(tile), num_classes) for tile in train).argmax()
+    by_colour = class_of_colours(train, num_classes)
+    maps = {
+        "commonest class": [np.full(tile.size, largest, np.uint8) for tile in test],
+        "colour alone": [by_colour[coarse_colours(tile.image)] for tile in test],
+    }
+    return {
+        name: [
+            confusion_matrix(scored_labels(tile), one, num_classes).tolist() for tile, one in zip(test, some)
+        ]
+        for name, some in maps.items()
+    }
+
+
 FIVE = ISPRS.ignoring("clutter")  # The classes of the report and of the scenes
 
 
@@ -316,6 +366,8 @@ class StudyPlan:
     views: dict[str, Callable] = field(default_factory=dict)  # Tile -> what is seen in its place
     only: dict[str, int] = field(default_factory=dict)  # Index of the one training tile
     together: Callable | None = None  # Trains all arms of a seed, where they depend on each other
+    baselines: bool = False  # Whether maps that need no network are scored too
+    folds: bool = False  # Whether the tiles are the test in turn, each of a training on all others
 
 
 def _two_scenes(data):
@@ -337,6 +389,13 @@ def _crop_of_vaihingen(data):
     "Load the left part of the crop to train on, and the right part to test on."
     whole = label_tile(read_tile(data / "image.tif", data / "reference_eroded.tif"), FIVE)
     return [whole.read((0, 0, 512, 320))], [whole.read((0, 320, 512, 192))]
+
+
+def _quarters_of_vaihingen(data):
+    "Load the quarters of the crop, each to be the test of a training on the others; there is no ground for a guard."
+    whole = label_tile(read_tile(data / "image.tif", data / "reference_eroded.tif"), FIVE)
+    quarters = [whole.read((row, col, 256, 256)) for row in (0, 256) for col in (0, 256)]
+    return quarters, quarters
 
 
 def _small_scenes(data):
@@ -445,11 +504,14 @@ def monai_unet(
 
 def _board(**epochs):
     """What somebody might begin with, each for the same computing time: the report's recipe, the recommended one,
-    the same with a borrowed encoder, and MONAI's UNet as its users train it."""
+    the same with a borrowed encoder, and MONAI's UNet as its users train it. Two are there without their best
+    ingredient too: the recommended one without its plain loss, and the encoder without borrowed weights."""
     arms = {
         "report": replace(REPORT, patch_size=32),
         "recommended": Settings(),
+        "without plain loss": Settings(loss="weighted_cross_entropy", weights="inverse"),
         "borrowed": Settings(network="efficientnet_lite0", patch_size=128),
+        "not borrowed": Settings(network="efficientnet_lite0", patch_size=128, encoder_weights="none"),
         "monai": Settings(
             network=monai_unet,
             width=32,
@@ -464,6 +526,7 @@ def _board(**epochs):
             method="blend",
         ),
     }
+    epochs = {name.replace("_", " "): n for name, n in epochs.items()}
     return {arm: replace(arms[arm], epochs=n, patience=n) for arm, n in epochs.items()}
 
 
@@ -666,12 +729,14 @@ STUDIES = {  # Name -> what the study trains
         tiles=_board_scenes,
         palette=FIVE,
         objects="car",
-        arms=_board(report=45, recommended=95, borrowed=72, monai=90),
+        arms=_board(report=45, recommended=95, without_plain_loss=95, borrowed=72, not_borrowed=72, monai=90),
+        baselines=True,
     ),
     "board_dubai_two": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         palette=DUBAI,
         arms=_board(report=5, recommended=11, monai=10),
+        baselines=True,
     ),
     "ablation_dubai": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
@@ -684,6 +749,17 @@ STUDIES = {  # Name -> what the study trains
         tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
         palette=DUBAI,
         arms=_board(report=2, recommended=4, borrowed=3, monai=4),
+        baselines=True,
+    ),
+    "board_crop": StudyPlan(
+        tiles=_quarters_of_vaihingen,
+        palette=FIVE,
+        arms={
+            arm: replace(settings, validation=0)  # a quarter is too small for a strip of it and its guard
+            for arm, settings in _board(report=53, recommended=98, borrowed=57, monai=80).items()
+        },
+        baselines=True,
+        folds=True,
     ),
     "borrowed": StudyPlan(
         tiles=_fresh_scenes,
