@@ -17,7 +17,10 @@ PROCESSORS = {
     'avx512': {'ONEDNN_MAX_CPU_ISA': 'AVX512_CORE', 'UNETKIT_BFLOAT16': '0'},
     'bfloat16': {'UNETKIT_BFLOAT16': '1'},  # "auto" is bfloat16, also where that is slower than float32
     'one_thread': {'OMP_NUM_THREADS': '1'},
-    'four_threads': {'OMP_NUM_THREADS': '4'},
+    'four_threads': {
+        'OMP_NUM_THREADS': '4',
+        'OMP_WAIT_POLICY': 'passive',
+    },  # threads that wait take no core from others
 }
 LIMITS = {name for variables in PROCESSORS.values() for name in variables}
 
