@@ -57,9 +57,9 @@ def start_process(*words, program='from unetkit.cli import main; sys.exit(main()
 
 
 def child_environment(**variables):
-    "The environment of this process, in which a child imports the same unetkit and computes with one thread."
+    "The environment of this process, in which a child imports the same unetkit and has as many threads (tests/conftest.py)."
     paths = os.pathsep.join([str(Path(unetkit.__file__).parent.parent), os.environ.get('PYTHONPATH', '')])
-    return os.environ | {'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'} | variables
+    return os.environ | {'PYTHONPATH': paths} | variables
 
 
 def disk(*folders):

@@ -167,7 +167,7 @@ def cross_validate(
 
 def pool_trials(
     runs: Sequence[dict],  # Records of `trial` with the same settings, each with its own test tiles
-) -> dict:  # A record with all their test tiles: steps and seconds summed, one validation per training; no curves, no best epoch
+) -> dict:  # A record of all test tiles: steps and seconds summed; no curves, no best epoch
     "Make one record of several trainings, such as those of `cross_validate`."
     pooled = {"settings": runs[0]["settings"]}
     for name in ("steps", "seconds", "computed"):
@@ -335,7 +335,7 @@ def baseline_matrices(
     test: Sequence[Tile],  # Test tiles with labels
     num_classes: int,  # Number of classes
 ) -> dict[str, list[list]]:  # Per map a confusion matrix for each test tile, JSON-ready
-    "Score two maps that need no network: always the commonest class, and the class that a colour has most often."
+    "Score two maps that need no network: the commonest class everywhere, and the class of each colour."
     largest = sum(class_counts(scored_labels(tile), num_classes) for tile in train).argmax()
     by_colour = class_of_colours(train, num_classes)
     maps = {
@@ -392,7 +392,7 @@ def _crop_of_vaihingen(data):
 
 
 def _quarters_of_vaihingen(data):
-    "Load the quarters of the crop, each to be the test of a training on the others; there is no ground for a guard."
+    "Load the quarters of the crop, each the test of a training on the others, without a guard between."
     whole = label_tile(read_tile(data / "image.tif", data / "reference_eroded.tif"), FIVE)
     quarters = [whole.read((row, col, 256, 256)) for row in (0, 256) for col in (0, 256)]
     return quarters, quarters
@@ -504,7 +504,7 @@ def monai_unet(
 
 def _board(**epochs):
     """What somebody might begin with, each for the same computing time: the report's recipe, the recommended one,
-    the same with a borrowed encoder, and MONAI's UNet as its users train it. Two are there without their best
+    the same with a borrowed encoder, and MONAI's UNet in a usual setting. Two are there without their best
     ingredient too: the recommended one without its plain loss, and the encoder without borrowed weights."""
     arms = {
         "report": replace(REPORT, patch_size=32),
@@ -668,7 +668,7 @@ def _beginnings(epochs, views):
 
 
 _TWO = ("patches", "exact")
-_BRIEF = Settings(epochs=4, validation=0)  # About half the computing time of the leaderboard
+_BRIEF = Settings(epochs=4, validation=0)  # About two thirds of the computing time of the leaderboard
 _BRIEF_REPORT = replace(REPORT, patch_size=32, epochs=2, validation=0)  # as much
 STUDIES = {  # Name -> what the study trains
     "fair": StudyPlan(tiles=_two_scenes, palette=FIVE, methods=_TWO, arms=_patch_sizes()),
