@@ -535,6 +535,17 @@ def test_a_writer_is_asked_to_end(nursery, scene, model, tmp_path, command, numb
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize('number', WORDS)
+def test_a_map_is_asked_to_end(nursery, predict, tmp_path, number):
+    "While the finished blocks become one file: the map is in its place or not, nothing hidden is left, and the same command ends it."
+    task, code = predict.task, WORDS[number][1]
+    for moment, there in moments_of_a_write(tmp_path / 'map.tif'):
+        moment.signal = number
+        assert nursery.run(task.words(tmp_path), moment) == code
+        assert ((tmp_path / 'map.tif').exists(), hidden(tmp_path)) == (there, set())
+    finish(nursery, predict, tmp_path)
+
+
 def test_what_areas_need_is_cleared_away(nursery, scene, model, tmp_path):
     "Killed while small objects are joined to their neighbours: the next run removes what was large meanwhile."
     words = ['predict', model, scene / 'image.tif', '--out', tmp_path / 'map.tif', *PLAIN]

@@ -732,6 +732,17 @@ STUDIES = {  # Name -> what the study trains
         arms=_board(report=45, recommended=95, without_plain_loss=95, borrowed=72, not_borrowed=72, monai=90),
         baselines=True,
     ),
+    "board_long": StudyPlan(  # about five minutes of two cores a run, three times as much as `board`
+        tiles=_board_scenes,
+        palette=FIVE,
+        objects="car",
+        arms=_board(report=135, recommended=285, monai=270),
+    ),
+    "board_dubai_long": StudyPlan(  # as much
+        tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
+        palette=DUBAI,
+        arms=_board(report=4, recommended=8, monai=8),
+    ),
     "board_dubai_two": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         palette=DUBAI,

@@ -39,7 +39,6 @@ from unetkit.raster import (
     names_file,
     open_image,
     opened,
-    outdated_notes,
     write_class_names,
     write_image,
     write_mosaic,
@@ -300,14 +299,9 @@ def _count_unknown(folder, windows, raster):
 
 
 def _write_map(folder, out, windows, bands, raster, **look):
-    "Write some bands of all blocks as one file: in the folder first, then in its place in one step."
+    "Write some bands of all blocks as one file."
     pieces = ((kept, _read_block(folder, number)[..., bands]) for number, (_, kept) in enumerate(windows))
-    temporary = folder / f'.{out.name}'
-    write_mosaic(temporary, raster.size, pieces, georeference=raster.georeference, **look)
-    outdated = outdated_notes(out)
-    temporary.replace(out)
-    for notes in outdated:
-        notes.unlink()
+    write_mosaic(out, raster.size, pieces, georeference=raster.georeference, **look)
 
 # %% ../nbs/library/scale.ipynb #s057
 def _track(blocks, windows, todo):
