@@ -12,6 +12,7 @@ Parts, in this order; the ceiling is measured unless nothing is asked for that i
   engines    maps from file to file by torch, by OpenVINO and by MONAI's sliding window at equal precision
   curves     time and memory against core, tile size, stride and width
   profile    where the time of a training step goes
+  runs       which share of a training, and of the whole report, goes to training, validation and maps
   data       training on more data than memory: 2 000 chips and a tile of 20 000 x 20 000 under 2 GB, and the speed beside memory
 
 What is compared runs in turn, and medians are reported: trust the ratios of one run, not its absolute values. The memory of a piece of work
@@ -23,7 +24,9 @@ if a bound is exceeded.
 """
 
 import argparse
+import contextlib
 import copy
+import io
 import json
 import os
 import platform
@@ -49,6 +52,7 @@ from torch.nn import functional as F
 from unetkit.datasets import LazyTile, Reading, image_pairs, training_tiles
 from unetkit.experiments import ModelPipeline
 from unetkit.labels import ISPRS, class_counts, colours_to_labels, labels_to_colours
+from unetkit.raster import write_image
 from unetkit.losses import SCHEMES, class_weights, make_loss
 from unetkit.metrics import confusion_matrix
 from unetkit.batches import Batches, as_batch, to_device
@@ -81,7 +85,8 @@ USUAL = 0.1  # seconds of a processor of 2023 at its usual pace
 BATCH, TURN = 10, 10 * 128**2  # windows of a step; least pixels that a turn of training takes
 BOUND_DATA_GB, BOUND_DATA_SPEED = 2.0, 0.9  # gigabytes, share of the speed in memory
 ENGINE_SIDE = int(os.environ.get('UNETKIT_BENCH_SIDE', 2048))  # of the raster that engines map, in pixels
-PARTS = ('bounds', 'training', 'peers', 'inference', 'engines', 'curves', 'profile', 'data')
+ENGINE_MEMORY = 2e9  # bytes that a window may take there; MONAI's side holds the whole map
+PARTS = ('bounds', 'training', 'peers', 'inference', 'engines', 'curves', 'profile', 'data', 'runs')
 
 
 # ---- clocks and processes
@@ -580,29 +585,52 @@ def fastest_of_monai(pipeline, image):
     return min(hows, key=lambda how: min(times[how]))
 
 
+def timed_network(pipeline):
+    "Let a pipeline note how many seconds its network takes."
+    spent, make = [], pipeline.predictor
+
+    def predictor(tta=False):
+        network = make(tta)
+
+        def timed(batch):
+            start = time.perf_counter()
+            logits = network(batch)
+            spent.append(time.perf_counter() - start)
+            return logits
+
+        return timed
+
+    pipeline.predictor = predictor
+    return spent
+
+
 def engine_row(width, precision, image, folder, rounds):
-    "A raster from file to file by both engines and by MONAI's sliding window in turn: seconds, and the medians of their ratios."
+    "A raster from file to file by both engines and by MONAI's sliding window in turn: seconds, the medians of their ratios, and the share of the network."
     maker = ModelPipeline(ISPRS, width=width, device='cpu', precision=precision, engine='torch')
     maker.make([synthetic_scene(256, seed=1)])
     model, pipelines = maker.save(f'{folder}/engines.safetensors'), {}
-    row = {'width': width, 'dtype': precision, 'rounds': rounds}
+    row = {'width': width, 'dtype': precision, 'rounds': rounds, 'memory': ENGINE_MEMORY}
     for engine in ('torch', 'openvino'):
         pipelines[engine] = ModelPipeline.load(model, 'cpu', precision, engine=engine)
         row[engine] = {'start_seconds': clocks(pipelines[engine].predictor)[1]}
-        row[engine]['core'] = pipelines[engine].windows()['core']
-    how = fastest_of_monai(pipelines['torch'], image)
+        row[engine]['core'] = pipelines[engine].windows(ENGINE_MEMORY)['core']
+    peer = ModelPipeline.load(model, 'cpu', precision, engine='torch')
+    how = fastest_of_monai(peer, image)
     row['monai'] = {'setting': how}
+    network = {name: timed_network(pipeline) for name, pipeline in pipelines.items()}
     works = {
-        name: partial(predict_raster, pipeline, image, f'{folder}/{name}.tif')
+        name: partial(predict_raster, pipeline, image, f'{folder}/{name}.tif', memory=ENGINE_MEMORY)
         for name, pipeline in pipelines.items()
     }
-    works['monai'] = partial(monai_raster, pipelines['torch'], image, f'{folder}/monai.tif', how)
+    works['monai'] = partial(monai_raster, peer, image, f'{folder}/monai.tif', how)
     for name in works:
         row[name] |= {'seconds': [], 'cpu_seconds': []}
     for _ in range(rounds):
         for name, work in works.items():
             for clock, took in zip(('seconds', 'cpu_seconds'), clocks(work)):
                 row[name][clock].append(took)
+    for name, spent in network.items():
+        row[name]['network_share'] = sum(spent) / sum(row[name]['seconds'])
     maps = {name: rasterio.open(f'{folder}/{name}.tif').read(1) for name in works}
     row['labels_differ'] = float((maps['torch'] != maps['openvino']).mean())
     row['monai']['labels_differ'] = float((maps['torch'] != maps['monai']).mean())
@@ -995,6 +1023,55 @@ def measure_data(quick, folder):
     return [*rows, {'tiles': 1, 'side': side, 'bound_speed': BOUND_DATA_SPEED, 'kept': kept} | found]
 
 
+# ---- whole runs
+
+
+def timed(work, spent):
+    "The same function, which notes how many seconds each call takes."
+
+    def timer(*given, **more):
+        start = time.perf_counter()
+        try:
+            return work(*given, **more)
+        finally:
+            spent.append(time.perf_counter() - start)
+
+    return timer
+
+
+def run_here(words, out):
+    "Child: a command of the kit, and which share of its time goes to training, to validation and to the networks that draw maps."
+    from unetkit import training
+    from unetkit.cli import main as command
+    from unetkit.pipelines import TrainedModel
+
+    spent = {'training': [], 'validation': [], 'maps': []}
+    training.train_epoch = timed(training.train_epoch, spent['training'])
+    training.validate = timed(training.validate, spent['validation'])
+    make = TrainedModel.predictor
+    TrainedModel.predictor = lambda *given: timed(make(*given), spent['maps'])
+    with contextlib.redirect_stdout(io.StringIO()):
+        took = seconds(lambda: sys.exit(1) if command([*words, '--out', out]) else None)
+    return {'seconds': took} | {name: sum(times) / took for name, times in spent.items()}
+
+
+def measure_runs(quick, folder):
+    "The two recipes on one scene, and the whole of `unetkit report`; the program's start is not counted."
+    scene = synthetic_scene(256 if quick else 1024, seed=1)
+    image = write_image(f'{folder}/image.tif', scene.image)
+    reference = write_image(f'{folder}/reference.tif', labels_to_colours(scene.labels, ISPRS))
+    train, few = ['train', str(image), str(reference)], ['--epochs', '2'] if quick else ['--epochs', '20']
+    works = {
+        'train': [*train, *few],
+        'train, report, patch 32': [*train, '--recipe', 'report', '--patch-size', '32', *few],
+        'report': ['report', *(['--epochs', '1', '--patch-sizes', '64'] if quick else [])],
+    }
+    return [
+        {'work': name, 'words': words} | child('run', words=words, out=f'{folder}/run{number}')
+        for number, (name, words) in enumerate(works.items())
+    ]
+
+
 # ---- the whole
 
 CHILDREN = {
@@ -1005,6 +1082,7 @@ CHILDREN = {
     'memory': memory_here,
     'epoch': epoch_here,
     'beside': beside_memory,
+    'run': run_here,
 }
 TABLES = {
     'bounds': {
@@ -1068,6 +1146,8 @@ TABLES = {
         'MONAI, s': '{monai[cpu_seconds][0]:.2f}',
         'MONAI/torch': '{torch[monai_ratio_cpu_seconds]:.2f}',
         'MONAI/openvino': '{openvino[monai_ratio_cpu_seconds]:.2f}',
+        'in torch': '{torch[network_share]:.0%}',
+        'in OpenVINO': '{openvino[network_share]:.0%}',
         'its labels differ': '{monai[labels_differ]:.4%}',
     },
     'curves': {
@@ -1096,6 +1176,13 @@ TABLES = {
         'GB': '{peak_gigabytes:.2f}',
         'bound, GB': '{bound_gigabytes}',
         'kept': '{kept}',
+    },
+    'runs': {
+        'command': '{work}',
+        'seconds': '{seconds:.0f}',
+        'training': '{training:.1%}',
+        'validation': '{validation:.1%}',
+        'maps': '{maps:.1%}',
     },
 }
 
@@ -1157,6 +1244,7 @@ def measure(part, quick, folder, document):
         'curves': partial(measure_curves, quick, folder, training),
         'profile': partial(measure_profile, quick),
         'data': partial(measure_data, quick, folder),
+        'runs': partial(measure_runs, quick, folder),
     }
     return works[part]()
 
@@ -1213,7 +1301,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for part in TABLES:
             if part not in args.only and (
-                part != 'ceiling' or set(args.only) <= {'bounds', 'data', 'engines', 'profile'}
+                part != 'ceiling' or set(args.only) <= {'bounds', 'data', 'engines', 'profile', 'runs'}
             ):
                 continue
             start = time.perf_counter()

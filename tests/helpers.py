@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 import unetkit
+from unetkit import scale
 from unetkit.cli import main
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.raster import Georeference, write_image
@@ -42,6 +43,26 @@ def succeeds(*words):
     code, out, err = shell(*words)
     assert (code, err) == (0, '')
     return out
+
+
+# for a child: every block of a map takes so many seconds more
+SLOW_BLOCKS = """
+import time, unetkit.scale as scale
+def slowly(*how, make=scale.block_predictor, **more):
+    predict = make(*how, **more)
+    return lambda *block: (time.sleep({seconds}), predict(*block))[1]
+scale.block_predictor = slowly
+"""
+
+
+def before_each_block(act):
+    "What replaces `scale.block_predictor` so that `act` is called before a block is predicted."
+
+    def make(*how, make=scale.block_predictor, **more):
+        predict = make(*how, **more)
+        return lambda *block: (act(), predict(*block))[1]
+
+    return make
 
 
 def start_process(*words, program='from unetkit.cli import main; sys.exit(main())', **variables):

@@ -18,7 +18,7 @@ import pytest
 import rasterio
 import torch
 from helpers import TINY as FLAGS
-from helpers import check_line, child_environment, shell, succeeds
+from helpers import SLOW_BLOCKS, check_line, child_environment, shell, succeeds
 from torch import nn
 
 from unetkit import engines, scale
@@ -409,9 +409,7 @@ def test_a_job_of_an_earlier_version_was_of_torch(files, mapped, tmp_path):
 def test_a_killed_run_goes_on_and_ends_with_the_same_map(files, mapped, tmp_path):
     out = tmp_path / 'map.tif'
     how = SMALL | {'engine': 'openvino', 'probabilities': True}
-    code = 'import sys, time, unetkit.scale as s; f = s.predict_block; '
-    code += 's.predict_block = lambda *a, **k: (time.sleep(0.1), f(*a, **k))[1]; '
-    code += f's.predict_raster(*sys.argv[1:4], **{how!r})'
+    code = SLOW_BLOCKS.format(seconds=0.1) + f'import sys; scale.predict_raster(*sys.argv[1:4], **{how!r})'
     process = subprocess.Popen(
         [sys.executable, '-c', code, *map(str, files[:2]), str(out)], env=child_environment()
     )

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from helpers import shell, succeeds
 
 from unetkit import inspection
-from unetkit.datasets import Reading, _read_ahead, training_tiles
+from unetkit.datasets import Reading, ahead, training_tiles
 from unetkit.inspection import inspect, remarks_to
 from unetkit.labels import ISPRS, labels_to_colours
 from unetkit.raster import Georeference, write_image
@@ -227,7 +227,7 @@ def test_remarks_of_threads():
         assert entered.wait(10)
         with remarks_to(said.append):
             remark('heard')
-            list(_read_ahead(lambda item: remark(f'read {item}'), [1, 2]))
+            list(ahead(lambda item: remark(f'read {item}'), [1, 2]))
         leave.set()
         assert said == ['heard', 'read 1', 'read 2']
         for name, own in zip('abcd', pool.map(speaker, 'abcd'), strict=True):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from helpers import check_refusal, child_environment, disk, shell, succeeds
+from helpers import before_each_block, check_refusal, child_environment, disk, shell, succeeds
 from rasterio.features import rasterize
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -1142,15 +1142,14 @@ def test_an_interrupted_map_goes_on_with_its_thresholds(trained, place, tmp_path
     how = dict(memory=1e6, precision='float32', device='cpu', thresholds={'tree': 0.6})
     with pytest.warns(Remark):
         whole = predict_raster(model, image, tmp_path / 'whole.tif', **how).read_bytes()
-    original, calls, out = scale.predict_block, [], tmp_path / 'map.tif'
+    calls, out = [], tmp_path / 'map.tif'
 
-    def stops(*given, **more):
+    def stops():
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(*given, **more)
 
-    monkeypatch.setattr(scale, 'predict_block', stops)
+    monkeypatch.setattr(scale, 'block_predictor', before_each_block(stops))
     with pytest.raises(KeyboardInterrupt):
         predict_raster(model, image, out, **how)
     for other in ({'thresholds': {'tree': 0.7}}, {'thresholds': {}}, {'unknown_below': 0.5}):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-
+from helpers import SLOW_BLOCKS, before_each_block
 from rasterio.crs import CRS
 
 from unetkit import scale
@@ -85,13 +85,14 @@ def count_blocks(files):
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGKILL')
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(files, undisturbed, tmp_path):
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(files, undisturbed, tmp_path, monkeypatch):
     out, blocks = tmp_path / 'again.tif', tmp_path / 'again.tif.blocks'
     code = (
         f'import sys; from unetkit.scale import predict_raster; predict_raster(*sys.argv[1:4], **{SMALL!r})'
     )
-    slow = 'import time, unetkit.scale as s; f = s.predict_block; s.predict_block = lambda *a, **k: (time.sleep(0.2), f(*a, **k))[1]\n'
-    process = subprocess.Popen([sys.executable, '-c', slow + code, *map(str, files[:2]), str(out)])
+    process = subprocess.Popen(
+        [sys.executable, '-c', SLOW_BLOCKS.format(seconds=0.2) + code, *map(str, files[:2]), str(out)]
+    )
     while process.poll() is None and len(list(blocks.glob('[0-9]*.tif'))) < 3:
         time.sleep(0.005)
     process.kill()
@@ -102,12 +103,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(files, undisturbed, t
     assert all(read_image(path).shape[2] == 1 for path in kept)
     before = {path: path.stat().st_mtime_ns for path in kept}
     calls = []
-    original = scale.predict_block
-    try:
-        scale.predict_block = lambda *args, **how: (calls.append(1), original(*args, **how))[1]
-        predict_raster(*files[:2], out, **SMALL)
-    finally:
-        scale.predict_block = original
+    monkeypatch.setattr(scale, 'block_predictor', before_each_block(lambda: calls.append(1)))
+    predict_raster(*files[:2], out, **SMALL)
     assert len(calls) == count_blocks(files) - len(before)
     assert out.read_bytes() == undisturbed and not blocks.exists()
 
@@ -121,17 +118,17 @@ def test_no_band_of_a_block_is_taken_for_opacity(files, tmp_path, monkeypatch, w
     tile = replace(tile, labels=tile.labels % classes)
     pipeline = ModelPipeline(palette, Settings(**TINY, precision='float32', device='cpu')).fit([tile])
 
-    def sure(pipeline, raster, read, kept, *, probabilities, confidence, tta):
+    def sure(part, read, kept):
         if interrupted and kept[0] > 0:
             raise KeyboardInterrupt
         height, width = kept[1] - kept[0], kept[3] - kept[2]
-        block = np.zeros((height, width, 1 + classes + 2 * confidence), np.uint8)
+        block = np.zeros((height, width, 1 + classes + 2 * ('confidence' in wanted)), np.uint8)
         block[..., 1] = 254
-        block[..., -2] += confidence
+        block[..., -2] += 'confidence' in wanted
         block[: height // 2] = 255
         return block
 
-    monkeypatch.setattr(scale, 'predict_block', sure)
+    monkeypatch.setattr(scale, 'block_predictor', lambda pipeline, **how: sure)
     made = []
     for name, stops in [('whole', [False]), ('stopped', [True, False])]:
         for interrupted in stops:
@@ -310,7 +307,7 @@ def test_progress_of_what_takes_time(seconds, monkeypatch, capsys):
     clock = iter([0.0, seconds])
     monkeypatch.setattr(scale.time, 'perf_counter', lambda: next(clock))
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: False, raising=False)
-    assert list(scale._track(iter([(0, None)]), [(None, (0, 1000, 0, 1000))], [0])) == [(0, None)]
+    scale._track(iter([0]), [(None, (0, 1000, 0, 1000))], [0])
     assert bool(capsys.readouterr().out) == (seconds > 1)
 
 

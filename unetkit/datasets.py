@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'MOST_PAIRS', 'ROLES', 'MEMORY', 'CELL', 'Reading', 'reference_files', 'image_pairs', 'validation_pairs',
            'LazyTile', 'cells', 'label_pieces', 'type_name', 'window_classes', 'labelled_windows', 'ground_counts',
-           'Region', 'regions_of', 'StreamedBatches', 'Source', 'may_lie_apart', 'say_apart', 'heights_of',
+           'Region', 'regions_of', 'ahead', 'StreamedBatches', 'Source', 'may_lie_apart', 'say_apart', 'heights_of',
            'open_labelled', 'training_tiles', 'memory_needed', 'read_tiles', 'read_labelled', 'read']
 
 # %% ../nbs/library/datasets.ipynb #datase-25271429
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -713,16 +713,20 @@ def regions_of(
     return found
 
 
-def _read_ahead(load, items):
-    "Load one item after the other; the next one is loaded in a thread meanwhile."
+def ahead(
+    work: Callable,  # What is done with each item
+    items: Iterable,  # The items; the next one is taken while the last one is worked on
+) -> Iterator:  # What `work` gives for each item, in order
+    "Work on items in another thread, one item ahead of whoever uses the results."
     with ThreadPoolExecutor(1) as pool:
-        context = copy_context()  # remarks go where those of this thread go
-        following = pool.submit(context.run, load, items[0])
-        for item in [*items[1:], None]:
-            ready = following.result()
-            following = None if item is None else pool.submit(context.run, load, item)
-            yield ready
-            del ready
+        context, last = copy_context(), None  # remarks go where those of this thread go
+        for item in items:
+            following = pool.submit(context.run, work, item)
+            if last is not None:
+                yield last.result()
+            last = following
+        if last is not None:
+            yield last.result()
 
 # %% ../nbs/library/datasets.ipynb #datase-ddc28c77
 class _Blocks:
@@ -925,7 +929,7 @@ def __iter__(
         self._kept = self._load(groups[0]) if self._kept is None else self._kept
         loaded = [self._kept]
     else:
-        loaded = _read_ahead(self._load, groups)
+        loaded = ahead(self._load, groups)
     parts, missing = [], self.batch_size
     for group, (pairs, places) in zip(groups, loaded):
         windows = self._windows_of(group, pairs, places, counts)
