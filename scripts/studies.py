@@ -3,8 +3,8 @@
 
 usage: scripts/studies.py NAME [--seeds N ...] [--arms ARM ...] [--data FOLDER] [--out FILE]
 
-NAME is a key of `unetkit.records.STUDIES`, which says what is trained (`neighbours_dubai` remembers pixels and trains nothing). Those with `dubai` in their names need --data, the folder with tile1, tile3, tile4,
-tile6 and tile8 of the Dubai imagery, and that with `crop` the folder with image.tif and reference_eroded.tif of a crop of Vaihingen; of both only scores are kept. Every arm is trained with the first seed, then with
+NAME is a key of `unetkit.records.STUDIES`, which says what is trained (`neighbours_dubai` remembers pixels and trains nothing). Those with real images need --data, the folder with tile1, tile3, tile4,
+tile6 and tile8 of the Dubai imagery, or that with image.tif and reference_eroded.tif of a crop of Vaihingen; of both only scores are kept. Every arm is trained with the first seed, then with
 the next, and so on. Writes unetkit/recorded/studies/NAME.json after each run. Runs that the file holds already, with the
 same settings, are not repeated, so that a study can be stopped and continued, or split over several calls. Each run uses one thread: start two calls with
 different seeds and files to use two cores.
@@ -122,11 +122,9 @@ def main():
     parser.add_argument('--data', type=Path)
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
-    needs = {'dubai': 'tile1, tile3, tile4, tile6 and tile8', 'crop': 'image.tif and reference_eroded.tif'}
-    for word, files in needs.items():
-        if word in args.name and not (args.data and args.data.is_dir()):
-            parser.error(f'{args.name} needs --data, the folder that holds {files}')
     study, path = STUDIES[args.name], args.out or FOLDER / f'{args.name}.json'
+    if study.data and not (args.data and args.data.is_dir()):
+        parser.error(f'{args.name} needs --data, the folder that holds {study.data}')
     arms = args.arms or list(study.arms)
     if args.arms and study.together:
         parser.error(f'the arms of {args.name} depend on each other: leave out --arms')

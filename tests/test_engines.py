@@ -369,6 +369,21 @@ def test_a_report_by_openvino(tmp_path):
     assert (maps[0] != maps[1]).mean() < 1e-3
 
 
+def test_a_network_that_it_cannot_run_is_refused_before_training(monkeypatch):
+    def different(model, predict, dtype):
+        raise ValueError('its logits are off by 5')
+
+    monkeypatch.setattr(engines, '_compare', different)
+    pipeline = ModelPipeline(
+        ISPRS, Settings(width=4, depth=1, engine='openvino', precision='float32'), device='cpu'
+    )
+    with pytest.raises(
+        ValueError, match='OpenVINO cannot run this network in float32 here .its logits are off'
+    ):
+        pipeline.fit(SCENE)
+    assert pipeline.model is None and not len(pipeline.history)
+
+
 # Interrupted
 
 

@@ -84,6 +84,8 @@ class Trainable(TrainedModel):
             elif valid is None:
                 say_few(train_batches.windows, valid_batches.windows)
             say_recipe(s, self.model, tiles, train_batches.windows, scored=valid_batches is not None)
+            if s.engine == "openvino":
+                self.predictor()  # refuses, before time is spent, a network that it cannot run
             loss_fn, optimizer = self.loss_fn(counts), self.optimizer()
             more = dict(checkpoint=checkpoint, settings=about, memory=self.memory, chance=chance)
             more["forward"] = in_step(self.forward())

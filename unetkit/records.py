@@ -367,6 +367,7 @@ class StudyPlan:
     only: dict[str, int] = field(default_factory=dict)  # Index of the one training tile
     together: Callable | None = None  # Trains all arms of a seed, where they depend on each other
     baselines: bool = False  # Whether maps that need no network are scored too
+    data: str = ""  # Files that the folder of data must hold; "" where all is made
     folds: bool = False  # Whether the tiles are the test in turn, each of a training on all others
 
 
@@ -668,6 +669,8 @@ def _beginnings(epochs, views):
 
 
 _TWO = ("patches", "exact")
+_OF_DUBAI = "tile1, tile3, tile4, tile6 and tile8"
+_OF_VAIHINGEN = "image.tif and reference_eroded.tif"
 _BRIEF = Settings(epochs=4, validation=0)  # About two thirds of the computing time of the leaderboard
 _BRIEF_REPORT = replace(REPORT, patch_size=32, epochs=2, validation=0)  # as much
 STUDIES = {  # Name -> what the study trains
@@ -688,6 +691,7 @@ STUDIES = {  # Name -> what the study trains
     ),
     "rare_crop": StudyPlan(
         tiles=_crop_of_vaihingen,
+        data=_OF_VAIHINGEN,
         palette=FIVE,
         methods=("exact",),
         arms={
@@ -705,12 +709,14 @@ STUDIES = {  # Name -> what the study trains
     ),
     "leaks_dubai": StudyPlan(
         tiles=_small_dubai,
+        data=_OF_DUBAI,
         palette=DUBAI,
         methods=("patches",),
         arms=_strides("random", {64: 62, 32: 19}) | _strides("blocked", {64: 86, 32: 25}),
     ),
     "neighbours_dubai": StudyPlan(
         tiles=_small_dubai,
+        data=_OF_DUBAI,
         palette=DUBAI,
         methods=("nearest",),
         arms=_strides("random", {64: 1, 32: 1}) | _strides("blocked", {32: 1}),
@@ -740,17 +746,20 @@ STUDIES = {  # Name -> what the study trains
     ),
     "board_dubai_long": StudyPlan(  # as much
         tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
+        data=_OF_DUBAI,
         palette=DUBAI,
         arms=_board(report=4, recommended=8, monai=8),
     ),
     "board_dubai_two": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
+        data=_OF_DUBAI,
         palette=DUBAI,
         arms=_board(report=5, recommended=11, monai=10),
         baselines=True,
     ),
     "ablation_dubai": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
+        data=_OF_DUBAI,
         palette=DUBAI,
         arms={"recommended": _BRIEF, "report": _BRIEF_REPORT}
         | _without_each(_BRIEF)
@@ -758,12 +767,14 @@ STUDIES = {  # Name -> what the study trains
     ),
     "board_dubai": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
+        data=_OF_DUBAI,
         palette=DUBAI,
         arms=_board(report=2, recommended=4, borrowed=3, monai=4),
         baselines=True,
     ),
     "board_crop": StudyPlan(
         tiles=_quarters_of_vaihingen,
+        data=_OF_VAIHINGEN,
         palette=FIVE,
         arms={
             arm: replace(settings, validation=0)  # a quarter is too small for a strip of it and its guard
@@ -780,12 +791,14 @@ STUDIES = {  # Name -> what the study trains
     ),
     "borrowed_dubai": StudyPlan(
         tiles=_borrowed_dubai,
+        data=_OF_DUBAI,
         palette=DUBAI,
         methods=("exact",),
         **_beginnings(10, {"blue first": _blue_first, "with grey": _with_grey}),
     ),
     "dubai": StudyPlan(
         tiles=_dubai_scenes,
+        data=_OF_DUBAI,
         palette=DUBAI,
         methods=_TWO,
         arms={f"epochs {p}": replace(REPORT, patch_size=p) for p in (32, 64, 128)},
@@ -799,6 +812,7 @@ STUDIES = {  # Name -> what the study trains
     ),
     "labels_dubai": StudyPlan(
         tiles=_patch_dubai,
+        data=_OF_DUBAI,
         palette=DUBAI,
         methods=("exact",),
         arms=_choices(),
