@@ -527,6 +527,7 @@ def _board(**epochs):
             method="blend",
         ),
     }
+    arms["monai patch 64"] = replace(arms["monai"], patch_size=64)  # four times the steps
     epochs = {name.replace("_", " "): n for name, n in epochs.items()}
     return {arm: replace(arms[arm], epochs=n, patience=n) for arm, n in epochs.items()}
 
@@ -735,20 +736,16 @@ STUDIES = {  # Name -> what the study trains
         tiles=_board_scenes,
         palette=FIVE,
         objects="car",
-        arms=_board(report=45, recommended=95, without_plain_loss=95, borrowed=72, not_borrowed=72, monai=90),
+        arms=_board(
+            report=45,
+            recommended=95,
+            without_plain_loss=95,
+            borrowed=72,
+            not_borrowed=72,
+            monai=90,
+            monai_patch_64=90,
+        ),
         baselines=True,
-    ),
-    "board_long": StudyPlan(  # about five minutes of two cores a run, three times as much as `board`
-        tiles=_board_scenes,
-        palette=FIVE,
-        objects="car",
-        arms=_board(report=135, recommended=285, monai=270),
-    ),
-    "board_dubai_long": StudyPlan(  # as much
-        tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
-        data=_OF_DUBAI,
-        palette=DUBAI,
-        arms=_board(report=4, recommended=8, monai=8),
     ),
     "board_dubai_two": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
