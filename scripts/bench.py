@@ -12,8 +12,8 @@ Parts, in this order; the ceiling is measured unless nothing is asked for that i
   engines    maps from file to file by torch, by OpenVINO and by MONAI's sliding window at equal precision
   curves     time and memory against core, tile size, stride and width
   profile    where the time of a training step goes
-  runs       which share of a training, and of the whole report, goes to training, validation and maps
   data       training on more data than memory: 2 000 chips and a tile of 20 000 x 20 000 under 2 GB, and the speed beside memory
+  runs       which share of a training, and of the whole report, goes to training, validation and maps
 
 What is compared runs in turn, and medians are reported: trust the ratios of one run, not its absolute values. The memory of a piece of work
 is the peak resident set of a fresh process that does only this, libraries included. The plain loop is what a first notebook does: patches
@@ -588,19 +588,7 @@ def fastest_of_monai(pipeline, image):
 def timed_network(pipeline):
     "Let a pipeline note how many seconds its network takes."
     spent, make = [], pipeline.predictor
-
-    def predictor(tta=False):
-        network = make(tta)
-
-        def timed(batch):
-            start = time.perf_counter()
-            logits = network(batch)
-            spent.append(time.perf_counter() - start)
-            return logits
-
-        return timed
-
-    pipeline.predictor = predictor
+    pipeline.predictor = lambda *given: timed(make(*given), spent)
     return spent
 
 
@@ -1049,7 +1037,7 @@ def run_here(words, out):
     training.train_epoch = timed(training.train_epoch, spent['training'])
     training.validate = timed(training.validate, spent['validation'])
     make = TrainedModel.predictor
-    TrainedModel.predictor = lambda *given: timed(make(*given), spent['maps'])
+    TrainedModel.predictor = lambda *given, **how: timed(make(*given, **how), spent['maps'])
     with contextlib.redirect_stdout(io.StringIO()):
         took = seconds(lambda: sys.exit(1) if command([*words, '--out', out]) else None)
     return {'seconds': took} | {name: sum(times) / took for name, times in spent.items()}
@@ -1146,8 +1134,8 @@ TABLES = {
         'MONAI, s': '{monai[cpu_seconds][0]:.2f}',
         'MONAI/torch': '{torch[monai_ratio_cpu_seconds]:.2f}',
         'MONAI/openvino': '{openvino[monai_ratio_cpu_seconds]:.2f}',
-        'in torch': '{torch[network_share]:.0%}',
-        'in OpenVINO': '{openvino[network_share]:.0%}',
+        'network, torch': '{torch[network_share]:.0%}',
+        'network, OpenVINO': '{openvino[network_share]:.0%}',
         'its labels differ': '{monai[labels_differ]:.4%}',
     },
     'curves': {

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from unetkit.datasets import (
     LazyTile,
     Reading,
     StreamedBatches,
+    ahead,
     ground_counts,
     image_pairs,
     labelled_windows,
@@ -507,6 +510,52 @@ tiles, _ = training_tiles(*sys.argv[1:3], ISPRS, Reading(memory=0.1))
 ModelPipeline(ISPRS, **how).fit(tiles)
 print(peak() - before)
 """
+
+
+def test_ahead():
+    "Results come in order, the next item is begun before the last result is used, and no error is lost."
+    assert list(ahead(str, [])) == []
+    assert list(ahead(lambda n: n * n, iter(range(20)))) == [n * n for n in range(20)]
+    begun, second = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 1:
+            second.set()
+        if item == 3:
+            raise ValueError('three')
+        return item
+
+    results = ahead(work, range(10))
+    assert next(results) == 0 and second.wait(10)
+    assert [next(results), next(results)] == [1, 2]
+    with pytest.raises(ValueError, match='three'):
+        next(results)
+    assert begun[:4] == [0, 1, 2, 3] and len(begun) <= 5
+
+    def items():
+        yield 0
+        raise OSError('no more')
+
+    with pytest.raises(OSError, match='no more'):
+        list(ahead(str, items()))
+
+
+def test_ahead_is_closed():
+    "Closing waits for what is worked on, and drops what waits."
+    ended, second = [], threading.Event()
+
+    def slowly(item):
+        if item:
+            second.set()
+            time.sleep(0.2)
+        ended.append(item)
+
+    results = ahead(slowly, range(5))
+    next(results)
+    assert second.wait(10)
+    results.close()
+    assert ended == [0, 1]
 
 
 @pytest.mark.slow

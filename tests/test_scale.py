@@ -6,10 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +227,72 @@ def test_windows_of_an_interrupted_run_are_kept(files, job, undisturbed, tmp_pat
     assert out.read_bytes() == undisturbed
 
 
+# While the network computes
+
+
+def test_what_is_read_ends_before_the_raster_is_closed(files, tmp_path, monkeypatch):
+    "Whatever stops a map, no thread reads from a raster that is closed: GDAL would take the process with it."
+    begun, ended, at_close, second = [], [], [], threading.Event()
+    scaled, close = scale._scaled, Raster.close
+
+    def slowly(*given):
+        begun.append(1)
+        if len(begun) == 2:
+            second.set()
+            time.sleep(0.3)
+        pixels = scaled(*given)
+        ended.append(1)
+        return pixels
+
+    def stops():
+        assert second.wait(10)
+        raise KeyboardInterrupt
+
+    def closes(raster):
+        at_close.append((len(begun), len(ended)))
+        close(raster)
+
+    monkeypatch.setattr(scale, '_scaled', slowly)
+    monkeypatch.setattr(scale, 'block_predictor', before_each_block(stops))
+    monkeypatch.setattr(Raster, 'close', closes)
+    works = (
+        partial(predict_raster, *files[:2], tmp_path / 'map.tif', **SMALL),
+        partial(evaluate_raster, *files, **SMALL),
+    )
+    for work in works:
+        for happened in (begun, ended, at_close, second):
+            happened.clear()
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert at_close[-1] == (2, 2)
+
+
+def test_threads_leave_options_and_warnings_as_they_were(files, tmp_path):
+    "The options of GDAL and the filters of warnings are those of all threads, and a map reads in one and writes in another."
+    from rasterio._env import get_gdal_config
+
+    before = get_gdal_config('GDAL_CACHEMAX')
+    for number in range(3):
+        predict_raster(*files[:2], tmp_path / f'{number}.tif', **SMALL)
+        assert not [one for one in warnings.filters if one[2] is rasterio.errors.NotGeoreferencedWarning]
+        assert get_gdal_config('GDAL_CACHEMAX') == before
+
+
+def test_finished_blocks_need_no_network(files, undisturbed, tmp_path, monkeypatch):
+    "A run that was stopped before its blocks became a map ends without asking for a network."
+    out = tmp_path / 'map.tif'
+
+    def stops(*given, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(scale, 'write_mosaic', stops)
+        predict_raster(*files[:2], out, **SMALL)
+    monkeypatch.setattr(ModelPipeline, 'predictor', stops)
+    predict_raster(*files[:2], out, **SMALL)
+    assert out.read_bytes() == undisturbed
+
+
 def test_a_png_and_its_tiff_give_one_map(files, undisturbed, tmp_path):
     from PIL import Image
 
@@ -307,7 +376,8 @@ def test_progress_of_what_takes_time(seconds, monkeypatch, capsys):
     clock = iter([0.0, seconds])
     monkeypatch.setattr(scale.time, 'perf_counter', lambda: next(clock))
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: False, raising=False)
-    scale._track(iter([0]), [(None, (0, 1000, 0, 1000))], [0])
+    with scale._progress([(None, (0, 1000, 0, 1000))], [0]) as note:
+        note(0)
     assert bool(capsys.readouterr().out) == (seconds > 1)
 
 

@@ -717,9 +717,13 @@ def ahead(
     work: Callable,  # What is done with each item
     items: Iterable,  # The items; the next one is taken while the last one is worked on
 ) -> Iterator:  # What `work` gives for each item, in order
-    "Work on items in another thread, one item ahead of whoever uses the results."
-    with ThreadPoolExecutor(1) as pool:
-        context, last = copy_context(), None  # remarks go where those of this thread go
+    "Work on items in another thread, one item ahead of whoever uses the results; `close` waits for that thread."
+    pool, context, last = (
+        ThreadPoolExecutor(1),
+        copy_context(),
+        None,
+    )  # remarks go where those of this thread go
+    try:
         for item in items:
             following = pool.submit(context.run, work, item)
             if last is not None:
@@ -727,6 +731,8 @@ def ahead(
             last = following
         if last is not None:
             yield last.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/library/datasets.ipynb #datase-ddc28c77
 class _Blocks:

@@ -17,6 +17,7 @@ from . import training
 from .batches import Batches
 from .calibration import fit_temperature, pixels_of
 from .datasets import LazyTile, Source
+from .engines import check_network_runs
 from .jobs import check_job, checksum, origin, place_windows, say_few, say_recipe, windows_sum
 from .machine import LossNotFinite, OwnPart, in_step, rank_and_world, track
 from .models import Epoch
@@ -85,7 +86,7 @@ class Trainable(TrainedModel):
                 say_few(train_batches.windows, valid_batches.windows)
             say_recipe(s, self.model, tiles, train_batches.windows, scored=valid_batches is not None)
             if s.engine == "openvino":
-                self.predictor()  # refuses, before time is spent, a network that it cannot run
+                check_network_runs(self.model, self.dtype)
             loss_fn, optimizer = self.loss_fn(counts), self.optimizer()
             more = dict(checkpoint=checkpoint, settings=about, memory=self.memory, chance=chance)
             more["forward"] = in_step(self.forward())

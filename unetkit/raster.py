@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 import os
+from threading import RLock
 import warnings
 import xml.etree.ElementTree as ElementTree
 
@@ -72,16 +73,19 @@ def ground_resolution(
         return None
 
 # %% ../nbs/library/raster.ipynb #raster-strict
+_ONE_AT_A_TIME = RLock()  # GDAL's options and Python's warnings are those of all threads
+
+
 @contextmanager
 def _strict(remote=False):
-    "Let GDAL read and write strictly and with a small cache, without two warnings that are no faults here."
+    "Let GDAL read and write strictly and with a small cache, one thread at a time, without two warnings that are no faults here."
     options = dict(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_PNG_WHOLE_IMAGE_OPTIM=False, GDAL_CACHEMAX=64)
     options |= dict(GDAL_DISABLE_READDIR_ON_OPEN='TRUE')  # files beside it are known by their exact names
     if remote:
         options |= dict(GDAL_HTTP_TIMEOUT=20, GDAL_HTTP_CONNECTTIMEOUT=10, GDAL_HTTP_MAX_RETRY=0)
     else:
         options |= dict(CPL_VSIL_CURL_ALLOWED_FILENAME='none')
-    with warnings.catch_warnings(), rasterio.Env(**options):
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), rasterio.Env(**options):
         for warning in (NotGeoreferencedWarning, NodataShadowWarning):
             warnings.simplefilter('ignore', warning)
         yield

@@ -9,7 +9,7 @@ __all__ = ['RasterJob', 'model_sum', 'raster_job', 'read_block', 'block_predicto
 
 # %% ../nbs/library/scale.ipynb #s003-imports
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
@@ -116,7 +116,7 @@ def read_block(
     pipeline: TrainedModel,  # A trained pipeline
     raster: Raster,  # Open image with the bands of the training tiles
     window: tuple,  # What to read and what to keep: two of (first row, last row, first column, last column), last ones exclusive
-) -> tuple:  # Which kept pixels have data, bool (h, w); the window on the scale of the network, float32 (H, W, C), None if none has
+) -> tuple:  # Which kept pixels have data, bool (h, w); the window on the scale of the network, uint8 or float32 (H, W, C), None if none has
     "Read what the block of one window of `exact_windows` is predicted from."
     read, (r0, r1, c0, c1) = window
     valid = raster.valid((r0, c0, r1 - r0, c1 - c0))
@@ -129,15 +129,17 @@ def block_predictor(
     probabilities: bool = False,  # Keep the probability of every class as well?
     confidence: bool = False,  # Keep the probability of the chosen class and its margin as well?
 ) -> Callable:  # (what `read_block` gives, read, kept) -> uint8 (h, w, 1 + K + 2): labels (255 is unknown), probabilities and confidence times 254; 255 without data
-    "Make the function that predicts blocks of a map, with one look at the network for all of them."
-    forward = pipeline.predictor(tta)
+    "Make the function that predicts blocks of a map, with one look at the network, at the first block with data."
+    forward = None
     bands = 1 + pipeline.palette.num_classes * probabilities + 2 * confidence
 
     def predict(part, read, kept):
+        nonlocal forward
         valid, pixels = part
         block = np.full((*valid.shape, bands), IGNORE_INDEX, np.uint8)
         if pixels is None:
             return block
+        forward = forward or pipeline.predictor(tta)
         pixels = image_tensor(pixels, pipeline.device)
         logits = core_logits(forward, pixels, read, kept, pipeline.model.multiple)
         labels = pipeline.decide(logits)
@@ -297,7 +299,7 @@ def map_files(
     return [Path(out), *more, names_file(out)]
 
 # %% ../nbs/library/scale.ipynb #s055b
-def _read_block(folder, number):
+def _finished_block(folder, number):
     "Read a finished block."
     path = _block_file(folder, number)
     try:
@@ -310,11 +312,11 @@ def _read_block(folder, number):
         ) from None
 
 
-def _keep_block(folder, numbered):
-    "Write a block, and return its number."
+def _keep_block(folder, note, numbered):
+    "Write a block, and tell its number."
     number, block = numbered
     write_image(_block_file(folder, number), block)
-    return number
+    note(number)
 
 
 def _count_unknown(folder, windows, raster):
@@ -322,25 +324,28 @@ def _count_unknown(folder, windows, raster):
     unknown, total = 0, 0
     for number, (_, (r0, r1, c0, c1)) in enumerate(windows):
         valid = raster.valid((r0, c0, r1 - r0, c1 - c0))
-        unknown += int((valid & (_read_block(folder, number)[..., 0] == IGNORE_INDEX)).sum())
+        unknown += int((valid & (_finished_block(folder, number)[..., 0] == IGNORE_INDEX)).sum())
         total += int(valid.sum())
     return unknown, total
 
 
 def _write_map(folder, out, windows, bands, raster, **look):
     "Write some bands of all blocks as one file."
-    pieces = ((kept, _read_block(folder, number)[..., bands]) for number, (_, kept) in enumerate(windows))
+    pieces = ((kept, _finished_block(folder, number)[..., bands]) for number, (_, kept) in enumerate(windows))
     write_mosaic(out, raster.size, pieces, georeference=raster.georeference, **look)
 
 # %% ../nbs/library/scale.ipynb #s057
-def _track(finished_blocks, windows, todo):
-    "Wait for the numbers of finished blocks, and show the progress."
+@contextmanager
+def _progress(windows, todo):
+    "Give a function to call with the number of each block that is on the disk, which shows the progress."
     area = [(r1 - r0) * (c1 - c0) / 1e6 for _, (r0, r1, c0, c1) in windows]
     total, to_do = sum(area), sum(area[number] for number in todo)
     done, start, said = 0.0, time.perf_counter(), 0.0
     watched = sys.stderr.isatty()
     with tqdm(total=round(to_do, 2), unit='Mpixel', disable=not watched, dynamic_ncols=True) as bar:
-        for number in finished_blocks:
+
+        def note(number):
+            nonlocal done, said
             done += area[number]
             bar.update(round(area[number], 2))
             seconds, left = time.perf_counter() - start, max(to_do - done, 0)
@@ -352,6 +357,8 @@ def _track(finished_blocks, windows, todo):
                     f'{share:4.0%} of {total:.1f} Mpixel, {speed:.2f} Mpixel/s, {left / speed:.0f} s left',
                     flush=True,
                 )
+
+        yield note
 
 # %% ../nbs/library/scale.ipynb #s059
 def as_pipeline(
@@ -419,14 +426,19 @@ def predict_raster(
         job = begin_blocks(folder, job, strict=memory is not None)
         windows = exact_windows(raster.size, job.core, job.halo, job.multiple)
         todo = [number for number in range(len(windows)) if not _block_file(folder, number).exists()]
-        # the next block is read, and the last one written, while the network computes
-        if scheduler:
-            blocks = on_cluster(job, todo, scheduler)
-        else:
-            predict = block_predictor(pipeline, **wanted)
-            parts = ahead(partial(read_block, pipeline, raster), [windows[number] for number in todo])
-            blocks = ((number, predict(part, *windows[number])) for number, part in zip(todo, parts))
-        _track(ahead(partial(_keep_block, folder), blocks), windows, todo)
+        with (
+            ExitStack() as stack
+        ):  # the next block is read, and the last one written, while the network computes
+            if scheduler:
+                blocks = stack.enter_context(closing(on_cluster(job, todo, scheduler)))
+            else:
+                predict = block_predictor(pipeline, **wanted)
+                reader = ahead(partial(read_block, pipeline, raster), [windows[number] for number in todo])
+                parts = stack.enter_context(closing(reader))  # what is read ends before the raster is closed
+                blocks = ((number, predict(part, *windows[number])) for number, part in zip(todo, parts))
+            keep = partial(_keep_block, folder, stack.enter_context(_progress(windows, todo)))
+            for _ in stack.enter_context(closing(ahead(keep, blocks))):
+                pass
         palette = pipeline.palette
         if probabilities:
             every_class, look = slice(1, 1 + palette.num_classes), {'names': palette.names, 'scale': 1 / 254}
@@ -515,11 +527,11 @@ def evaluate_raster(
             adapted = pipeline.for_image(raster)
             windows = exact_windows(raster.size, **adapted.windows(memory))
             predict = block_predictor(adapted, tta)
-            parts = ahead(partial(read_block, adapted, raster), windows)
-            for (read, kept), part in zip(windows, parts):
+            reader = ahead(partial(read_block, adapted, raster), windows)
+            for (read, kept), seen in zip(windows, stack.enter_context(closing(reader))):
                 r0, r1, c0, c1 = kept
                 labels = labelled.read((r0, c0, r1 - r0, c1 - c0))
-                label_map = predict(part, read, kept)[..., 0]
+                label_map = predict(seen, read, kept)[..., 0]
                 labels[label_map == IGNORE_INDEX] = IGNORE_INDEX
                 matrix += confusion_matrix(labels, label_map, palette.num_classes)
     return Scores(matrix, palette.names)
