@@ -33,6 +33,7 @@ from PIL import Image
 from unetkit.cli import main as unetkit
 from unetkit.deploy import calibration_windows, export_onnx, onnx_predictor, quantise_onnx
 from unetkit.deploy import read_onnx_metadata
+from unetkit.engines import package
 from unetkit.experiments import ModelPipeline
 from unetkit.jobs import SCENE_SIZE, built_in, checksum
 from unetkit.settings import Settings
@@ -227,8 +228,7 @@ console.log(JSON.stringify({seconds, labels}));
 def int8_seconds(files, batch, engine, rounds, hint='f32'):
     "Seconds of each run of two networks in turn, on one thread, and their logits; a number format inside the first."
     if engine == 'openvino':
-        import openvino
-
+        openvino = package('openvino', 'this record', 'openvino')
         core = openvino.Core()
         how = dict(INFERENCE_NUM_THREADS=1, NUM_STREAMS=1, ENABLE_CPU_PINNING=False)
         programs = [

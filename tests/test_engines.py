@@ -238,6 +238,21 @@ def test_an_image_chooses_the_engine_of_auto(files, monkeypatch):
     assert [job.engine for job in jobs] == ['torch', 'openvino']
 
 
+def test_nothing_is_told_over_the_network():
+    "OpenVINO's package would tell its makers that it was imported."
+    code = """
+import sys
+from unetkit.engines import openvino_predictor
+from unetkit.unet import UNet
+openvino_predictor(UNet(3, 5, width=4, depth=1))
+print([name for name in sys.modules if name.startswith('openvino_telemetry')])
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, env=child_environment()
+    )
+    assert done.stdout == '[]\n', (done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize('package', ['onnx', 'openvino'])
 def test_without_the_extra_one_line_says_what_to_install(files, package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from zlib import crc32
 import io
 import json
+import sys
 import warnings
 
 import numpy as np
@@ -34,13 +35,18 @@ def package(
     use: str,  # What needs it, for the message
     extra: str,  # The extra of unetkit that brings it
 ) -> ModuleType:  # The package; raises `ValueError` with what to install
-    "Import a package of an extra."
+    "Import a package of an extra, without the part of OpenVINO that tells its makers over the network that it was imported."
+    left_out = {"openvino_telemetry": None} if "openvino_telemetry" not in sys.modules else {}
+    sys.modules.update(left_out)  # as if it were not installed
     try:
         return import_module(name)
     except Exception as error:  # a package that is there may be broken
         raise ValueError(
             f"{use} takes the package {name} ({one_line(error)}): pip install 'unetkit[{extra}]'"
         ) from None
+    finally:
+        for module in left_out:
+            sys.modules.pop(module, None)
 
 # %% ../nbs/library/engines.ipynb #engines-content
 class _Calibrated(nn.Module):
