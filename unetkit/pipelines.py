@@ -287,8 +287,9 @@ class TrainedModel:
         multiple = self.model.multiple
         halo = -(-self.model.reach // multiple) * multiple
         needed = self.model.bytes_per_pixel(self.dtype.itemsize)
-        if self.settings.engine == "openvino":  # it keeps its arrays while the logits become labels
-            needed += 4 * self.model.num_classes + 12
+        # its logits and two copies of the image stay while those become labels, and the next image is read
+        if self.settings.engine == "openvino":
+            needed += 4 * self.model.num_classes + 12 * self.model.in_channels
         core = best_core(needed, halo, multiple, memory)
         return {"halo": halo, "multiple": multiple, "core": core}
 

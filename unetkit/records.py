@@ -751,7 +751,7 @@ STUDIES = {  # Name -> what the study trains
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         data=_OF_DUBAI,
         palette=DUBAI,
-        arms=_board(report=5, recommended=11, monai=10, monai_patch_64=10),
+        arms=_board(report=5, recommended=11, monai=10),
         baselines=True,
     ),
     "ablation_dubai": StudyPlan(
@@ -766,7 +766,7 @@ STUDIES = {  # Name -> what the study trains
         tiles=partial(_scenes_of_dubai, train=(8,), test=(4, 6)),
         data=_OF_DUBAI,
         palette=DUBAI,
-        arms=_board(report=2, recommended=4, borrowed=3, monai=4, monai_patch_64=4),
+        arms=_board(report=2, recommended=4, borrowed=3, monai=4),
         baselines=True,
     ),
     "board_crop": StudyPlan(
