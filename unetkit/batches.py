@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .windows import Windows, area_table, clear_places, count_inside, coverage
-from .rules import IGNORE_INDEX
+from .rules import IGNORE_INDEX, own_filters
 
 # %% ../nbs/library/batches.ipynb #batche-8aa94cbd
 def as_tensor(
@@ -27,7 +27,9 @@ def as_tensor(
     "Turn an array into a tensor, without a copy on a CPU."
     import torch
 
-    with warnings.catch_warnings():  # torch has no read-only tensors; we never write to this one
+    if array.flags.writeable:
+        return torch.from_numpy(array).to(device)
+    with own_filters():  # torch has no read-only tensors; we never write to this one
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return torch.from_numpy(array).to(device)
 

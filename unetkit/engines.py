@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from . import __version__
-from .rules import one_line, one_of, remark
+from .rules import one_line, one_of, own_filters, remark
 from .tiling import make_predictor
 
 # %% ../nbs/library/engines.ipynb #engines-package
@@ -86,7 +86,7 @@ def onnx_content(
     example = torch.zeros(1, model.in_channels, side, side)
     out, content = "probabilities" if probabilities else "logits", io.BytesIO()
     free = {0: "batch"} if tile_size else {0: "batch", 2: "height", 3: "width"}
-    with warnings.catch_warnings():
+    with own_filters():
         for warning in (DeprecationWarning, torch.jit.TracerWarning):  # the older exporter; fixed sizes
             warnings.simplefilter("ignore", warning)
         warnings.filterwarnings("ignore", "Constant folding")  # a file is not as short as possible

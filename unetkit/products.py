@@ -33,7 +33,7 @@ from .metrics import Scores
 from .palettes import Palette
 from .outputs import SIGNED, atomic_path, work_folder
 from .raster import Georeference, Raster, check_file, check_grid, write_image
-from .rules import IGNORE_INDEX, number, one_line, one_of, remark, strips
+from .rules import IGNORE_INDEX, number, one_line, one_of, own_filters, remark, strips
 
 # %% ../nbs/library/products.ipynb #prod-09
 @contextmanager
@@ -249,7 +249,7 @@ def _write_geopackage(path, features, raster):
     if first is None:
         raise ValueError("the map has no object to write: all of it is without data or unknown")
     fields, batch = list(first.properties), [first, *islice(features, 9999)]
-    with warnings.catch_warnings():
+    with own_filters():
         warnings.filterwarnings('ignore', message=".*'crs' was not provided.*")
         while batch:
             outlines = np.array([_wkb(feature.rings) for feature in batch], object)

@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 import os
-from threading import RLock
 import warnings
 import xml.etree.ElementTree as ElementTree
 
@@ -33,7 +32,7 @@ from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
 from .outputs import SIGNED, atomic_path, is_ours
-from .rules import IGNORE_INDEX, one_line, remark
+from .rules import IGNORE_INDEX, one_line, own_filters, remark
 
 # %% ../nbs/library/raster.ipynb #raster-georeference
 @dataclass(frozen=True)
@@ -73,9 +72,6 @@ def ground_resolution(
         return None
 
 # %% ../nbs/library/raster.ipynb #raster-strict
-_ONE_AT_A_TIME = RLock()  # GDAL's options and Python's warnings are those of all threads
-
-
 @contextmanager
 def _strict(remote=False):
     "Let GDAL read and write strictly and with a small cache, one thread at a time, without two warnings that are no faults here."
@@ -85,7 +81,7 @@ def _strict(remote=False):
         options |= dict(GDAL_HTTP_TIMEOUT=20, GDAL_HTTP_CONNECTTIMEOUT=10, GDAL_HTTP_MAX_RETRY=0)
     else:
         options |= dict(CPL_VSIL_CURL_ALLOWED_FILENAME='none')
-    with _ONE_AT_A_TIME, warnings.catch_warnings(), rasterio.Env(**options):
+    with own_filters(), rasterio.Env(**options):  # these options too are those of the whole process
         for warning in (NotGeoreferencedWarning, NodataShadowWarning):
             warnings.simplefilter('ignore', warning)
         yield

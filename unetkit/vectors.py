@@ -28,7 +28,7 @@ from rasterio.warp import transform
 
 from .palettes import Palette
 from .raster import Georeference, check_file
-from .rules import IGNORE_INDEX, one_line, remark
+from .rules import IGNORE_INDEX, one_line, own_filters, remark
 
 # %% ../nbs/library/vectors.ipynb #vector-4d0fbf34
 VECTORS = ('.geojson', '.json', '.gpkg', '.shp')  # Endings of files with polygons
@@ -327,7 +327,7 @@ def _table(path):
         text, names = BytesIO(), [str(name) for name in meta['fields']]
         if len(geometry):
             options = dict(driver='GeoJSON', geometry_type='Unknown', COORDINATE_PRECISION='15', RFC7946='NO')
-            with warnings.catch_warnings():
+            with own_filters():
                 warnings.filterwarnings(
                     'ignore', "'crs' was not provided", UserWarning
                 )  # it is passed on beside the text
@@ -596,7 +596,7 @@ class Burner:
     def _draw(self, run, labels):
         "Draw polygons onto labels."
         if run:
-            with warnings.catch_warnings():
+            with own_filters():
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
                 rasterize(run, out=labels, transform=rasterio.Affine.identity(), all_touched=self.all_touched)
 
