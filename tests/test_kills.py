@@ -39,8 +39,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system can
 # in a child of its own, a whole process with its own memory, files and death. The nursery answers a line with the number of the process, and says how it ended.
 
 NURSERY = """
-import fnmatch, gc, json, os, signal, sys
+import fnmatch, gc, json, os, signal, sys, threading
 import torch._dynamo  # which the first optimiser would load
+from signal import pthread_kill
 from unetkit.cli import main
 gc.freeze()  # what is shared with the children stays shared
 
@@ -53,7 +54,7 @@ def strike_at(event, path, count, signal, limit):
                 import resource
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             elif left[0] == 0:
-                os.kill(os.getpid(), signal)
+                pthread_kill(threading.get_ident(), signal)  # this thread, which may not be the first, goes no further
     sys.addaudithook(hook)
 
 for line in sys.stdin:
