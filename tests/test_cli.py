@@ -491,7 +491,7 @@ def test_threads_of_a_command(monkeypatch):
     monkeypatch.setattr(cli, '_run', lambda command, rest: seen.append(torch.get_num_threads()))
     try:
         torch.set_num_threads(2)
-        assert cli.main(['info', 'model.safetensors']) == 0
+        assert cli.main(['predict', 'model.safetensors', 'image.tif']) == 0
         assert seen == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

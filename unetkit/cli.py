@@ -879,6 +879,7 @@ COMMANDS = {
     f.__name__: f
     for f in (report, inspect, palette, fetch, train, tune, info, predict, evaluate, export, scene, grade)
 }
+_COMPUTING = (report, train, tune, predict, evaluate, export)  # Those whose time a network takes
 
 # %% ../nbs/library/cli.ipynb #c036-b8929f12
 def _whole_numbers(text):
@@ -1094,11 +1095,12 @@ def _call(name, rest):
         elif name == "--version":
             print(__version__)
         elif name in COMMANDS:
-            before = torch.get_num_threads()
-            torch.set_num_threads(pick_threads())
+            command, before = COMMANDS[name], torch.get_num_threads()
             try:
                 with process_group(), remarks_to(_note):
-                    _run(COMMANDS[name], rest)
+                    if command in _COMPUTING and not {"-h", "--help"} & set(rest):
+                        torch.set_num_threads(pick_threads())
+                    _run(command, rest)
             finally:
                 torch.set_num_threads(before)
         else:

@@ -15,6 +15,7 @@ import copy
 import os
 import random
 import sys
+import time
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from .rules import one_line, one_of, whole
+from .rules import one_line, one_of, remark, whole
 
 # %% ../nbs/library/machine.ipynb #machin-29f41832
 def pick_device(
@@ -71,11 +72,39 @@ def pick_precision(
     return torch.bfloat16 if computes_bfloat16(device) else torch.float32
 
 # %% ../nbs/library/machine.ipynb #machin-threads-c
-def pick_threads() -> int:  # Threads, at least 1
-    "Choose how many threads compute: no more than this process has processors; `OMP_NUM_THREADS` overrides it."
+def _pace(threads, seconds=0.03):
+    "Convolutions per second with so many threads: a layer of the network on ten patches of 64 pixels."
+    before = torch.get_num_threads()
+    batch, kernel = torch.ones(10, 16, 64, 64), torch.ones(16, 16, 3, 3)
+    try:
+        torch.set_num_threads(threads)
+        torch.conv2d(batch, kernel)  # the first call starts threads and chooses a kernel
+        start, calls = time.perf_counter(), 0
+        while calls < 3 or time.perf_counter() < start + seconds:
+            torch.conv2d(batch, kernel)
+            calls += 1
+        return calls / (time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+
+
+def pick_threads() -> int:  # Threads, at least 1; fewer than all are said in a remark
+    """Choose how many threads compute: as many as this process has processors, or fewer if that is at least twice as
+    fast just now, because other programs compute too; `OMP_NUM_THREADS` overrides it."""
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
-    return min(torch.get_num_threads(), cpu_count())
+    most = min(torch.get_num_threads(), cpu_count())
+    fewer = sorted({most - 1, most // 2, 1} - {0, most}, reverse=True)
+    paces = {threads: _pace(threads) for threads in fewer}
+    best = max(paces, key=paces.get, default=most)
+    # Twice, so that a short disturbance of the first does not count
+    if best == most or any(2 * _pace(most) > paces[best] for _ in range(2)):
+        return most
+    remark(
+        f"other programs are using this machine: computing with {best} of {most} threads, because all are slower; "
+        "OMP_NUM_THREADS sets another number"
+    )
+    return best
 
 # %% ../nbs/library/machine.ipynb #machin-e054c3a6
 def compute_logits(
