@@ -86,7 +86,19 @@ BATCH, TURN = 10, 10 * 128**2  # windows of a step; least pixels that a turn of 
 BOUND_DATA_GB, BOUND_DATA_SPEED = 2.0, 0.9  # gigabytes, share of the speed in memory
 ENGINE_SIDE = int(os.environ.get('UNETKIT_BENCH_SIDE', 2048))  # of the raster that engines map, in pixels
 ENGINE_MEMORY = 2e9  # bytes that a window may take there; MONAI's side holds the whole map
-PARTS = ('bounds', 'training', 'peers', 'inference', 'engines', 'curves', 'profile', 'data', 'runs')
+PARTS = (
+    'bounds',
+    'training',
+    'peers',
+    'inference',
+    'engines',
+    'agreement',
+    'curves',
+    'profile',
+    'data',
+    'runs',
+)
+ALONE = {'bounds', 'data', 'engines', 'agreement', 'profile', 'runs'}  # parts that need no ceiling
 
 
 # ---- clocks and processes
@@ -642,6 +654,37 @@ def measure_engines(quick, folder):
     ]
 
 
+def agreement_row(width, precision, folder, side):
+    "How many labels of a scene differ from those of one forward of the whole image, by the same engine and by torch in float32."
+    model, scene = trained(folder, width), synthetic_scene(side, seed=2).image
+    batch = as_batch(image_tensor(scene)[None])
+
+    def whole(pipeline):
+        return pipeline.predictor()(batch)[0].argmax(0).numpy()
+
+    plain = whole(ModelPipeline.load(model, 'cpu', 'float32', engine='torch'))
+    row = {'width': width, 'dtype': precision, 'size': (side, side)}
+    for engine in ('torch', 'openvino'):
+        pipeline = ModelPipeline.load(model, 'cpu', precision, engine=engine)
+        forward, exact = whole(pipeline), pipeline.predict(Tile(scene), method='exact')
+        row[engine] = {'whole': float((exact != forward).mean()), 'float32': float((exact != plain).mean())}
+        if engine == 'torch':
+            for roi in (128, 256, 512):
+                peer = label_map(pipeline, scene, 'monai', roi, 'gaussian', 4)
+                row[f'monai {roi}'] = {
+                    'whole': float((peer != forward).mean()),
+                    'float32': float((peer != plain).mean()),
+                }
+    return row
+
+
+def measure_agreement(quick, folder):
+    "By width and precision, with a network that has learnt a little: exact windows of each engine, and MONAI's of half an overlap, weighted by a bell."
+    kinds = list(dict.fromkeys(['float32', str(pick_precision())[6:]]))
+    side = 512 if quick else 1536
+    return [agreement_row(width, precision, folder, side) for width in (16, 32) for precision in kinds]
+
+
 # ---- cost curves
 
 
@@ -1138,6 +1181,15 @@ TABLES = {
         'network, OpenVINO': '{openvino[network_share]:.0%}',
         'its labels differ': '{monai[labels_differ]:.4%}',
     },
+    'agreement': {
+        'width': '{width}',
+        'format': '{dtype}',
+        **{
+            f'{name}, {held}': f'{{{name}[{held}]:.3%}}'
+            for name in ('torch', 'openvino', 'monai 128', 'monai 256', 'monai 512')
+            for held in ('whole', 'float32')
+        },
+    },
     'curves': {
         'curve': '{curve}',
         'at': '{at}',
@@ -1229,6 +1281,7 @@ def measure(part, quick, folder, document):
         'peers': partial(measure_peers, quick, ceiling),
         'inference': partial(measure_inference, quick, folder),
         'engines': partial(measure_engines, quick, folder),
+        'agreement': partial(measure_agreement, quick, folder),
         'curves': partial(measure_curves, quick, folder, training),
         'profile': partial(measure_profile, quick),
         'data': partial(measure_data, quick, folder),
@@ -1288,9 +1341,7 @@ def main():
     print(', '.join(f'{key} {value}' for key, value in document['machine'].items()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for part in TABLES:
-            if part not in args.only and (
-                part != 'ceiling' or set(args.only) <= {'bounds', 'data', 'engines', 'profile', 'runs'}
-            ):
+            if part not in args.only and (part != 'ceiling' or set(args.only) <= ALONE):
                 continue
             start = time.perf_counter()
             document[part] = measure(part, args.quick, folder, document)
