@@ -747,6 +747,13 @@ STUDIES = {  # Name -> what the study trains
         ),
         baselines=True,
     ),
+    "board_long": StudyPlan(
+        tiles=_board_scenes,
+        palette=FIVE,
+        objects="car",
+        arms=_board(report=135, recommended=285, monai=270),
+        baselines=True,
+    ),
     "board_dubai_two": StudyPlan(
         tiles=partial(_scenes_of_dubai, train=(1, 3), test=(8,)),
         data=_OF_DUBAI,
