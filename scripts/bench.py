@@ -86,6 +86,9 @@ BATCH, TURN = 10, 10 * 128**2  # windows of a step; least pixels that a turn of 
 BOUND_DATA_GB, BOUND_DATA_SPEED = 2.0, 0.9  # gigabytes, share of the speed in memory
 ENGINE_SIDE = int(os.environ.get('UNETKIT_BENCH_SIDE', 2048))  # of the raster that engines map, in pixels
 ENGINE_MEMORY = 2e9  # bytes that a window may take there; MONAI's side holds the whole map
+AGREEMENT_CORE = (
+    256  # side of the exact windows that are held against a forward of the whole image, in pixels
+)
 PARTS = (
     'bounds',
     'training',
@@ -663,10 +666,12 @@ def agreement_row(width, precision, folder, side):
         return pipeline.predictor()(batch)[0].argmax(0).numpy()
 
     plain = whole(ModelPipeline.load(model, 'cpu', 'float32', engine='torch'))
-    row = {'width': width, 'dtype': precision, 'size': (side, side)}
+    row = {'width': width, 'dtype': precision, 'size': (side, side), 'core': AGREEMENT_CORE}
     for engine in ('torch', 'openvino'):
         pipeline = ModelPipeline.load(model, 'cpu', precision, engine=engine)
-        forward, exact = whole(pipeline), pipeline.predict(Tile(scene), method='exact')
+        sizes = pipeline.windows() | {'core': AGREEMENT_CORE}  # many windows, also of a small scene
+        assert AGREEMENT_CORE % sizes['multiple'] == 0 and AGREEMENT_CORE < side
+        forward, exact = whole(pipeline), exact_halo(pipeline.predictor(), scene, **sizes)
         row[engine] = {'whole': float((exact != forward).mean()), 'float32': float((exact != plain).mean())}
         if engine == 'torch':
             for roi in (128, 256, 512):

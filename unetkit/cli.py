@@ -879,7 +879,7 @@ COMMANDS = {
     f.__name__: f
     for f in (report, inspect, palette, fetch, train, tune, info, predict, evaluate, export, scene, grade)
 }
-_COMPUTING = (report, train, tune, predict, evaluate, export)  # Those whose time a network takes
+_COMPUTING = (report, inspect, train, tune, predict, evaluate, export)  # Those that run a network
 
 # %% ../nbs/library/cli.ipynb #c036-b8929f12
 def _whole_numbers(text):

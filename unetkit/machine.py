@@ -101,7 +101,7 @@ def pick_threads() -> int:  # Threads, at least 1; fewer than all are said in a 
     if best == most or any(2 * _pace(most) > paces[best] for _ in range(2)):
         return most
     remark(
-        f"other programs are using this machine: computing with {best} of {most} threads, because all are slower; "
+        f"computing with {best} of {most} threads: all of them are less than half as fast, perhaps because of other programs; "
         "OMP_NUM_THREADS sets another number"
     )
     return best
